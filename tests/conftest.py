@@ -1,0 +1,57 @@
+"""The tiny models that the tests share, and where the texts for trying are, if they are there."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+
+from tformer.config import ModelConfig
+from tformer.model import Transformer
+
+torch.set_num_threads(1)  # tests run side by side
+
+TINY = {"vocab_size": 23, "n_ctx": 16, "n_layers": 2, "n_heads": 2, "d_model": 16}
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def tiny_config(**changes: object) -> ModelConfig:
+    """A configuration of a model that a test can afford."""
+    return ModelConfig.model_validate(TINY | changes)
+
+
+def tiny_model(seed: int = 0, std: float = 0.3, **changes: object) -> Transformer:
+    """A tiny model in eval mode whose every parameter is random: nothing is hidden by a zero or a one."""
+    generator = torch.Generator().manual_seed(seed)
+    model = Transformer(tiny_config(**changes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=std, generator=generator)
+    return model.eval()
+
+
+FAMILIES = (
+    {"family": "gpt2"},
+    {"family": "gpt2", "positions": "sinusoidal", "bias": False, "activation": "gelu", "tied": False},
+    {"family": "nanochat"},
+    {"family": "nanochat", "n_heads": 4, "n_kv_heads": 2, "tied": True, "logit_softcap": 0.0},
+)
+
+
+@pytest.fixture(params=FAMILIES, ids=["gpt2", "gpt2-sinusoidal", "nanochat", "nanochat-gqa"])
+def model(request: pytest.FixtureRequest) -> Transformer:
+    """One tiny model of each kind."""
+    return tiny_model(**request.param)
+
+
+@pytest.fixture(scope="session")
+def shakespeare() -> str:
+    """The complete works, cleaned; skips where the file is not at hand."""
+    from tformer.corpus import clean_gutenberg
+
+    path = SHARED / "shakespeare-pg100.txt"
+    if not path.exists():
+        pytest.skip("the complete works are not beside this checkout")
+    return clean_gutenberg(path.read_text(encoding="utf-8"))

@@ -1,0 +1,59 @@
+"""The first-principles questions, answered in prose. One file a question, in `questions/`."""
+
+import difflib
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from tformer.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, its place in the list, a short name for the command line, and its answer."""
+
+    number: int
+    slug: str
+    title: str
+    text: str  # Markdown, without the title
+
+
+@cache
+def questions() -> tuple[Question, ...]:
+    """All questions in order."""
+    found = []
+    for file in (resources.files("tformer") / "answer" / "questions").iterdir():
+        number, _, slug = file.name.removesuffix(".md").partition("-")
+        title, _, text = file.read_text(encoding="utf-8").partition("\n")
+        found.append(Question(int(number), slug, title.removeprefix("# ").strip(), text.strip()))
+    return tuple(sorted(found, key=lambda question: question.number))
+
+
+def find(words: str) -> tuple[list[Question], bool]:
+    """The questions that a number, a slug, `all` or free words mean; whether that was a guess.
+
+    Raises RequestError where nothing is near.
+    """
+    if words == "all":
+        return list(questions()), False
+    for question in questions():
+        if words in (str(question.number), question.slug):
+            return [question], False
+    scored = sorted(questions(), key=lambda q: -_likeness(words, q))
+    if words.isdigit() or _likeness(words, scored[0]) < 0.5:
+        raise RequestError(
+            f"no question {words!r}", f"expected 1 to {len(scored)}, a slug, words of one, or all",
+            "tformer answer lists them",
+        )  # fmt: skip
+    return [scored[0]], True
+
+
+def _likeness(words: str, question: Question) -> float:
+    """How many of the words the title and slug have, misspelt ones counted by their likeness."""
+    have = re.findall(r"\w+", f"{question.title} {question.slug}".lower())
+    total = 0.0
+    for word in re.findall(r"\w+", words.lower()):
+        near = max((difflib.SequenceMatcher(None, word, h).ratio() for h in have), default=0.0)
+        total += near if near >= 0.8 and len(word) > 2 else 0.0
+    return total

@@ -1,0 +1,260 @@
+"""Writing runs: the only file that does. Atomic, durable, verified.
+
+A file is written under a temporary name, synced, and renamed; so is a checkpoint, whose manifest, with
+the size and sha256 of every file, comes last. Whatever moment a process dies at, what has a final name
+is whole. Reading goes the other way: sizes and hashes first, then the very bytes that were hashed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from tformer.config import Config, dump_yaml
+from tformer.errors import RequestError, TformerError
+from tformer.files import TEMPORARY, cannot_write, sync_folder, write_file, write_json, write_new
+from tformer.huggingface import (
+    from_hf,
+    generation_config,
+    read_json,
+    to_hf,
+    to_hf_config,
+    tokenizer_config,
+)
+from tformer.model import Transformer
+from tformer.optim import Optimizers
+from tformer.runs import read_record
+from tformer.tokenizer import Tokenizer
+from tformer.train import State
+
+FORMAT = 1
+CHECKPOINT_NAME = re.compile(r"step-(\d{8})")
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 1 << 20
+
+
+def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
+    """A safetensors file; transformers refuses one that does not say `format: pt`."""
+    return safetensors.torch.save(tensors, metadata={"format": "pt"})
+
+
+# ---------------------------------------------------------------------------- runs
+
+
+@dataclass
+class Checkpoint:
+    """What a verified checkpoint holds, parsed."""
+
+    step: int
+    state: State
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    manifest: dict[str, Any]
+
+
+class Run:
+    """A run directory open for writing. One process at a time: a second is refused."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(folder, os.O_RDONLY) if os.name != "nt" else None
+        except OSError as error:
+            raise cannot_write(folder, error) from None
+        if self._lock is not None:
+            import fcntl
+
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RequestError(
+                    f"{folder} is being written by another process", "", "wait for it, or give another --out"
+                ) from None
+
+    def close(self) -> None:
+        """Let another process write."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.folder / "checkpoints"
+
+    def clear(self) -> None:
+        """Remove what an earlier run wrote here: `--overwrite`."""
+        for name in ("checkpoints",):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for path in self.folder.iterdir():
+            if path.is_file():
+                path.unlink()
+
+    def write_identity(self, config: Config, tokenizer: Tokenizer) -> None:
+        """Everything but weights that makes this a Hugging Face model directory."""
+        write_file(self.folder / "tokenizer.json", tokenizer.to_json().encode())
+        write_json(self.folder / "tokenizer_config.json", tokenizer_config(config.model.n_ctx))
+        write_json(self.folder / "generation_config.json", generation_config(tokenizer.start_id))
+        write_json(self.folder / "config.json", to_hf_config(config.model, tokenizer.start_id))
+
+    def write_record(self, config: Config, record: dict[str, Any]) -> None:
+        """`tformer.yaml`: the whole effective configuration, and under `record` what it met."""
+        text = dump_yaml(config.model_dump() | {"record": record})
+        write_file(self.folder / "tformer.yaml", text.encode())
+
+    def write_weights(self, model: Transformer) -> None:
+        """`model.safetensors`, the weights that other tools load."""
+        data = tensors_to_bytes(to_hf(model.config, model.state_dict()))
+        write_file(self.folder / "model.safetensors", data)
+
+    def write_text(self, name: str, text: str) -> None:
+        """A picture or a page of the run."""
+        write_file(self.folder / name, text.encode())
+
+    # ------------------------------------------------------------------ metrics
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.folder / "metrics.jsonl"
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Append a line to `metrics.jsonl`."""
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise cannot_write(self.metrics, error) from None
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines so far; a last line that was cut short is passed over."""
+        lines = []
+        with contextlib.suppress(FileNotFoundError):
+            for line in self.metrics.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError):
+                    lines.append(json.loads(line))
+        return lines
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop lines past a step, which a resumed run writes again."""
+        kept = [line for line in self.read_metrics() if line.get("step", 0) <= step]
+        write_file(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def write_checkpoint(
+        self, model: Transformer, optimizers: Optimizers, state: State, keep: int, identity: dict[str, Any]
+    ) -> Path:
+        """Save all that training goes on from, then remove all but the `keep` newest."""
+        name = f"step-{state.step:08d}"
+        final, temporary = self.checkpoints / name, self.checkpoints / f"{TEMPORARY}{name}"
+        files = {
+            "model.safetensors": tensors_to_bytes(to_hf(model.config, model.state_dict())),
+            "optimizer.safetensors": tensors_to_bytes(
+                {k: t.detach().cpu().contiguous() for k, t in optimizers.state_tensors().items()}
+            ),
+        }
+        manifest = {
+            "format": FORMAT,
+            "state": state.as_dict(),
+            **identity,
+            "files": {
+                file: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+                for file, data in files.items()
+            },
+        }
+        try:
+            self.checkpoints.mkdir(exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            contents = files | {MANIFEST: (json.dumps(manifest, indent=2) + "\n").encode()}
+            for file, data in contents.items():  # the manifest last
+                write_new(temporary / file, lambda stream, data=data: stream.write(data))  # type: ignore[misc]
+            sync_folder(temporary)
+            if final.exists():  # the same step again, after a corrupt one was passed over
+                shutil.rmtree(final)
+            os.rename(temporary, final)
+            sync_folder(self.checkpoints)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise TformerError(
+                f"cannot save the checkpoint {final}", error.strerror or str(error),
+                "the one before it is whole: continue with --resume",
+            ) from None  # fmt: skip
+        for old in list(self._names())[keep:]:
+            shutil.rmtree(self.checkpoints / old, ignore_errors=True)
+        return final
+
+    def _names(self) -> list[str]:
+        """Checkpoints by name, newest first; temporary ones are none."""
+        if not self.checkpoints.is_dir():
+            return []
+        names = [p.name for p in self.checkpoints.iterdir() if CHECKPOINT_NAME.fullmatch(p.name)]
+        return sorted(names, reverse=True)
+
+    def read_checkpoint(self, model: Transformer) -> tuple[Checkpoint | None, list[str]]:
+        """The newest checkpoint that is whole, and what was wrong with newer ones.
+
+        None where there is no checkpoint yet. Raises TformerError if there are some and none is whole: a
+        run never starts from zero in silence.
+        """
+        problems = []
+        for name in self._names():
+            try:
+                return _read_checkpoint(self.checkpoints / name, model), problems
+            except TformerError as error:
+                problems.append(f"{name}: {error}")
+        if problems:
+            raise TformerError(
+                f"no checkpoint in {self.checkpoints} is whole", "; ".join(problems),
+                "start again in another --out",
+            )  # fmt: skip
+        return None, problems
+
+    def record(self) -> dict[str, Any]:
+        """`tformer.yaml`, parsed; empty where there is none."""
+        return read_record(self.folder)
+
+
+def _read_checkpoint(folder: Path, model: Transformer) -> Checkpoint:
+    if (folder / MANIFEST).stat().st_size > MAX_MANIFEST_BYTES if (folder / MANIFEST).exists() else True:
+        raise TformerError("no usable manifest.json")
+    manifest = read_json(folder / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise TformerError(f"format {manifest.get('format')}", f"this version reads {FORMAT}", "upgrade")
+    parsed = {}
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        promised = (manifest.get("files") or {}).get(name) or {}
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != promised.get("bytes"):
+            raise TformerError(f"{name} is missing or of the wrong size")
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != promised.get("sha256"):
+            raise TformerError(f"{name} does not have its sha256")
+        try:
+            parsed[name] = safetensors.torch.load(data)
+        except Exception as error:  # the parser's own type, or one of several of Python's
+            raise TformerError(f"{name} cannot be parsed", str(error)) from None
+    state = State.from_dict(manifest["state"])
+    weights = from_hf(model.config, parsed["model.safetensors"], str(folder))
+    return Checkpoint(state.step, state, weights, parsed["optimizer.safetensors"], manifest)
+
+
+@contextlib.contextmanager
+def open_run(folder: Path) -> Iterator[Run]:
+    """A run directory, locked while the block runs."""
+    run = Run(folder)
+    try:
+        yield run
+    finally:
+        run.close()

@@ -1,0 +1,121 @@
+"""The Typer app, and the one place where errors become exit codes.
+
+Nothing heavy is imported here, nor by the command files at their top, so that help answers at once.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from tformer import __version__
+from tformer.commands import answer, evaluate, sample, tokenize, train
+from tformer.errors import FAILED, REQUEST, SIGNALLED, Stopped, TformerError
+
+app = typer.Typer(
+    name="tformer",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, check, run and explain decoder-only transformer language models.",
+    epilog="Start with: tformer train reversal",
+)
+for command in (tokenize, train, evaluate, sample, answer):
+    name = "eval" if command is evaluate else command.__name__.rpartition(".")[2]
+    app.command(name, no_args_is_help=command is train)(command.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tformer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="TFORMER_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["TFORMER_DEBUG"] = "1"
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with its exit code."""
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: so do we
+            signal.signal(number, _stop)
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except BaseException as error:
+        code = _exit_code(error)
+    leave(int(code or 0))
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped(number)
+
+
+def leave(code: int) -> NoReturn:
+    """Exit with a code, saying nothing where nobody listens any more."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            code = code or SIGNALLED + signal.SIGPIPE
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
+
+
+def _exit_code(error: BaseException) -> int:
+    """Say what went wrong, in one line, and return the exit code it stands for."""
+    if os.environ.get("TFORMER_DEBUG", "0") not in ("", "0") and not isinstance(error, typer.Exit):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return SIGNALLED + signal.SIGINT
+    if isinstance(error, Stopped):
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
+        return SIGNALLED + signal.SIGPIPE
+    if isinstance(error, TformerError):
+        _say(str(error))
+        return error.exit_code
+    if isinstance(error, typer.TyperException):  # usage
+        message = getattr(error, "format_message", lambda: str(error))()
+        if not message.strip():  # no arguments: the help has been shown
+            return REQUEST
+        _say(f"{message.strip().rstrip('.')}; see: tformer --help")
+        return REQUEST
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        _say("out of memory; lower --batch-size or set train.micro_batch_size")
+        return FAILED
+    if isinstance(error, OSError):
+        _say(f"{error.filename or 'a stream'}: {error.strerror or error}")
+        return FAILED
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else FAILED
+    _say(
+        f"this is a bug: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "
+        "run it again with --debug for the traceback, and report it"
+    )
+    return FAILED
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print("tformer: error: " + " ".join(message.split()), file=sys.stderr)

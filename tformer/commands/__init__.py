@@ -1,0 +1,1 @@
+"""One file a subcommand: parse, call, render. Heavy imports stand inside the functions."""

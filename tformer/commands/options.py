@@ -1,0 +1,62 @@
+"""Options and small habits that several commands share."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tformer.errors import RequestError
+
+Device = Annotated[
+    str, typer.Option(envvar="TFORMER_DEVICE", help="auto, cpu, cuda, cuda:N or mps.", show_envvar=True)
+]
+Run = Annotated[
+    str | None,
+    typer.Option(help="A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def print_json(values: Any) -> None:
+    """One JSON object, one line."""
+    print(json.dumps(values, ensure_ascii=False), flush=True)
+
+
+def stdin_is_piped() -> bool:
+    """Whether something other than a person is at standard input."""
+    try:
+        return sys.stdin is not None and not sys.stdin.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def stdin_lines() -> Iterator[str]:
+    """Lines of standard input as they come, without their line ends. RequestError if not UTF-8."""
+    offset = 0
+    for raw in sys.stdin.buffer:
+        try:
+            yield raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise RequestError(f"standard input is not UTF-8 at byte {offset + error.start}") from None
+        offset += len(raw)
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Nothing that exists is overwritten unless the user says so."""
+    if path.is_dir():
+        raise RequestError(f"{path} is a folder", "expected the name of a file to write")
+    if os.path.lexists(path) and not overwrite:
+        raise RequestError(f"{path} exists", "", "give another name, or --overwrite")
+    if not path.parent.is_dir():
+        raise RequestError(f"no folder {path.parent} to write {path.name} in")
+
+
+def at_least(name: str, value: float | None, least: float, most: float | None = None) -> None:
+    """Check the range of a number. Raises RequestError naming the option."""
+    if value is not None and not (least <= value and (most is None or value <= most)):
+        found = f"expected {least:g} or more" if most is None else f"expected {least:g} to {most:g}"
+        raise RequestError(f"{name} {value:g}", found)

@@ -1,0 +1,137 @@
+"""`tformer sample`: text from a run, as it is generated."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tformer.commands.options import Device, Json, Run, at_least, print_json, stdin_is_piped, stdin_lines
+from tformer.errors import RequestError
+
+if TYPE_CHECKING:
+    from tformer.sample import Sample
+
+CHOICE = "How a token is chosen: logits / temperature, then top-k, top-p, min-p"
+
+
+def command(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="Text to continue, or - for prompts, one a line, from stdin.", show_default=False),
+    ] = None,
+    run: Run = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 200,
+    n: Annotated[int, typer.Option("-n", help="Samples of each prompt, in one batch.")] = 1,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1 is safer, above 1 wilder; 0 is greedy.", rich_help_panel=CHOICE)
+    ] = 0.8,
+    top_k: Annotated[
+        int, typer.Option(help="Only the k most probable tokens; 0: all.", rich_help_panel=CHOICE)
+    ] = 0,
+    top_p: Annotated[
+        float,
+        typer.Option(help="Only the most probable tokens that sum to p; 1: all.", rich_help_panel=CHOICE),
+    ] = 1.0,
+    min_p: Annotated[
+        float,
+        typer.Option(help="Only tokens with p times the top one's probability; 0: all.", rich_help_panel=CHOICE),
+    ] = 0.0,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Always the most probable token.", rich_help_panel=CHOICE)
+    ] = False,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text comes (repeatable).")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Sample i has seed SEED + i. Random, and told by --json, if left out.")
+    ] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Continue a prompt. Prompt and continuation stream to stdout as they are generated.
+
+    The model sees its last n_ctx tokens; past that it forgets half a context at a time.
+    Examples: tformer sample "O God"; cat prompts.txt | tformer sample - --json | jq -r .text.
+    """
+    at_least("--max-tokens", max_tokens, 0)
+    at_least("-n", n, 1)
+    at_least("--temperature", temperature, 0)
+    at_least("--top-k", top_k, 0)
+    at_least("--top-p", top_p, 0, 1)
+    at_least("--min-p", min_p, 0, 1)
+    at_least("--seed", seed, 0)
+    piped = prompt == "-" or (prompt is None and stdin_is_piped())
+    import random
+
+    from tformer import render
+    from tformer.device import resolve_device
+    from tformer.huggingface import load_model, read_start_id
+    from tformer.runs import all_runs, find_run, newest_run, read_record, task_of
+    from tformer.sample import Sampling, continue_text
+    from tformer.tokenizer import Tokenizer
+
+    resolved = resolve_device(device)
+    if run is None:
+        any_text = any(task_of(read_record(folder)) == "text" for folder in all_runs())
+        folder = newest_run(lambda r: not any_text or task_of(r) == "text", "a trained run")
+        render.say(f"using {folder}")
+    else:
+        folder = find_run(run)
+    model, tokenizer = load_model(folder, resolved), Tokenizer.load(folder)
+    start = read_start_id(folder, tokenizer)
+    sampling = Sampling(0.0 if greedy else temperature, top_k, top_p, min_p)
+    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
+    terminal = sys.stdout.isatty()
+
+    def write(text: str) -> None:
+        sys.stdout.write(render.printable(text, terminal))
+        sys.stdout.flush()
+
+    first = True
+    for text in _prompts(prompt, piped):
+        ids = tokenizer.encode(text) or [start]
+        live = n == 1 and not json
+        if live:
+            write(("" if first else "---\n") + text)
+        samples = continue_text(
+            model, tokenizer, ids, n, max_tokens, sampling, seed, stop or [],
+            on_text=(lambda _, piece: write(piece)) if live else (lambda _, piece: None),
+        )  # fmt: skip
+        if live:
+            write("\n")
+        else:
+            _write_all(text, samples, json, write, first)
+        first = False
+
+
+def _prompts(prompt: str | None, piped: bool) -> Iterable[str]:
+    if not piped:
+        return [prompt or ""]
+    lines = stdin_lines()
+    if prompt == "-":
+        return lines
+    return _or_empty(lines)
+
+
+def _or_empty(lines: Iterable[str]) -> Iterable[str]:
+    """The lines; one empty prompt if standard input holds nothing, as under cron or CI."""
+    found = False
+    for line in lines:
+        found = True
+        yield line
+    if not found:
+        yield ""
+
+
+def _write_all(prompt: str, samples: "list[Sample]", json: bool, write: object, first: bool) -> None:
+    for sample in samples:
+        if json:
+            print_json(
+                {"prompt": prompt, "text": sample.text, "ids": sample.ids, "seed": sample.seed,
+                 "finish_reason": sample.finish_reason}
+            )  # fmt: skip
+        else:
+            write(("" if first else "---\n") + prompt + sample.text + "\n")  # type: ignore[operator]
+            first = False

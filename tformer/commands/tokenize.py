@@ -1,0 +1,226 @@
+"""`tformer tokenize`: text to ids and back, and new tokenizers. Imports no torch."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from tformer.commands.options import Json, print_json, refuse_existing, stdin_is_piped
+from tformer.errors import RequestError
+
+if TYPE_CHECKING:
+    from tformer.tokenizer import Tokenizer
+
+SHOWN = 500  # rows of --show
+BLOCK = 1 << 16  # bytes or ids decoded at a time
+
+
+def command(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE…|-]", help="Text, or ids with --decode; - is stdin.", show_default=False),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="A tokenizer.json or a run; with --train word, char or bpe. Newest run if left out."),
+    ] = None,
+    decode: Annotated[bool, typer.Option("--decode", help="Ids back to exactly their bytes.")] = False,
+    train: Annotated[bool, typer.Option("--train", help="Train a tokenizer on FILE and write --out.")] = False,
+    vocab_size: Annotated[int | None, typer.Option(help="With --train: of word and bpe.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Tokens with their ids, as a table.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Counts instead of ids.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a token file (.npy) that train takes; with --train, the tokenizer.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Turn text into ids, ids into text, or a text into a tokenizer.
+
+    Examples: tformer tokenize --train my.txt --tokenizer bpe --out bpe.json;
+    tformer tokenize my.txt --tokenizer bpe.json | tformer tokenize - --decode --tokenizer bpe.json.
+    """
+    names = files or (["-"] if stdin_is_piped() else [])
+    if not names:
+        raise RequestError("no FILE", "expected files, or - for standard input")
+    chosen = [o for o, on in (("--decode", decode), ("--show", show), ("--stats", stats), ("--train", train)) if on]
+    if len(chosen) > 1:
+        raise RequestError(f"{' and '.join(chosen)} at once", "expected one of them")
+    if vocab_size is not None and not train:
+        raise RequestError("--vocab-size without --train", "", "a trained tokenizer has its size")
+    if train:
+        _train(names, tokenizer, vocab_size, out, overwrite, json)
+        return
+    if out and chosen:
+        raise RequestError(f"--out with {chosen[0]}", "it writes the ids of a text", "redirect stdout instead")
+    if out:
+        refuse_existing(out, overwrite)
+        if out.suffix != ".npy":
+            raise RequestError(f"--out {out}", "a token file ends in .npy", f"--out {out.with_suffix('.npy')}")
+    loaded = _load(tokenizer)
+    if decode:
+        _decode(names, loaded)
+    elif show:
+        _show(names, loaded)
+    elif stats:
+        _stats(names, loaded, json)
+    elif out:
+        _write_npy(names, loaded, out)
+    else:
+        _encode(names, loaded, json)
+
+
+def _load(name: str | None) -> "Tokenizer":
+    from tformer.runs import find_run, newest_run
+    from tformer.tokenizer import KINDS, Tokenizer
+
+    if name in KINDS:
+        raise RequestError(
+            f"--tokenizer {name} is a kind", "expected a tokenizer.json or a run", "add --train to make one"
+        )
+    if name is None:
+        folder = newest_run(lambda record: True, "a run with a tokenizer")
+        print(f"using {folder}", file=sys.stderr)
+        return Tokenizer.load(folder)
+    path = Path(name)
+    if path.is_file() or (path / "tokenizer.json").is_file():
+        return Tokenizer.load(path)
+    return Tokenizer.load(path if path.suffix == ".json" else find_run(name))
+
+
+def _streams(names: Iterable[str]) -> Iterator[tuple[BinaryIO, str]]:
+    from tformer.corpus import files_of, open_file
+
+    for name in names:
+        if name == "-":
+            yield sys.stdin.buffer, "standard input"
+            continue
+        for path in files_of(Path(name)):
+            with open_file(path) as stream:
+                yield stream, str(path)
+
+
+def _pieces(names: Iterable[str]) -> Iterator[str]:
+    from tformer.corpus import read_text
+
+    for stream, label in _streams(names):
+        yield from read_text(stream, label)
+
+
+def _train(
+    names: list[str], kind: str | None, vocab_size: int | None, out: Path | None, overwrite: bool, json: bool
+) -> None:
+    from tformer.files import write_file
+    from tformer.tokenizer import KINDS, Tokenizer
+
+    if kind not in KINDS:
+        raise RequestError(f"--tokenizer {kind}", f"with --train, expected {', '.join(KINDS)}")
+    if kind == "char" and vocab_size is not None:
+        raise RequestError("--vocab-size with char", "a char vocabulary is every character of the text")
+    if out is None:
+        raise RequestError("--train without --out", "expected where to write the tokenizer", "--out tokenizer.json")
+    refuse_existing(out, overwrite)
+    trained = Tokenizer.train(kind, _pieces(names), 4096 if vocab_size is None else vocab_size)
+    write_file(out, trained.to_json().encode())
+    if json:
+        print_json({"tokenizer": str(out), "kind": kind, "vocab_size": trained.vocab_size})
+    else:
+        print(f"{out}: {kind}, {trained.vocab_size:,} ids", file=sys.stderr)
+
+
+def _encode(names: list[str], tokenizer: "Tokenizer", json: bool) -> None:
+    first = True
+    for chunk in tokenizer.encode_stream(_pieces(names)):
+        ids = [int(i) for i in chunk]
+        if json:
+            print_json({"ids": ids, "tokens": [tokenizer.text_of(i) for i in ids]})
+        elif ids:
+            sys.stdout.write(("" if first else " ") + " ".join(map(str, ids)))
+            first = False
+    if not json:
+        sys.stdout.write("\n")
+
+
+def _decode(names: list[str], tokenizer: "Tokenizer") -> None:
+    for stream, label in _streams(names):
+        source = _token_file_ids(label, tokenizer) if label.endswith(".npy") else _ids(stream, label)
+        for ids in source:
+            sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
+    sys.stdout.buffer.flush()
+
+
+def _token_file_ids(label: str, tokenizer: "Tokenizer") -> Iterator[list[int]]:
+    from tformer.data import load_token_file
+
+    ids = load_token_file(Path(label), tokenizer.vocab_size)
+    return (ids[i : i + BLOCK].tolist() for i in range(0, len(ids), BLOCK))
+
+
+def _ids(stream: BinaryIO, label: str) -> Iterator[list[int]]:
+    """Numbers separated by white space, block after block; one cut in two by a block is put together."""
+    rest = b""
+    while block := stream.read(BLOCK):
+        words = (rest + block).split()
+        rest = words.pop() if words and not block[-1:].isspace() else b""
+        yield [_number(word, label) for word in words]
+    if rest:
+        yield [_number(rest, label)]
+
+
+def _number(word: bytes, label: str) -> int:
+    if not word.isdigit() or len(word) > 12:
+        raise RequestError(f"{word[:20].decode(errors='replace')!r} in {label} is no id", "expected numbers")
+    return int(word)
+
+
+def _show(names: list[str], tokenizer: "Tokenizer") -> None:
+    from tformer import render
+
+    rows: list[tuple[int, str]] = []
+    total = 0
+    for chunk in tokenizer.encode_stream(_pieces(names)):
+        rows += [(int(i), tokenizer.show(int(i))) for i in chunk[: SHOWN - len(rows)]]
+        total += len(chunk)
+    render.token_table(rows, render.out())
+    if total > len(rows):
+        render.say(f"the first {len(rows)} of {total:,} tokens")
+
+
+def _stats(names: list[str], tokenizer: "Tokenizer", json: bool) -> None:
+    from tformer import render
+    from tformer.tokenizer import cut_safely
+
+    n_bytes = n_chars = unknown = 0
+
+    def counted(pieces: Iterable[str]) -> Iterator[str]:
+        nonlocal n_bytes, n_chars, unknown
+        for chunk in cut_safely(pieces):
+            n_chars += len(chunk)
+            n_bytes += len(chunk.encode())
+            unknown += tokenizer.count_unknown(chunk)
+            yield chunk
+
+    counts: Counter[int] = Counter()
+    for chunk in tokenizer.encode_stream(counted(_pieces(names))):
+        counts.update(int(i) for i in chunk)
+    total = sum(counts.values())
+    values: dict[str, Any] = {
+        "bytes": n_bytes, "characters": n_chars, "tokens": total, "distinct": len(counts),
+        "vocabulary": tokenizer.vocab_size, "bytes_per_token": n_bytes / total if total else 0.0,
+        "unknown": unknown,
+    }  # fmt: skip
+    if json:
+        print_json(values)
+        return
+    facts = {name.replace("_", " "): f"{v:.3f}" if isinstance(v, float) else f"{v:,}" for name, v in values.items()}
+    render.fact_table(render.out(), facts)
+
+
+def _write_npy(names: list[str], tokenizer: "Tokenizer", out: Path) -> None:
+    from tformer.data import write_token_file
+
+    n = write_token_file(out, tokenizer.encode_stream(_pieces(names)), tokenizer.vocab_size)
+    print(f"{out}: {n:,} ids", file=sys.stderr)

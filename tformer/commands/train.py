@@ -1,0 +1,225 @@
+"""`tformer train`: a model from a text, or from the reversal task."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tformer.commands.options import Device, Json, print_json, stdin_is_piped
+from tformer.errors import SIGNALLED, RequestError, Stopped
+
+if TYPE_CHECKING:
+    from tformer.checkpoint import Run
+    from tformer.config import Config, Layer
+    from tformer.runner import Session
+
+DAILY, DATA = "What people change daily", "Configuration"
+
+
+def command(
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="reversal, shakespeare, tinyshakespeare, text files, a folder, - or a token file (.npy).",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option(help="The run directory; runs/NAME if left out.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="word, char, bpe, or a tokenizer.json or run.", rich_help_panel=DAILY)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", rich_help_panel=DAILY)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Windows per step.", rich_help_panel=DAILY)] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=DAILY)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.", rich_help_panel=DAILY)] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.", rich_help_panel=DAILY)] = None,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="torch.compile.", rich_help_panel=DAILY)
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Settings that suit a purpose; see the README.", rich_help_panel=DATA)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file of settings; a run's tformer.yaml is one.", rich_help_panel=DATA)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. model.n_layers=6.", rich_help_panel=DATA),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Train a model on DATA and leave a run directory that transformers loads as it is.
+
+    Examples: tformer train reversal; tformer train shakespeare; tformer train my.txt --steps 500.
+    """  # fmt: skip
+    sources = data or (["-"] if stdin_is_piped() else [])
+    if not sources:
+        raise RequestError("no DATA", "expected a corpus, files, a folder or -", "try: tformer train reversal")
+    if "reversal" in sources and len(sources) > 1:
+        raise RequestError("reversal is a task of its own", f"found {' '.join(sources)}", "give it alone")
+    if resume and overwrite:
+        raise RequestError("--resume and --overwrite contradict each other", "", "leave one out")
+    from tformer.config import file_layer, flag_layer, preset_layer
+
+    explicit = [preset_layer(preset)] if preset else []
+    if config:
+        explicit.append(file_layer(config))
+    flags = {
+        "data.tokenizer": tokenizer, "train.steps": steps, "train.batch_size": batch_size, "train.lr": lr,
+        "train.seed": seed, "train.precision": precision,
+        "train.compile": None if compile is None else ("on" if compile else "off"),
+    }  # fmt: skip
+    explicit.append(flag_layer(set_ or [], flags))
+    with ExitStack() as stack:
+        session = _open(stack, sources, explicit, bool(preset), device, out, resume, overwrite)
+        passed = _train(session, json)
+    if not passed:
+        raise typer.Exit(1)
+
+
+def _open(
+    stack: ExitStack, sources: list[str], explicit: "Sequence[Layer]", has_preset: bool,
+    device_name: str, out: Path | None, resume: bool, overwrite: bool,
+) -> "Session":  # fmt: skip
+    """Everything that can be refused is refused before anything is written."""
+    import torch
+
+    from tformer import render, runner
+    from tformer.checkpoint import open_run
+    from tformer.config import CORPORA_PRESETS, merge, preset_layer
+    from tformer.corpus import corpus_name
+    from tformer.device import resolve_device
+    from tformer.runs import is_finished, new_run_folder, read_record, unfinished_run
+    from tformer.tokenizer import Tokenizer
+
+    torch.set_flush_denormal(True)
+    device = resolve_device(device_name)
+    name = "reversal" if sources == ["reversal"] else corpus_name(sources)
+    folder = out
+    if resume and out is None:
+        folder = unfinished_run(name)
+        if folder is None:
+            raise RequestError(f"no unfinished run of {name}", "", "leave --resume out to start one")
+    folder = folder or new_run_folder(name)
+    recorded = read_record(folder) if resume else {}
+    _check_folder(folder, bool(recorded), overwrite)
+    if recorded:
+        config = runner.resume_config(recorded, explicit)
+    else:
+        default = preset_layer(CORPORA_PRESETS.get(name if len(sources) == 1 else "", "text"))
+        config = merge([*([] if has_preset else [default]), *explicit])
+    if (config.data.task == "reversal") != (sources == ["reversal"]):
+        raise RequestError(f"data.task is {config.data.task}", f"DATA is {' '.join(sources)}", "they must agree")
+    with render.download_progress(f"downloading {name}") as progress:
+        own = Tokenizer.load(folder) if recorded else None
+        data = runner.prepare_data(config, sources, own, progress)
+    config = runner.decide(config, device, data.tokenizer.vocab_size)
+    run = stack.enter_context(open_run(folder))
+    if overwrite:
+        run.clear()
+    session = runner.open_session(run, config, data, device)
+    for problem in session.problems:
+        render.warn(f"passed over a checkpoint: {problem}")
+    _introduce(session, device, bool(recorded) and is_finished(recorded))
+    return session
+
+
+def _check_folder(folder: Path, resuming: bool, overwrite: bool) -> None:
+    if not folder.exists() or resuming:
+        return
+    if not folder.is_dir():
+        raise RequestError(f"{folder} is a file", "expected a folder to write a run in")
+    is_run = (folder / "tformer.yaml").exists()
+    if any(folder.iterdir()) and not (overwrite and is_run):
+        found = "a run stands there" if is_run else "it is not empty, and not a run"
+        advice = "--overwrite, --resume, or another --out" if is_run else "give another --out"
+        raise RequestError(f"{folder} exists", found, advice)
+
+
+def _introduce(session: "Session", device: Any, finished: bool) -> None:
+    from tformer import render
+
+    config, facts = session.config, session.data.facts
+    size = f"{session.model.n_parameters:,} parameters"
+    text = f", {facts['train_tokens']:,} training tokens" if "train_tokens" in facts else ""
+    render.say(
+        f"{session.run.folder}: {config.model.family}, {size}, {session.data.tokenizer.kind} vocabulary of "
+        f"{session.data.tokenizer.vocab_size:,}{text}; {device}, {config.train.precision}"
+    )
+    if finished and session.state.step >= config.train.steps:
+        render.say(f"it is finished: {session.state.step} steps")
+    elif session.state.step:
+        render.say(f"continuing after step {session.state.step}")
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The first SIGINT, SIGTERM or SIGHUP is noted, to be obeyed at the end of a step; a second leaves at once."""
+    import os
+
+    seen: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if seen:
+            os._exit(SIGNALLED + number)
+        seen.append(number)
+
+    watched = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]
+    before = {n: signal.signal(n, note) for n in watched if signal.getsignal(n) is not signal.SIG_IGN}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _train(session: "Session", json: bool) -> bool:
+    """Train, then judge. Whether the verdict, where there is one, is favourable."""
+    from tformer import evaluate, render, runner
+
+    run, steps = session.run, session.config.train.steps
+    with _signals() as seen, render.TrainingProgress(steps, session.state.step) as progress:
+        for report in runner.train_session(session, stop=lambda: bool(seen)):
+            progress.update(report)
+    state = session.state
+    stopped_early = state.evals_since_best >= session.config.train.patience > 0
+    if seen and state.step < steps and not stopped_early:
+        render.say(f"stopped after step {state.step}; {run.folder} is saved: continue with --resume")
+        raise Stopped(seen[0])
+    result = runner.finish(session)
+    passed = True
+    if session.data.reversal:
+        precision = session.config.train.precision
+        verdict = evaluate.reversal(session.model, session.data.reversal, precision=precision)
+        render.reversal_table(verdict, render.err())
+        passed = result["passed"] = verdict.passed
+    if json:
+        print_json(result)
+    else:
+        _summarise(result, stopped_early)
+    return passed
+
+
+def _summarise(result: dict[str, Any], stopped_early: bool) -> None:
+    from tformer import render
+
+    facts = {"run": result["run"]}
+    facts["trained"] = (
+        f"{result['steps']:,} steps, {result['tokens']:,} tokens in {render.duration(result['seconds'])}"
+        + (" (stopped early: validation no longer improves)" if stopped_early else "")
+    )
+    facts["loss"] = f"{result['loss']:.4f} (the last step's)" if result["loss"] is not None else "-"
+    if result["val_loss"] is not None:
+        facts["validation"] = (
+            f"{result['val_loss']:.4f} nats per token, {result['bits_per_byte']:.4f} bits per byte "
+            f"(weights of step {result['kept_step']:,})"
+        )
+    if "passed" not in result:
+        facts["next"] = f"tformer sample --run {result['run']}"
+    render.training_summary(facts, "")

@@ -1,0 +1,358 @@
+"""Every setting, documented where it is declared, and the one place where settings are merged.
+
+A configuration has three sections: `model`, `data`, `train`. Layers of settings (a preset, a YAML
+file, the command line) are merged in that order, the later one winning; a key that does not exist or
+a value of the wrong type is an error that names the key, the layer it came from and the nearest key.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tformer.errors import RequestError
+
+
+class Section(BaseModel):
+    """Immutable, strictly typed, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+# What makes a family: its defaults, and what its Hugging Face layout can express beside them.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": {"positions": "learned", "activation": "gelu_new", "bias": True, "tied": True, "norm_eps": 1e-5},
+    "nanochat": {
+        "positions": "rotary", "activation": "relu2", "bias": False, "tied": False, "norm_eps": 1e-6,
+        "logit_softcap": 15.0, "qk_norm": True,
+    },
+}  # fmt: skip
+LAYOUT: dict[str, dict[str, tuple[Any, ...]]] = {
+    "gpt2": {
+        "positions": ("learned", "sinusoidal", "none"), "logit_softcap": (0.0,), "qk_norm": (False,),
+    },
+    "nanochat": {"positions": ("rotary",), "bias": (False,), "qk_norm": (True,)},
+}  # fmt: skip
+
+
+class ModelConfig(Section):
+    """The architecture. A value that is left out is the family's own."""
+
+    family: Literal["gpt2", "nanochat"] = Field("gpt2", description="whose Hugging Face layout it has")
+    vocab_size: int = Field(0, ge=0, le=2**24, description="rows of the embedding; 0: the tokenizer's")
+    n_ctx: int = Field(256, ge=1, le=2**22, description="positions the model sees")
+    n_layers: int = Field(4, ge=1, le=1000)
+    n_heads: int = Field(4, ge=1, le=1024, description="query heads; they divide d_model")
+    n_kv_heads: int = Field(0, ge=0, description="key and value heads, dividing n_heads; 0: n_heads")
+    d_model: int = Field(128, ge=1, le=2**17, description="width of the residual stream")
+    d_mlp: int = Field(0, ge=0, le=2**20, description="inner width of the MLP; 0: 4 · d_model")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on embeddings, attention weights and branches")
+    positions: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"
+    activation: Literal["gelu_new", "gelu", "relu", "relu2"] = Field(
+        "gelu_new", description="gelu_new is the tanh form, gelu the exact one by erf"
+    )
+    bias: bool = Field(True, description="biases in linear maps and LayerNorms")
+    tied: bool = Field(True, description="unembedding is the embedding")
+    norm_eps: float = Field(1e-5, gt=0)
+    rope_theta: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
+    logit_softcap: float = Field(0.0, ge=0, description="c · tanh(logits / c); 0: none")
+    qk_norm: bool = Field(False, description="RMSNorm on rotated queries and keys")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = FAMILIES.get(str(values.get("family", "gpt2")), {}) | values
+        for key, source, factor in (("n_kv_heads", "n_heads", 1), ("d_mlp", "d_model", 4)):
+            size = values.get(source, cls.model_fields[source].default)
+            if not values.get(key) and type(size) is int:
+                values = values | {key: factor * size}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        for key, allowed in LAYOUT[self.family].items():
+            if getattr(self, key) not in allowed:
+                raise ValueError(
+                    f"{key} {getattr(self, key)!r} has no place in the {self.family} layout "
+                    f"(it has {' or '.join(map(str, allowed))})"
+                )
+        if self.d_model % self.n_heads:
+            raise ValueError(f"n_heads {self.n_heads} must divide d_model {self.d_model}")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_kv_heads {self.n_kv_heads} must divide n_heads {self.n_heads}")
+        if self.family == "gpt2" and self.n_kv_heads != self.n_heads:
+            raise ValueError("the gpt2 layout has as many key heads as query heads (n_kv_heads 0)")
+        if self.positions == "rotary" and self.d_head % 2:
+            raise ValueError(f"rotary positions need an even d_model / n_heads, found {self.d_head}")
+        return self
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.n_heads
+
+
+class DataConfig(Section):
+    """What is learned from, and how it becomes windows."""
+
+    task: Literal["text", "reversal"] = "text"
+    tokenizer: str = Field("char", description="word, char or bpe; or a tokenizer.json or run directory")
+    vocab_size: int = Field(4096, ge=257, le=2**24, description="most frequent words kept, or BPE's size")
+    val_fraction: float = Field(0.1, ge=0, lt=1, description="the end of the text, kept for validation")
+    stride: int = Field(0, ge=0, description="from window to window, at most n_ctx; 0: n_ctx, disjoint")
+    reversal_length: int = Field(10, ge=1, le=10_000, description="n: the random half of a sequence")
+    reversal_symbols: int = Field(26, ge=2, le=10_000, description="V: how many different tokens")
+
+
+class TrainConfig(Section):
+    """How it is learned."""
+
+    seed: int = Field(0, ge=0, lt=2**63, description="of weights, batches and dropout")
+    steps: int = Field(1000, ge=1, description="optimizer steps")
+    batch_size: int = Field(32, ge=1, description="windows per optimizer step")
+    micro_batch_size: int = Field(0, ge=0, description="windows at a time, dividing it; 0: all at once")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: matrices; AdamW the rest")
+    lr: float = Field(1e-3, gt=0, description="peak; Muon's update has AdamW's size at the same value")
+    lr_final: float = Field(0.1, ge=0, le=1, description="fraction of lr at the end")
+    warmup_steps: int = Field(100, ge=0)
+    decay: Literal["cosine", "linear"] = "cosine"
+    decay_fraction: float = Field(1.0, ge=0, le=1, description="the last part of the steps that decays")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    momentum: float = Field(0.95, ge=0, lt=1, description="Muon's")
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0, description="decoupled, on matrices and embeddings alone")
+    grad_clip: float = Field(1.0, ge=0, description="largest norm of the whole gradient; 0: off")
+    eval_every: int = Field(250, ge=0, description="steps between evaluations; 0: at the end alone")
+    checkpoint_every: int = Field(500, ge=0, description="steps between checkpoints; 0: at the end alone")
+    log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
+    keep: Literal["best", "last"] = Field("best", description="which weights model.safetensors holds")
+    keep_checkpoints: int = Field(2, ge=2, description="newest checkpoints left on disk")
+    patience: int = Field(0, ge=0, description="evaluations without improvement before it stops; 0: off")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainConfig":
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}"
+            )
+        return self
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
+    data: DataConfig = Field(default_factory=lambda: DataConfig.model_validate({}))
+    train: TrainConfig = Field(default_factory=lambda: TrainConfig.model_validate({}))
+
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        if self.data.stride > self.model.n_ctx:
+            raise ValueError(
+                f"data.stride {self.data.stride} would skip text: it is at most n_ctx {self.model.n_ctx}"
+            )
+        return self
+
+    def updated(self, section: str, **values: Any) -> "Config":
+        """A copy with some values of one section replaced, validated again."""
+        whole = self.model_dump()
+        whole[section] |= values
+        return Config.model_validate(whole)
+
+
+# ---------------------------------------------------------------------------- YAML
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the numbers of YAML 1.2 (`1e-3` is one), no duplicate keys and no aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases have no use here", self.peek_event().start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} is given twice", node.value[i][0].start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)",
+     "-+.0123456789"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+):  # fmt: skip
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """One YAML document as plain Python; `source` is the name its errors carry."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except RecursionError:
+        raise RequestError(f"{source} is nested too deeply to be a configuration") from None
+    except (yaml.YAMLError, ValueError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RequestError(f"{source}{line} is not YAML", str(problem), "see examples/ for one") from None
+
+
+def dump_yaml(values: dict[str, Any]) -> str:
+    """Plain Python as YAML, keys in their order."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+# ---------------------------------------------------------------------------- layers
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings from one place; `source` is how errors name it."""
+
+    source: str
+    values: dict[str, dict[str, Any]]
+
+
+CORPORA_PRESETS = {name: name for name in ("reversal", "shakespeare", "tinyshakespeare")}
+"""Data with a preset of its own; everything else gets `text`."""
+
+
+def preset_names() -> list[str]:
+    """All presets, sorted."""
+    folder = resources.files("tformer") / "presets"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def preset_layer(name: str) -> Layer:
+    """The settings of a preset."""
+    if name not in preset_names():
+        raise RequestError(f"no preset {name!r}", "there is " + ", ".join(preset_names()), _nearest(name))
+    text = (resources.files("tformer") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    return _layer(f"preset {name}", parse_yaml(text, f"preset {name}"))
+
+
+def file_layer(path: Path) -> Layer:
+    """The settings of a YAML file; a run's `tformer.yaml` is one (its `record` is passed over)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot read the configuration {path}", str(error)) from None
+    values = parse_yaml(text, str(path))
+    if isinstance(values, dict):
+        values.pop("record", None)
+    return _layer(str(path), values)
+
+
+def flag_layer(settings: Sequence[str], flags: dict[str, Any]) -> Layer:
+    """The settings of the command line: `section.key=value` strings, and flags by dotted key."""
+    values: dict[str, dict[str, Any]] = {}
+    given = {key: value for key, value in flags.items() if value is not None}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise RequestError(f"--set {setting}", "expected KEY=VALUE", "for example --set model.n_layers=6")
+        value = parse_yaml(text, f"--set {setting}")
+        if key in given and given[key] != value:
+            raise RequestError(f"{key} is given twice", f"{given[key]!r} and {value!r}", "leave one out")
+        given[key] = value
+    for key, value in given.items():
+        section, _, name = key.partition(".")
+        values.setdefault(section, {})[name] = value
+    return _layer("the command line", values)
+
+
+def merge(layers: Sequence[Layer]) -> Config:
+    """The configuration that the layers make, later ones winning.
+
+    Raises RequestError naming the key, its source and what was expected.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        for section, values in layer.values.items():
+            merged[section] = merged.get(section, {}) | values
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        source = next((la.source for la in reversed(layers) if _has(la.values, first["loc"])), "")
+        message = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "value_error":
+            where = f" in {source}" if source and len(layers) == 1 else ""
+            raise RequestError(f"the {key or 'settings'} cannot be{where}", message) from None
+        raise RequestError(
+            f"{key} in {source}", f"{message[0].lower()}{message[1:]}, found {first['input']!r}",
+            "see the README's table of settings",
+        ) from None  # fmt: skip
+
+
+def _has(values: Any, location: tuple[Any, ...]) -> bool:
+    for part in location:
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
+
+
+def all_keys() -> list[str]:
+    """Every dotted key, in the order of the sections."""
+    return [
+        f"{section}.{key}"
+        for section, field in Config.model_fields.items()
+        for key in field.annotation.model_fields  # type: ignore[union-attr]
+    ]
+
+
+def _layer(source: str, values: Any) -> Layer:
+    """Check the keys of one layer, so that an error names the layer."""
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise RequestError(f"{source} holds no settings", f"expected sections, found {values!r}"[:200])
+    keys = all_keys()
+    for section, content in values.items():
+        if section not in Config.model_fields:
+            raise RequestError(f"unknown section {section!r} in {source}", _sections(), _nearest(section))
+        if content is None:
+            content = values[section] = {}
+        if not isinstance(content, dict):
+            raise RequestError(f"{section} in {source}", f"expected settings under it, found {content!r}")
+        for name in content:
+            if f"{section}.{name}" not in keys:
+                raise RequestError(
+                    f"unknown key {section}.{name} in {source}", "", _nearest(f"{section}.{name}")
+                )
+    return Layer(source, values)
+
+
+def _sections() -> str:
+    return "there is " + ", ".join(Config.model_fields)
+
+
+def _nearest(word: str) -> str:
+    """'did you mean …', by spelling, among keys, presets and sections."""
+    found = difflib.get_close_matches(
+        str(word), [*all_keys(), *preset_names(), *Config.model_fields], n=1, cutoff=0.3
+    )
+    return f"did you mean {found[0]}?" if found else "see the README's table of settings"

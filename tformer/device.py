@@ -1,0 +1,57 @@
+"""Which device, precision and compiler a run gets; decided once, then recorded and obeyed."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from tformer.errors import RequestError
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` prefers cuda, then mps, then cpu. Raises RequestError for one that is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise RequestError(f"no device {name!r}", "expected auto, cpu, cuda, cuda:N or mps")
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there[device.type]:
+        raise RequestError(f"device {name} is not there", "PyTorch finds none on this machine", "use cpu")
+    return device
+
+
+def decide_precision(wanted: str, device: torch.device) -> str:
+    """`fp32` or `bf16`; auto takes bf16 where the hardware multiplies it natively."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp32"
+    if device.type == "cpu":
+        flags = torch.backends.cpu.get_cpu_capability(), getattr(torch, "cpu", None)
+        native = any(
+            getattr(flags[1], probe, bool)()
+            for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        )
+        return "bf16" if native else "fp32"
+    return "fp32"
+
+
+def decide_compile(wanted: str, device: torch.device) -> bool:
+    """auto compiles on cuda alone: on a CPU, compilation takes longer than short runs gain."""
+    return wanted == "on" or (wanted == "auto" and device.type == "cuda")
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """Matrix products in bf16 where the precision says so; weights stay in float32."""
+    if precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()

@@ -1,0 +1,203 @@
+"""Judging a model: each evaluation a function from model and data to a small dataclass.
+
+Knows nothing of files or terminals.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tformer.data import Reversal, eval_windows
+from tformer.device import autocast
+from tformer.errors import RequestError
+from tformer.model import Transformer
+from tformer.train import cross_entropy
+
+TOKENS_AT_ONCE = 1 << 13  # of a forward pass in evaluation
+Progress = Callable[[int, int], None]  # done, in all
+
+
+@dataclass(frozen=True)
+class LossResult:
+    """Cross-entropy over a text. `loss` is nats per token; `by_position` the mean at each position."""
+
+    loss: float
+    bits_per_byte: float
+    tokens: int
+    bytes: int
+    by_position: list[float]
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the loss."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+@torch.inference_mode()
+def token_losses(
+    model: Transformer,
+    ids: np.ndarray,
+    precision: str = "fp32",
+    progress: Progress = lambda done, total: None,
+) -> np.ndarray:
+    """The loss in nats of every id but the first, shape (n - 1,), over disjoint windows of n_ctx.
+
+    Each id but the first is a target exactly once; the last window may be short.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    windows = eval_windows(len(ids), model.config.n_ctx)
+    out = np.empty(len(ids) - 1, dtype=np.float64)
+    at_once = max(1, TOKENS_AT_ONCE // model.config.n_ctx)
+    full = [w for w in windows if w[1] - w[0] == model.config.n_ctx]
+    groups = [full[i : i + at_once] for i in range(0, len(full), at_once)]
+    groups += [[w] for w in windows[len(full) :]]
+    for group in groups:
+        block = np.stack([ids[start : end + 1] for start, end in group]).astype(np.int64)
+        inputs, targets = (torch.from_numpy(b).to(device) for b in (block[:, :-1], block[:, 1:]))
+        with autocast(precision, device):
+            logits = model(inputs)
+        losses = cross_entropy(logits, targets).double().cpu().numpy()
+        for (start, end), row in zip(group, losses, strict=True):
+            out[start:end] = row
+        progress(group[-1][1], len(out))
+    return out
+
+
+def loss(
+    model: Transformer,
+    ids: np.ndarray,
+    n_bytes: np.ndarray,
+    precision: str = "fp32",
+    progress: Progress = lambda done, total: None,
+) -> LossResult:
+    """Cross-entropy over all of `ids`; `n_bytes[id]` is what each id stands for, for bits per byte.
+
+    Bits are divided by the bytes of exactly the targets scored. Raises RequestError for fewer than two
+    ids: the first one is never a target.
+    """
+    if len(ids) < 2:
+        raise RequestError(f"the text has {len(ids)} tokens", "expected at least 2: one to predict from")
+    losses = token_losses(model, ids, precision, progress)
+    scored_bytes = int(n_bytes[ids[1:]].sum())
+    n_ctx = model.config.n_ctx
+    by_position = [float(losses[i::n_ctx].mean()) for i in range(min(n_ctx, len(losses)))]
+    return LossResult(
+        loss=float(losses.mean()),
+        bits_per_byte=float(losses.sum()) / math.log(2) / max(1, scored_bytes),
+        tokens=len(losses),
+        bytes=scored_bytes,
+        by_position=by_position,
+    )
+
+
+@torch.inference_mode()
+def batch_loss(
+    model: Transformer, inputs: np.ndarray, targets: np.ndarray, n_bytes: np.ndarray, precision: str
+) -> tuple[float, float]:
+    """Mean loss in nats a token, and bits per byte, of one batch of shape (batch, position)."""
+    device = next(model.parameters()).device
+    model.eval()
+    with autocast(precision, device):
+        logits = model(torch.from_numpy(inputs).to(device))
+    losses = cross_entropy(logits, torch.from_numpy(targets).to(device)).double()
+    return float(losses.mean()), float(losses.sum()) / math.log(2) / int(n_bytes[targets].sum())
+
+
+# ---------------------------------------------------------------------------- reversal
+
+
+@dataclass(frozen=True)
+class PositionResult:
+    """One target position of the reversal task. `half` is first or second, `expected` an accuracy."""
+
+    position: int
+    half: str
+    expected: float
+    accuracy: float
+    n: int
+
+
+@dataclass(frozen=True)
+class ReversalResult:
+    """Accuracy by position and the verdict on the mask."""
+
+    positions: list[PositionResult]
+    first_half: float
+    second_half: float
+    chance: float
+    interval: tuple[float, float]  # where first_half lies if the model sees no target
+    position_interval: tuple[float, float]  # the same for one position
+    passed: bool
+
+
+CONFIDENCE = 0.999
+SECOND_HALF_AT_LEAST = 0.999
+
+
+@torch.inference_mode()
+def reversal(
+    model: Transformer, task: Reversal, n: int = 2000, precision: str = "fp32", index: int = 0
+) -> ReversalResult:
+    """Accuracy on `n` fresh sequences, position by position, and whether the mask is right.
+
+    Passed means: over all positions of the first half together, the accuracy lies inside the 99.9 %
+    binomial interval of chance, which is exact, since those targets are independent of everything that
+    a masked model sees; and over the second half together it is at least 99.9 %.
+    """
+    if model.config.n_ctx < task.n_ctx:
+        raise RequestError(
+            f"the model sees {model.config.n_ctx} positions",
+            f"sequences of 2 · {task.length} tokens need {task.n_ctx}",
+        )
+    device = next(model.parameters()).device
+    model.eval()
+    inputs, targets = (torch.from_numpy(a) for a in task.fresh(n, index))
+    correct = torch.zeros(task.n_ctx, dtype=torch.int64)
+    for some_inputs, some_targets in zip(inputs.split(512), targets.split(512), strict=True):
+        with autocast(precision, device):
+            guesses = model(some_inputs.to(device)).argmax(-1).cpu()
+        correct += (guesses == some_targets).sum(0)
+    chance = 1 / task.symbols
+    n_first = task.length - 1
+    positions = [
+        PositionResult(
+            position=i + 1,
+            half="first" if i < n_first else "second",
+            expected=chance if i < n_first else 1.0,
+            accuracy=int(count) / n,
+            n=n,
+        )
+        for i, count in enumerate(correct)
+    ]
+    first = int(correct[:n_first].sum()) / (n * n_first) if n_first else chance
+    second = int(correct[n_first:].sum()) / (n * task.length)
+    interval = binomial_interval(n * n_first, chance, CONFIDENCE) if n_first else (0.0, 1.0)
+    return ReversalResult(
+        positions=positions,
+        first_half=first,
+        second_half=second,
+        chance=chance,
+        interval=interval,
+        position_interval=binomial_interval(n, chance, CONFIDENCE),
+        passed=interval[0] <= first <= interval[1] and second >= SECOND_HALF_AT_LEAST,
+    )
+
+
+def binomial_interval(n: int, p: float, confidence: float) -> tuple[float, float]:
+    """The exact central interval of (successes / n) for n independent trials of probability p.
+
+    Below it, and above it, lies at most (1 - confidence) / 2 of the probability.
+    """
+    k = np.arange(n + 1)
+    log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, n + 1)))))
+    log_pmf = log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+    log_pmf += k * math.log(p) + (n - k) * math.log1p(-p)
+    cumulative = np.cumsum(np.exp(log_pmf))
+    tail = (1 - confidence) / 2
+    low = int(np.searchsorted(cumulative, tail, side="right"))
+    high = int(np.searchsorted(cumulative, 1 - tail, side="left"))
+    return low / n, min(high, n) / n

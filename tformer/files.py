@@ -1,0 +1,59 @@
+"""Writing a file whole or not at all: every file that tformer leaves behind goes through here."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tformer.errors import TformerError
+
+TEMPORARY = ".tmp-"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable, where the system can."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_new(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write and sync a file that nobody reads yet."""
+    with path.open("w+b") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_file(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write bytes, or what a function writes, under `path`: what had the name keeps it until then.
+
+    Raises TformerError if the system refuses; an error of the function itself passes through.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    try:
+        write_new(temporary, (lambda file: file.write(data)) if isinstance(data, bytes) else data)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from None
+        raise
+
+
+def cannot_write(path: Path, error: OSError) -> TformerError:
+    """The error of a write that the system refused."""
+    return TformerError(f"cannot write {path}", error.strerror or str(error), "what was there is unharmed")
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """A JSON object, for people to read as well."""
+    write_file(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())

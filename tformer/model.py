@@ -1,0 +1,328 @@
+"""The decoder-only transformer, from positions to logits, in the order in which a course builds it.
+
+Shapes are (batch, position, d_model) outside attention and (batch, head, position, d_head) inside.
+The letters of the trailing shape comments: B batch, T positions, S cached and new positions,
+H heads, K d_head, C d_model, M d_mlp, V vocabulary.
+
+This file knows nothing of losses, optimizers, files or text.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tformer.config import ModelConfig
+
+# ---------------------------------------------------------------------------- 1. positions
+
+
+def sinusoidal_positions(n_ctx: int, d_model: int) -> Float[Tensor, "n_ctx d_model"]:
+    """Fixed positions: sin(t / 10000^(2i/d_model)) in column 2i, the cosine in column 2i + 1.
+
+    Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.5. For an odd width the last
+    cosine is left out.
+    """
+    position = torch.arange(n_ctx, dtype=torch.float64)[:, None]
+    frequency = 10000.0 ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
+    angle = position * frequency  # (T, ceil(C / 2))
+    interleaved = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
+    return interleaved[:, :d_model].float()
+
+
+def rotary_angles(
+    positions: Int[Tensor, "*batch position"], d_head: int, theta: float
+) -> tuple[Float[Tensor, "*batch position half"], Float[Tensor, "*batch position half"]]:
+    """Cosine and sine of position · theta^(-2i/d_head), one angle for each pair of features.
+
+    Source: Su et al. 2021, "RoFormer", section 3.2.2.
+    """
+    exponent = torch.arange(0, d_head, 2, dtype=torch.float32, device=positions.device) / d_head
+    angle = positions[..., None].float() * (1.0 / theta**exponent)
+    return angle.cos(), angle.sin()
+
+
+def rotate(
+    x: Float[Tensor, "batch head position d_head"],
+    cos: Float[Tensor, "#batch 1 position half"],
+    sin: Float[Tensor, "#batch 1 position half"],
+) -> Float[Tensor, "batch head position d_head"]:
+    """Turn the pairs (x[i], x[i + d_head/2]) by minus their angle.
+
+    Scores then depend on distance alone: (R_t q)·(R_s k) = q·R_(t-s) k. Pairing halves is GPT-NeoX's
+    layout; the sign is nanochat's, the opposite of Llama's. Either is a rotation; weights trained with
+    one are wrong under the other.
+    """
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
+
+
+# ---------------------------------------------------------------------------- 2. the causal mask
+
+
+def causal_mask(
+    n_query: int, n_key: int, device: torch.device | None = None
+) -> Bool[Tensor, "{n_query} {n_key}"]:
+    """True where a query may look: at itself and at everything before it, at nothing after.
+
+    The queries are the last `n_query` of the `n_key` positions, so with a cache (n_key > n_query)
+    query i stands at position n_key - n_query + i.
+    """
+    every = torch.ones(n_query, n_key, dtype=torch.bool, device=device)
+    return every.tril(diagonal=n_key - n_query)
+
+
+# ---------------------------------------------------------------------------- 3. attention
+
+
+def attention(
+    q: Float[Tensor, "*batch query d_head"],
+    k: Float[Tensor, "*batch key d_head"],
+    v: Float[Tensor, "*batch key d_value"],
+    mask: Bool[Tensor, "*#batch query key"] | None = None,
+    dropout: float = 0.0,
+) -> tuple[Float[Tensor, "*batch query d_value"], Float[Tensor, "*batch query key"]]:
+    """softmax(q kᵀ / √d_head) v, and the weights: each row sums to 1 over the keys it may see.
+
+    A score that the mask hides becomes -inf *before* the softmax, so its weight is exactly 0 at any
+    size of score; a large negative number would only make it small. Every query must see some key.
+    Source: Vaswani et al. 2017, section 3.2.1.
+    """
+    scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1)  # q scaled: smaller than scores
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    weights = scores.softmax(dim=-1)
+    return F.dropout(weights, dropout) @ v, weights
+
+
+class KVCache:
+    """Keys and values of the positions seen so far, in place, for up to `n_ctx` positions.
+
+    `padding[b]` positions at the start of row b stand for nothing: prompts of different lengths are
+    padded on the left so that all of them end at the same position.
+    """
+
+    def __init__(self, config: ModelConfig, batch: int, like: Tensor, padding: Tensor | None = None):
+        shape = (config.n_layers, batch, config.n_kv_heads, config.n_ctx, config.d_head)
+        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.values = torch.zeros_like(self.keys)
+        self.padding = padding
+        self.length = 0
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append the new positions of one layer; return that layer's whole past and present."""
+        end = self.length + k.shape[-2]
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+# ---------------------------------------------------------------------------- 4. the attention block
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head causal self-attention; queries, keys and values come from one projection.
+
+    With fewer key heads than query heads, each key head serves n_heads / n_kv_heads query heads
+    (Ainslie et al. 2023, "GQA").
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        d_qkv = (config.n_heads + 2 * config.n_kv_heads) * config.d_head
+        self.qkv = nn.Linear(config.d_model, d_qkv, bias=config.bias)
+        self.out = nn.Linear(config.n_heads * config.d_head, config.d_model, bias=config.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch position d_model"],
+        mask: Bool[Tensor, "#batch 1 position key"],
+        rotation: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Float[Tensor, "batch position d_model"]:
+        c = self.config
+        heads = self.qkv(x).unflatten(-1, (-1, c.d_head)).transpose(1, 2)  # (B, H + 2 H_kv, T, K)
+        q, k, v = heads.split((c.n_heads, c.n_kv_heads, c.n_kv_heads), dim=1)
+        if rotation is not None:
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
+        if c.qk_norm:  # after the rotation, as nanochat has it
+            q, k = rms_norm(q, c.norm_eps), rms_norm(k, c.norm_eps)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)  # (B, H_kv, S, K)
+        if c.n_kv_heads < c.n_heads:
+            k, v = (t.repeat_interleave(c.n_heads // c.n_kv_heads, dim=1) for t in (k, v))
+        output, _ = attention(q, k, v, mask, c.dropout if self.training else 0.0)
+        return self.out(output.transpose(1, 2).flatten(2))  # (B, T, C)
+
+
+# ---------------------------------------------------------------------------- 5. the rest of a block
+
+
+def rms_norm(x: Float[Tensor, "*any width"], eps: float) -> Float[Tensor, "*any width"]:
+    """x / √(mean(x²) + eps), in float32 at least (Zhang and Sennrich 2019), with no weights."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).type_as(x)
+
+
+class RMSNorm(nn.Module):
+    """`rms_norm` as a module."""
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.eps)
+
+
+def make_norm(config: ModelConfig) -> nn.Module:
+    """The family's normalisation over d_model: LayerNorm for gpt2, parameter-free RMSNorm for nanochat."""
+    if config.family == "gpt2":
+        return nn.LayerNorm(config.d_model, eps=config.norm_eps, bias=config.bias)
+    return RMSNorm(config.norm_eps)
+
+
+def relu2(x: Tensor) -> Tensor:
+    """max(0, x)² (So et al. 2021, "Primer")."""
+    return F.relu(x).square()
+
+
+def gelu_new(x: Tensor) -> Tensor:
+    """GELU by tanh, as GPT-2 has it; `gelu` is the exact one, by erf (Hendrycks and Gimpel 2016)."""
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS = {"gelu_new": gelu_new, "gelu": F.gelu, "relu": F.relu, "relu2": relu2}
+
+
+class MLP(nn.Module):
+    """Two linear maps with a non-linearity between: the same for every position, each on its own."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.up = nn.Linear(config.d_model, config.d_mlp, bias=config.bias)
+        self.down = nn.Linear(config.d_mlp, config.d_model, bias=config.bias)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def forward(self, x: Float[Tensor, "batch position d_model"]) -> Float[Tensor, "batch position d_model"]:
+        return self.down(self.activation(self.up(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm: attention moves information between positions, the MLP works on each of them."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.norm_1, self.attn = make_norm(config), CausalSelfAttention(config)
+        self.norm_2, self.mlp = make_norm(config), MLP(config)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, rotation=None, cache=None, layer: int = 0) -> Tensor:
+        x = x + self.drop(self.attn(self.norm_1(x), mask, rotation, cache, layer))
+        return x + self.drop(self.mlp(self.norm_2(x)))
+
+
+# ---------------------------------------------------------------------------- 6. the transformer
+
+
+class Transformer(nn.Module):
+    """ids → embedding + position → blocks → norm → logits over the vocabulary."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.d_model)
+        if config.positions == "learned":
+            self.position = nn.Parameter(torch.empty(config.n_ctx, config.d_model))
+        elif config.positions == "sinusoidal":
+            fixed = sinusoidal_positions(config.n_ctx, config.d_model)
+            self.register_buffer("position", fixed, persistent=False)
+        self.drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm_final = make_norm(config)
+        self.unembed = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.init_weights()
+        if config.tied:
+            self.unembed.weight = self.embed.weight
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """GPT-2's initialisation, or for nanochat one with silent residual branches.
+
+        gpt2: normal(0, 0.02), the projections back into the residual stream divided by
+        √(2·n_layers), so that the sum of all branches starts with one branch's variance (Radford et
+        al. 2019, section 2.3). nanochat: matrices normal(0, 1/√d_in), those projections zero, so that
+        each block starts as the identity; embeddings normal(0, 1), under the norm that follows them.
+        """
+        c = self.config
+        gpt2 = c.family == "gpt2"
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 1:  # norm weights start at 1, biases at 0
+                parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            elif name.endswith(("attn.out.weight", "mlp.down.weight")):
+                parameter.normal_(std=0.02 / math.sqrt(2 * c.n_layers) if gpt2 else 0.0)
+            elif gpt2:
+                parameter.normal_(std=0.02)
+            elif name == "unembed.weight" or (c.tied and name == "embed.weight"):
+                parameter.normal_(std=0.001)  # first guess uniform
+            else:
+                parameter.normal_(std=1.0 if name == "embed.weight" else parameter.shape[1] ** -0.5)
+
+    def forward(
+        self, ids: Int[Tensor, "batch position"], cache: KVCache | None = None
+    ) -> Float[Tensor, "batch position vocab"]:
+        """Logits of the next token after every position; logits[:, t] depend on ids[:, :t + 1] alone.
+
+        With a cache the ids continue what it holds. Past and new positions together are at most n_ctx.
+        """
+        c = self.config
+        past = cache.length if cache else 0
+        total = past + ids.shape[1]
+        assert total <= c.n_ctx, f"{total} positions in a context of {c.n_ctx}"
+        positions = torch.arange(past, total, device=ids.device)  # (T)
+        mask = causal_mask(ids.shape[1], total, ids.device)[None, None]  # (1, 1, T, S)
+        if cache and cache.padding is not None:
+            mask = mask & (torch.arange(total, device=ids.device) >= cache.padding[:, None])[:, None, None]
+            # A padded query would see nothing: it sees itself, and nobody sees it.
+            mask = mask | torch.eye(total, dtype=torch.bool, device=ids.device)[past:]
+            positions = (positions - cache.padding[:, None]).clamp(min=0)  # (B, T)
+
+        x = self.embed(ids)  # (B, T, C)
+        rotation = None
+        if c.positions in ("learned", "sinusoidal"):
+            x = x + self.position[positions]
+        elif c.positions == "rotary":
+            # One head's worth, broadcast over the heads: (B or 1, 1, T, K/2)
+            angles = rotary_angles(positions.view(-1, ids.shape[1]), c.d_head, c.rope_theta)
+            rotation = (angles[0][:, None], angles[1][:, None])
+        x = self.drop(x)
+        if c.family == "nanochat":
+            x = rms_norm(x, c.norm_eps)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, mask, rotation, cache, layer)
+        if cache:
+            cache.length = total
+        logits = self.unembed(self.norm_final(x))  # (B, T, V)
+        if c.logit_softcap:
+            logits = c.logit_softcap * torch.tanh(logits / c.logit_softcap)
+        return logits
+
+    def generate(
+        self, ids: Int[Tensor, "batch position"], max_tokens: int, **options
+    ) -> Int[Tensor, "batch total"]:
+        """`ids` with `max_tokens` more, greedily unless `choose` (see `sample.generate`) is given."""
+        from tformer.sample import generate  # the loop stands beside the choice of a token
+
+        steps: Iterator[Tensor] = generate(self, ids, max_tokens, **options)
+        return torch.cat((ids, *(column[:, None] for column in steps)), dim=1)
+
+    @property
+    def n_parameters(self) -> int:
+        """Trained numbers, a tied table counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())

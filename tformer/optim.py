@@ -1,0 +1,166 @@
+"""The learning rate of a step, which parameter gets which optimizer, and Muon.
+
+Knows nothing of data or losses. Optimizer state goes in and out as tensors keyed by parameter name.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from tformer.config import TrainConfig
+
+
+def lr_at(step: int, train: TrainConfig) -> float:
+    """The learning rate of step 0, 1, 2, …, a function of the step alone.
+
+    Linear warm-up through lr/(w+1), 2·lr/(w+1), …, then lr, then over the last `decay_fraction` of all
+    steps down to lr · lr_final, as half a cosine (Loshchilov and Hutter 2017) or a line. The final
+    value would be that of step `steps`, which is not taken.
+    """
+    if step < train.warmup_steps:
+        return train.lr * (step + 1) / (train.warmup_steps + 1)
+    start = max(train.warmup_steps, train.steps - round(train.decay_fraction * train.steps))
+    if step < start or start >= train.steps:
+        return train.lr
+    progress = min(1.0, (step - start) / (train.steps - start))
+    left = 0.5 * (1 + math.cos(math.pi * progress)) if train.decay == "cosine" else 1 - progress
+    return train.lr * (train.lr_final + left * (1 - train.lr_final))
+
+
+# Newton-Schulz coefficients of Jordan et al. 2024, "Muon": steepest at 0 rather than convergent, so
+# that five rounds bring every singular value into about [0.7, 1.2].
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(
+    matrices: Tensor, dtype: torch.dtype = torch.float32, rounds: int = 5, eps: float = 1e-7
+) -> Tensor:
+    """U Vᵀ, nearly, of each matrix U S Vᵀ in (n, rows, columns), rows ≤ columns."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.to(dtype)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+    for _ in range(rounds):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised: every singular value of a matrix's update is about the same.
+
+    Source: Jordan et al. 2024, "Muon"; the update is scaled by 0.2·√max(rows, columns), which gives it
+    the size of AdamW's, so one learning rate serves both (Liu et al. 2025, "Muon is Scalable for LLM
+    Training", section 2.2). Matrices of one shape are orthogonalised together. `parts[p]` are the row
+    counts of the matrices that p stacks (queries, keys and values are three), each treated on its own.
+    `dtype` is that of the Newton-Schulz products: bfloat16 is enough, float32 gives the same bits however
+    a batch is split.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+        parts: dict[Tensor, tuple[int, ...]] | None = None,
+    ):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype, self.parts = dtype, parts or {}
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            same_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(state["momentum"], group["momentum"])  # Nesterov's
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                rows = self.parts.get(p, (p.shape[0],))
+                for target, part in zip(p.split(rows), update.split(rows), strict=True):
+                    if part.shape[0] > part.shape[1]:
+                        target, part = target.mT, part.mT
+                    same_shape[part.shape[0], part.shape[1]].append((target, part))
+            for (_, columns), pairs in same_shape.items():
+                updates = orthogonalise(torch.stack([part for _, part in pairs]), self.dtype)
+                scale = group["lr"] * 0.2 * math.sqrt(columns)
+                torch._foreach_add_([target for target, _ in pairs], list(updates), alpha=-scale)
+
+
+class Optimizers:
+    """AdamW, or Muon on the matrices of the blocks and AdamW on the rest, as one."""
+
+    def __init__(self, model: nn.Module, train: TrainConfig, bf16: bool = False):
+        self.names = {parameter: name for name, parameter in model.named_parameters()}
+        matrices, decayed, plain = [], [], []
+        for parameter, name in self.names.items():
+            if parameter.ndim < 2:
+                plain.append(parameter)
+            elif train.optimizer == "muon" and name.startswith("blocks."):
+                matrices.append(parameter)
+            else:
+                decayed.append(parameter)
+        groups = [matrices, decayed, plain]
+        assert sorted(map(id, sum(groups, []))) == sorted(map(id, model.parameters())), (
+            "every parameter belongs to exactly one group"
+        )
+        self.all: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                [
+                    {"params": decayed, "weight_decay": train.weight_decay},
+                    {"params": plain, "weight_decay": 0.0},
+                ],
+                lr=train.lr,
+                betas=(train.beta1, train.beta2),
+                eps=train.eps,
+                fused=True,
+            )
+        ]
+        if matrices:
+            parts = {
+                module.qkv.weight: (
+                    module.config.n_heads * module.config.d_head,
+                    module.config.n_kv_heads * module.config.d_head,
+                    module.config.n_kv_heads * module.config.d_head,
+                )
+                for module in model.modules()
+                if hasattr(module, "qkv")
+            }
+            dtype = torch.bfloat16 if bf16 else torch.float32
+            self.all.append(Muon(matrices, train.lr, train.momentum, train.weight_decay, dtype, parts))
+
+    def step(self, lr: float) -> None:
+        """Update every parameter at this learning rate and clear the gradients."""
+        for optimizer in self.all:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, as `parameter name/quantity`."""
+        return {
+            f"{self.names[p]}/{key}": value
+            for optimizer in self.all
+            for p, state in optimizer.state.items()
+            for key, value in state.items()
+        }
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state_tensors`. Raises KeyError for a parameter that is not there."""
+        parameters = {name: p for p, name in self.names.items()}
+        owner = {p: o for o in self.all for group in o.param_groups for p in group["params"]}
+        for path, tensor in tensors.items():
+            name, _, key = path.rpartition("/")
+            p = parameters[name]
+            device = torch.device("cpu") if key == "step" and p.device.type == "cpu" else p.device
+            owner[p].state[p][key] = tensor.to(device)

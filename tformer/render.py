@@ -1,0 +1,284 @@
+"""Everything a person sees: progress, tables, pictures made of characters. The only file that imports rich.
+
+Results go to stdout, everything said to a person goes to stderr; a stream that is no terminal gets
+plain lines.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:  # they import torch, and tokenize needs none
+    from tformer.evaluate import LossResult, PositionResult, ReversalResult
+    from tformer.train import Report
+
+PLAIN_LINE_EVERY = 2.0  # seconds between progress lines where there is no terminal
+
+
+def out() -> Console:
+    """The console of results."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def err() -> Console:
+    """The console of everything said to a person."""
+    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+def say(message: str) -> None:
+    """A line for a person."""
+    err().print(Text(message))
+
+
+def warn(message: str) -> None:
+    """A line that a person should not miss."""
+    err().print(Text(f"warning: {message}", style="yellow"))
+
+
+def table(console: Console, *columns: str, title: str = "", right: Sequence[str] = ()) -> Table:
+    """A table: framed on a terminal, plain columns elsewhere."""
+    grid = Table(
+        title=title or None,
+        box=box.ROUNDED if console.is_terminal else None,
+        title_justify="left",
+        pad_edge=console.is_terminal,
+    )
+    for column in columns:
+        grid.add_column(column, justify="right" if column in right else "left")
+    return grid
+
+
+def fact_table(console: Console, facts: dict[str, str], title: str = "") -> None:
+    """Names and values, a line each."""
+    grid = Table(title=title or None, box=None, show_header=False, title_justify="left", pad_edge=False)
+    for name, value in facts.items():
+        grid.add_row(Text(name, style="dim"), value)
+    console.print(grid)
+
+
+def bar(fraction: float, width: int = 20) -> str:
+    """A bar of eighth blocks: 0 is empty, 1 is full."""
+    eighths = round(max(0.0, min(1.0, fraction)) * width * 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+
+
+def percent(fraction: float) -> str:
+    """Two decimals: 99.95 % is not 100 %."""
+    return f"{100 * fraction:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    """1 h 02 min, 3 min 04 s or 5.6 s."""
+    if seconds >= 3600:
+        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+    return f"{int(seconds // 60)} min {int(seconds % 60):02d} s" if seconds >= 60 else f"{seconds:.1f} s"
+
+
+# ---------------------------------------------------------------------------- progress
+
+
+class TrainingProgress:
+    """A live line on a terminal (bar, step, losses, tokens a second, time left), plain lines elsewhere."""
+
+    def __init__(self, steps: int, start: int):
+        self.console = err()
+        self.steps = steps
+        self.val = ""
+        self.window: list[tuple[float, int, int]] = []  # of late: when, step, tokens
+        self.printed = 0.0
+        self.progress = Progress(
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            expand=True,
+            refresh_per_second=8,
+        )
+        self.task = self.progress.add_task("", total=steps, completed=start, numbers="")
+
+    def __enter__(self) -> "TrainingProgress":
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self.progress.stop()
+
+    def update(self, report: "Report") -> None:
+        """Show a step."""
+        state, now = report.state, time.perf_counter()
+        self.window = [*self.window[-50:], (now, state.step, state.tokens)]
+        then, step, tokens = self.window[0]
+        passed = max(1e-9, now - then)
+        evaluated = report.val_loss is not None
+        if evaluated:
+            self.val = f"  val {report.val_loss:.4f}"
+        numbers = f"loss {report.loss:.4f}{self.val}  {(state.tokens - tokens) / passed:,.0f} tok/s"
+        if self.console.is_terminal:
+            self.progress.update(self.task, completed=state.step, numbers=numbers)
+        elif evaluated or now - self.printed > PLAIN_LINE_EVERY or state.step == self.steps:
+            self.printed = now
+            left = (self.steps - state.step) * passed / max(1, state.step - step)
+            rest = f"  left {duration(left)}" if state.step > step else ""
+            self.console.print(Text(f"step {state.step}/{self.steps}  {numbers}  lr {report.lr:.2e}{rest}"))
+
+
+@contextmanager
+def steps_progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work of known size on a terminal; nothing elsewhere."""
+    console = err()
+    with Progress(
+        TextColumn(label),
+        BarColumn(),
+        TaskProgressColumn(show_speed=True),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def download_progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Bytes, rate and time left of a download; one plain line where there is no terminal."""
+    console = err()
+    with Progress(
+        TextColumn(label),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(label, total=None, visible=False)
+        said = False
+
+        def update(done: int, total: int | None) -> None:
+            nonlocal said
+            if not said and not console.is_terminal:
+                say(label)
+            said = True
+            progress.update(task, completed=done, total=total, visible=True)
+
+        yield update
+
+
+# ---------------------------------------------------------------------------- results
+
+
+def training_summary(facts: dict[str, str], title: str) -> None:
+    """The end of a training run, for a person."""
+    fact_table(err(), facts, title)
+
+
+def reversal_table(result: "ReversalResult", console: Console) -> None:
+    """Accuracy by position, then the verdict."""
+    grid = table(
+        console, "position", "half", "expected", "accuracy", "",
+        title="Reversal: accuracy of each target", right=("position", "expected", "accuracy"),
+    )  # fmt: skip
+    low, high = result.position_interval
+    for row in result.positions:
+        expected = "100 %" if row.half == "second" else f"{percent(row.expected)} ({_range(low, high)})"
+        style = "green" if _as_expected(row, result) else "red"
+        grid.add_row(
+            str(row.position), row.half, expected, Text(percent(row.accuracy), style=style),
+            Text(bar(row.accuracy), style=style),
+        )  # fmt: skip
+    console.print(grid)
+    low, high = result.interval
+    verdict = "passed" if result.passed else "FAILED"
+    meaning = (
+        "the mask is right: what can be known is known, and nothing else"
+        if result.passed
+        else _what_went_wrong(result)
+    )
+    console.print(
+        Text(
+            f"first half {percent(result.first_half)}, chance is {percent(result.chance)} "
+            f"({_range(low, high)} in 99.9 % of cases); second half {percent(result.second_half)}"
+        )
+    )
+    console.print(Text(f"{verdict}: {meaning}", style="bold green" if result.passed else "bold red"))
+
+
+def _range(low: float, high: float) -> str:
+    return f"{100 * low:.1f}–{100 * high:.1f}"
+
+
+def _as_expected(row: "PositionResult", result: "ReversalResult") -> bool:
+    if row.half == "second":
+        return row.accuracy >= 0.999
+    return result.position_interval[0] <= row.accuracy <= result.position_interval[1]
+
+
+def _what_went_wrong(result: "ReversalResult") -> str:
+    if result.first_half > result.interval[1]:
+        return "the first half is predicted better than chance, so the model sees its targets"
+    if result.first_half < result.interval[0]:
+        return "the first half is predicted worse than chance, which guessing cannot be"
+    return "the second half is not learned yet (train.steps), so nothing is proven"
+
+
+def loss_table(facts: dict[str, str], result: "LossResult", console: Console) -> None:
+    """The loss of a model on a text, and how it falls along the window."""
+    fact_table(console, facts)
+    n = len(result.by_position)
+    edges = sorted({0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, n} & set(range(n + 1)))
+    grid = table(console, "position", "loss", "", title="Loss by position in the window", right=("loss",))
+    means = [sum(result.by_position[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    for a, b, mean in zip(edges, edges[1:], means, strict=False):
+        label = str(a + 1) if b == a + 1 else f"{a + 1}–{b}"
+        grid.add_row(label, f"{mean:.4f}", bar(mean / max(means)))
+    console.print(grid)
+
+
+def token_table(rows: Sequence[tuple[int, str]], console: Console) -> None:
+    """Tokens with their ids."""
+    grid = table(console, "id", "token", right=("id",))
+    for i, text in rows:
+        grid.add_row(str(i), Text(text))
+    console.print(grid)
+
+
+def markdown(text: str, console: Console) -> None:
+    """Prose; rendered on a terminal, as it is written elsewhere."""
+    console.print(Markdown(text) if console.is_terminal else Text(text))
+
+
+def printable(text: str, terminal: bool) -> str:
+    """Generated text for a terminal: control characters, which could move the cursor, made visible."""
+    if not terminal:
+        return text
+    return "".join(c if c in "\n\t" or (c.isprintable() or c == " ") else "\ufffd" for c in text)
+
+
+def list_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], console: Console) -> None:
+    """Any rows under any columns."""
+    grid = table(console, *columns, title=title)
+    for row in rows:
+        grid.add_row(*(Text(str(cell)) for cell in row))
+    console.print(grid)

@@ -1,0 +1,325 @@
+"""A training run from configuration to finished directory: data, model, decisions, checkpoints.
+
+Puts the rooms together; knows nothing of terminals or command lines.
+"""
+
+import hashlib
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tformer import __version__, evaluate
+from tformer.checkpoint import Run
+from tformer.config import Config, Layer, merge
+from tformer.corpus import CORPORA, Corpus, load_corpus
+from tformer.data import Batches, Reversal, Windows, load_token_file, split_text
+from tformer.device import decide_compile, decide_precision
+from tformer.errors import RequestError
+from tformer.model import Transformer
+from tformer.optim import Optimizers
+from tformer.plots import loss_svg
+from tformer.runs import find_run
+from tformer.tokenizer import KINDS, Tokenizer
+from tformer.train import Report, State, Validate, fit
+
+MAY_CHANGE = {  # on --resume: settings that neither weights nor optimizer state depend on
+    f"train.{key}"
+    for key in ("steps", "eval_every", "checkpoint_every", "log_every", "keep", "keep_checkpoints", "patience")
+}
+VALIDATION = 1 << 32  # which fresh reversal sequences are judged on while training
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass
+class Data:
+    """What a run learns from and is judged by."""
+
+    tokenizer: Tokenizer
+    batches: Batches
+    val_ids: np.ndarray | None  # None for the reversal task, or where nothing is kept for validation
+    facts: dict[str, Any]  # where it came from, its hash and sizes; into tformer.yaml
+    reversal: Reversal | None = None
+
+
+# ---------------------------------------------------------------------------- data
+
+
+def reversal_task(config: Config) -> Reversal:
+    """The task that the configuration describes."""
+    return Reversal(config.data.reversal_length, config.data.reversal_symbols, config.train.seed)
+
+
+def prepare_data(
+    config: Config,
+    sources: Sequence[str],
+    tokenizer: Tokenizer | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Data:
+    """Text → split → ids → windows, or the reversal task. `tokenizer` is that of a resumed run."""
+    if config.data.task == "reversal":
+        task = reversal_task(config)
+        if config.model.n_ctx != task.n_ctx:
+            raise RequestError(
+                f"model.n_ctx {config.model.n_ctx} for sequences of 2 · {task.length} tokens",
+                f"expected {task.n_ctx}", f"--set model.n_ctx={task.n_ctx}",
+            )  # fmt: skip
+        return Data(task.tokenizer(), task, None, {"source": ["reversal"]}, reversal=task)
+    if len(sources) == 1 and sources[0].endswith(".npy"):
+        return _token_file_data(config, Path(sources[0]), tokenizer)
+    corpus = load_corpus(sources, progress)
+    split = split_text(corpus.text, config.data.val_fraction)
+    tokenizer = tokenizer or make_tokenizer(config, corpus)
+    train_ids, val_ids = tokenizer.encode_array([split.train]), tokenizer.encode_array([split.val])
+    facts = {
+        "source": absolute(sources), "sha256": corpus.sha256, "characters": len(corpus.text),
+        "train_tokens": len(train_ids), "val_tokens": len(val_ids),
+    }  # fmt: skip
+    return _windows_data(config, tokenizer, train_ids, val_ids, facts)
+
+
+def absolute(sources: Sequence[str]) -> list[str]:
+    """Sources that mean the same from any working directory."""
+    return [s if s == "-" or s in CORPORA else str(Path(s).resolve()) for s in sources]
+
+
+def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
+    """The tokenizer that the configuration names: a kind, trained here, or a file or run, loaded.
+
+    Word and BPE vocabularies come from the training part; the alphabet from the whole text, since a
+    character that it lacks could not be written at all.
+    """
+    wanted = config.data.tokenizer
+    if wanted not in KINDS:
+        return Tokenizer.load(tokenizer_path(wanted))
+    text = corpus.text
+    if wanted != "char":
+        text = split_text(text, config.data.val_fraction).train
+    return Tokenizer.train(wanted, [text], config.data.vocab_size)  # type: ignore[arg-type]
+
+
+def tokenizer_path(name: str) -> Path:
+    """A tokenizer.json file, or a run (by name or path) that has one."""
+    path = Path(name)
+    return path if path.is_file() or (path / "tokenizer.json").is_file() else find_run(name)
+
+
+def _token_file_data(config: Config, path: Path, tokenizer: Tokenizer | None) -> Data:
+    if tokenizer is None:
+        if config.data.tokenizer in KINDS:
+            raise RequestError(
+                f"{path} holds ids", "expected the tokenizer that they are of",
+                "--tokenizer tokenizer.json",
+            )  # fmt: skip
+        tokenizer = Tokenizer.load(tokenizer_path(config.data.tokenizer))
+    ids = load_token_file(path, tokenizer.vocab_size)
+    cut = int((1 - config.data.val_fraction) * len(ids))
+    digest = hashlib.sha256(memoryview(ids).cast("B")).hexdigest()
+    facts = {
+        "source": absolute([str(path)]), "sha256": digest,
+        "train_tokens": cut, "val_tokens": len(ids) - cut,
+    }  # fmt: skip
+    return _windows_data(config, tokenizer, ids[:cut], ids[cut:], facts)
+
+
+def _windows_data(
+    config: Config, tokenizer: Tokenizer, train_ids: np.ndarray, val_ids: np.ndarray, facts: dict[str, Any]
+) -> Data:
+    windows = Windows(train_ids, config.model.n_ctx, config.train.seed, config.data.stride)
+    return Data(tokenizer, windows, val_ids if len(val_ids) > 1 else None, facts)
+
+
+# ---------------------------------------------------------------------------- configuration
+
+
+def resume_config(recorded: dict[str, Any], explicit: Sequence[Layer]) -> Config:
+    """The configuration of a run that goes on: its own, with what may change taken from `explicit`.
+
+    Raises RequestError for a setting that asks for another run.
+    """
+    own = {section: dict(recorded.get(section) or {}) for section in Config.model_fields}
+    for layer in explicit:
+        for section, values in layer.values.items():
+            for name, value in values.items():
+                before = own[section].get(name)
+                if value == before or value in ("auto", 0) or f"{section}.{name}" in MAY_CHANGE:
+                    if f"{section}.{name}" in MAY_CHANGE:
+                        own[section][name] = value
+                    continue
+                raise RequestError(
+                    f"{section}.{name} is {before!r} in this run", f"{layer.source} says {value!r}",
+                    "leave it out to continue, or leave --resume out to start another run",
+                )  # fmt: skip
+    return merge([Layer("tformer.yaml", own)])
+
+
+def decide(config: Config, device: torch.device, vocab_size: int) -> Config:
+    """Everything that `auto` leaves open, settled once: it is recorded, and obeyed on resume."""
+    model_vocab = config.model.vocab_size or vocab_size
+    if model_vocab < vocab_size:
+        raise RequestError(f"model.vocab_size {model_vocab}", f"the tokenizer has {vocab_size} ids")
+    config = config.updated("model", vocab_size=model_vocab)
+    return config.updated(
+        "train",
+        precision=decide_precision(config.train.precision, device),
+        compile="on" if decide_compile(config.train.compile, device) else "off",
+    )
+
+
+def new_record(data: Data, device: torch.device) -> dict[str, Any]:
+    """What a run met: versions, device, data."""
+    return {
+        "versions": {
+            "tformer": __version__, "python": platform.python_version(), "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        },
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "data": data.facts,
+        "tokenizer": {
+            "kind": data.tokenizer.kind, "size": data.tokenizer.vocab_size,
+            "sha256": hashlib.sha256(data.tokenizer.to_json().encode()).hexdigest(),
+        },
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------------------- the run
+
+
+@dataclass
+class Session:
+    """One process's part of a run: everything built, ready to train from `state`."""
+
+    run: Run
+    config: Config
+    data: Data
+    model: Transformer
+    optimizers: Optimizers
+    state: State
+    record: dict[str, Any]
+    problems: list[str] = field(default_factory=list)  # checkpoints that were passed over
+    forward: Callable[..., Any] | None = None
+
+    def validate(self) -> tuple[float, float]:
+        """Loss in nats a token and bits per byte on the whole validation part."""
+        n_bytes = self.data.tokenizer.n_bytes
+        precision = self.config.train.precision
+        if self.data.reversal:
+            inputs, targets = self.data.reversal.fresh(512, index=VALIDATION)
+            return evaluate.batch_loss(self.model, inputs, targets, n_bytes, precision)
+        assert self.data.val_ids is not None
+        result = evaluate.loss(self.model, self.data.val_ids, n_bytes, precision)
+        return result.loss, result.bits_per_byte
+
+    @property
+    def validator(self) -> Validate | None:
+        """None where there is nothing to validate on."""
+        return self.validate if self.data.reversal or self.data.val_ids is not None else None
+
+
+def open_session(run: Run, config: Config, data: Data, device: torch.device) -> Session:
+    """Build model and optimizers, and take up the newest whole checkpoint if the run has one."""
+    torch.manual_seed(config.train.seed)
+    model = Transformer(config.model)
+    record = run.record().get("record") or new_record(data, device)
+    if run.record() and record.get("data", {}).get("sha256") != data.facts.get("sha256"):
+        raise RequestError(
+            f"the data of {run.folder} has changed", "its sha256 is not the one recorded",
+            "leave --resume out to start another run",
+        )  # fmt: skip
+    checkpoint, problems = run.read_checkpoint(model)
+    if checkpoint:
+        model.load_state_dict(checkpoint.model)
+    model.to(device)
+    optimizers = Optimizers(model, config.train, bf16=config.train.precision == "bf16")
+    if checkpoint:
+        optimizers.load_state_tensors(checkpoint.optimizer)
+    state = checkpoint.state if checkpoint else State()
+    run.write_record(config, record)  # first: from here on, the folder is known for a run
+    run.write_identity(config, data.tokenizer)
+    run.rewind_metrics(state.step)
+    session = Session(run, config, data, model, optimizers, state, record, problems)
+    if config.train.compile == "on":
+        session.forward = torch.compile(model)
+    return session
+
+
+def train_session(session: Session, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
+    """Train to the end or until `stop()`, writing metrics, weights, checkpoints and the picture."""
+    config, run = session.config.train, session.run
+    identity = {"seed": config.seed, "versions": session.record["versions"], "data": session.data.facts}
+    saved = session.state.step
+
+    def save() -> None:
+        nonlocal saved
+        run.write_checkpoint(
+            session.model, session.optimizers, session.state, config.keep_checkpoints, identity
+        )
+        saved = session.state.step
+        run.write_text("loss.svg", loss_svg(run.read_metrics(), run.folder.name))
+
+    reports = fit(
+        session.model, session.optimizers, session.data.batches, config, session.state,
+        config.precision, session.validator, session.forward,
+    )  # fmt: skip
+    for report in reports:
+        state = session.state = report.state
+        ended = state.step == config.steps or report.stops_early
+        if state.step % config.log_every == 0 or report.val_loss is not None or ended:
+            run.log(metrics_line(report))
+        if report.is_best if config.keep == "best" and session.validator else ended:
+            run.write_weights(session.model)
+        if ended or (config.checkpoint_every and state.step % config.checkpoint_every == 0):
+            save()
+        yield report
+        if not ended and stop():
+            break
+    if session.state.step > saved:
+        save()
+    if not (run.folder / "model.safetensors").exists():
+        run.write_weights(session.model)
+
+
+def metrics_line(report: Report) -> dict[str, Any]:
+    """A report as `metrics.jsonl` has it."""
+    line: dict[str, Any] = {
+        "step": report.state.step, "tokens": report.state.tokens,
+        "seconds": round(report.state.seconds, 3), "loss": report.loss, "lr": report.lr,
+        "grad_norm": report.grad_norm,
+    }  # fmt: skip
+    if report.val_loss is not None:
+        line |= {"val_loss": report.val_loss, "bits_per_byte": report.bits_per_byte}
+    return line
+
+
+def summary(session: Session) -> dict[str, Any]:
+    """The result of a run: the last loss, and the validation loss of the weights that are kept."""
+    metrics = session.run.read_metrics()
+    evaluated = [m for m in metrics if m.get("val_loss") is not None]
+    kept = None
+    if evaluated:
+        best = session.config.train.keep == "best"
+        kept = min(evaluated, key=lambda m: m["val_loss"]) if best else evaluated[-1]
+    return {
+        "run": str(session.run.folder),
+        "steps": session.state.step,
+        "tokens": session.state.tokens,
+        "seconds": round(session.state.seconds, 3),
+        "loss": metrics[-1]["loss"] if metrics else None,
+        "val_loss": kept["val_loss"] if kept else None,
+        "bits_per_byte": kept["bits_per_byte"] if kept else None,
+        "parameters": session.model.n_parameters,
+        "kept_step": kept["step"] if kept else session.state.step,
+    }
+
+
+def finish(session: Session) -> dict[str, Any]:
+    """Record that the run came to its end, and how."""
+    result = summary(session)
+    session.record["result"] = {key: value for key, value in result.items() if key != "run"}
+    session.run.write_record(session.config, session.record)
+    return result

@@ -1,0 +1,82 @@
+"""Which run is meant: names, `runs/`, the newest that suits. Paths alone; imports no torch."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tformer.config import parse_yaml
+from tformer.errors import RequestError
+
+
+def runs_folder() -> Path:
+    """`TFORMER_RUNS`, or `runs` in the working directory."""
+    return Path(os.environ.get("TFORMER_RUNS") or "runs")
+
+
+def find_run(run: str) -> Path:
+    """The directory of a run: a name in `runs/`, or a path. Raises RequestError, naming what is there."""
+    for folder in (runs_folder() / run, Path(run)):
+        if (folder / "config.json").exists():
+            return folder
+    there = ", ".join(folder.name for folder in all_runs()) or "none yet"
+    raise RequestError(
+        f"no run {run!r}", f"expected a name in {runs_folder()}/ ({there}) or a model directory",
+        "train one with: tformer train reversal",
+    )  # fmt: skip
+
+
+def all_runs() -> list[Path]:
+    """Runs in `runs/`, the most recently written first."""
+    folder = runs_folder()
+    found = [p for p in folder.iterdir() if (p / "tformer.yaml").exists()] if folder.is_dir() else []
+    return sorted(found, key=lambda p: ((p / "tformer.yaml").stat().st_mtime, p.name), reverse=True)
+
+
+def newest_run(suits: Callable[[dict[str, Any]], bool], wanted: str) -> Path:
+    """The newest run with weights whose `tformer.yaml` suits. Raises RequestError if there is none."""
+    for folder in all_runs():
+        if (folder / "model.safetensors").exists() and suits(read_record(folder)):
+            return folder
+    raise RequestError(
+        f"no run to use in {runs_folder()}/", f"expected {wanted}",
+        "train one with: tformer train DATA, or name one with --run",
+    )  # fmt: skip
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """`tformer.yaml` of a run; empty for a directory that another tool wrote."""
+    path = folder / "tformer.yaml"
+    if not path.exists():
+        return {}
+    values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    return values if isinstance(values, dict) else {}
+
+
+def task_of(record: dict[str, Any]) -> str:
+    """`text` or `reversal`."""
+    return str((record.get("data") or {}).get("task", "text"))
+
+
+def is_finished(record: dict[str, Any]) -> bool:
+    """Whether training came to its end."""
+    return bool((record.get("record") or {}).get("result"))
+
+
+def new_run_folder(name: str) -> Path:
+    """`runs/NAME`, then `runs/NAME-2`, …: the first that is free."""
+    folder, n = runs_folder() / name, 1
+    while folder.exists():
+        n += 1
+        folder = runs_folder() / f"{name}-{n}"
+    return folder
+
+
+def unfinished_run(name: str) -> Path | None:
+    """The newest run of that name (NAME, NAME-2, …) that has not come to its end."""
+    for folder in all_runs():
+        base, _, number = folder.name.rpartition("-")
+        of_that_name = folder.name == name or (base == name and number.isdigit())
+        if of_that_name and not is_finished(read_record(folder)):
+            return folder
+    return None

@@ -1,0 +1,230 @@
+"""Logits to a filtered distribution to an id, over and over, with a KV cache.
+
+`generate` yields ids; `continue_text` turns them into text as it comes, stop strings included. Knows
+nothing of files or terminals.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tformer.model import KVCache, Transformer
+from tformer.tokenizer import Tokenizer
+
+Logits = Float[Tensor, "batch vocab"]
+Choose = Callable[[Tensor], Tensor]  # (batch, vocab) logits → (batch,) ids
+
+
+# ---------------------------------------------------------------------------- filters
+
+
+def keep_top_k(logits: Logits, k: int) -> Logits:
+    """Exactly the `k` largest (all, if there are fewer; the smaller id first among equals)."""
+    if k >= logits.shape[-1]:
+        return logits
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    return logits.scatter(-1, order[..., k:], -torch.inf)
+
+
+def keep_top_p(logits: Logits, p: float) -> Logits:
+    """The smallest set of most probable tokens that has at least probability `p`; never empty.
+
+    Source: Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration", section 3.1.
+    """
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    probabilities = logits.gather(-1, order).softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities  # of all that are more probable
+    drop = before >= p
+    drop[..., 0] = False
+    return logits.masked_fill(drop.gather(-1, order.argsort(-1)), -torch.inf)
+
+
+def keep_min_p(logits: Logits, p: float) -> Logits:
+    """Tokens at least `p` times as probable as the most probable one (Nguyen et al. 2024, "Min-p")."""
+    probabilities = logits.softmax(-1)
+    return logits.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), -torch.inf)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an id is drawn: logits / temperature, then top-k, top-p and min-p, in that order.
+
+    0 switches top_k and min_p off, 1 switches top_p off. Temperature 0 is greedy.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def filter(self, logits: Logits) -> Logits:
+        """Logits of the distribution that is drawn from; -inf where a token cannot be drawn."""
+        logits = logits.double() / self.temperature
+        logits = logits - logits.amax(-1, keepdim=True)  # finite at the smallest temperature
+        if self.top_k:
+            logits = keep_top_k(logits, self.top_k)
+        if self.top_p < 1:
+            logits = keep_top_p(logits, self.top_p)
+        if self.min_p:
+            logits = keep_min_p(logits, self.min_p)
+        return logits
+
+
+def greedy(logits: Logits) -> Int[Tensor, "batch"]:
+    """The most probable id of each row, the smallest among equals."""
+    return logits.float().max(dim=-1, keepdim=True).values.eq(logits.float()).int().argmax(-1)
+
+
+class Sampler:
+    """Draws an id for each row, each from a generator of its own.
+
+    Row i has seed `seed + i`, so a sample does not depend on how many are drawn beside it.
+    """
+
+    def __init__(self, sampling: Sampling, seed: int, batch: int):
+        self.sampling = sampling
+        self.generators = [torch.Generator().manual_seed((seed + i) % 2**63) for i in range(batch)]
+
+    def __call__(self, logits: Logits) -> Int[Tensor, "batch"]:
+        if self.sampling.temperature == 0:
+            return greedy(logits)
+        cumulative = self.sampling.filter(logits.cpu()).softmax(-1).cumsum(-1)
+        draws = [torch.rand((), generator=g, dtype=torch.float64) for g in self.generators]
+        # The first id whose cumulative probability passes the draw: one of probability 0 never does.
+        points = torch.stack(draws)[:, None] * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, points, right=True)[:, 0].to(logits.device)
+
+
+# ---------------------------------------------------------------------------- generation
+
+
+def window_start(n_tokens: int, n_ctx: int) -> int:
+    """The first position that the model sees when `n_tokens` are there to predict from.
+
+    Up to n_ctx tokens it sees all. Beyond that it forgets half a context at a time: the window starts
+    at the first multiple of n_ctx // 2 that leaves at most n_ctx tokens. So it always sees more than
+    n_ctx / 2 - 1 tokens, and a cache is refilled once in n_ctx / 2 tokens instead of at every one.
+    """
+    if n_tokens <= n_ctx:
+        return 0
+    half = max(1, n_ctx // 2)
+    return -(-(n_tokens - n_ctx) // half) * half
+
+
+@torch.inference_mode()
+def generate(
+    model: Transformer,
+    ids: Int[Tensor, "batch position"],
+    max_tokens: int,
+    choose: Choose = greedy,
+    cached: bool = True,
+    padding: Int[Tensor, "batch"] | None = None,
+) -> Iterator[Int[Tensor, "batch"]]:
+    """Yield the next id of every row, `max_tokens` times, after at least one id of prompt.
+
+    `padding[b]` ids at the start of row b are not part of its prompt. What the model sees past its
+    context is `window_start`'s rule; the cache changes the speed and nothing else.
+    """
+    assert ids.shape[1] > 0, "generation continues at least one token"
+    model.eval()
+    cache: KVCache | None = None
+    cache_start = 0
+    for _ in range(max_tokens):
+        start = window_start(ids.shape[1], model.config.n_ctx)
+        if cached and cache is not None and start == cache_start:
+            logits = model(ids[:, -1:], cache)
+        else:
+            hidden = None if padding is None else (padding - start).clamp(min=0)
+            # Without a cache that is kept, ragged rows still need its padding.
+            cache = KVCache(model.config, len(ids), model.embed.weight, hidden)
+            cache_start = start
+            logits = model(ids[:, start:], cache if cached or padding is not None else None)
+        column = choose(logits[:, -1])
+        yield column
+        ids = torch.cat((ids, column[:, None]), dim=1)
+
+
+class TextStream:
+    """Turns the ids of one sample into text that can be shown at once.
+
+    Text that may yet become a stop string, and bytes that may yet become a character, are held back.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
+        self.tokenizer = tokenizer
+        self.stop = [s for s in stop if s]
+        self.decoder = tokenizer.decoder()
+        self.ids: list[int] = []
+        self.text = ""
+        self.shown = 0
+        self.finish_reason = ""
+
+    def feed(self, i: int) -> str:
+        """Take an id; return the text that has become certain."""
+        self.ids.append(i)
+        self.text += self.decoder.decode(self.tokenizer.token_bytes[i])
+        # A stop string may have begun in text that is held back, never before it.
+        found = [at for s in self.stop if (at := self.text.find(s, self.shown)) >= 0]
+        if found:
+            self.text = self.text[: min(found)]
+            return self._show(len(self.text), "stop")
+        held = max((_overlap(self.text, s) for s in self.stop), default=0)
+        return self._show(max(self.shown, len(self.text) - held))
+
+    def finish(self) -> str:
+        """No more ids: return what was held back."""
+        if self.finish_reason:
+            return ""
+        self.text += self.decoder.decode(b"", final=True)
+        return self._show(len(self.text), "length")
+
+    def _show(self, end: int, reason: str = "") -> str:
+        piece = self.text[self.shown : end]
+        self.shown = end
+        self.finish_reason = reason
+        return piece
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a beginning of `stop`, the whole excluded."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+@dataclass
+class Sample:
+    """A finished continuation: its text without the prompt, its ids, and why it ended."""
+
+    text: str
+    ids: list[int]
+    seed: int
+    finish_reason: str = field(default="length")
+
+
+def continue_text(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt_ids: Sequence[int],
+    n: int,
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int,
+    stop: Sequence[str] = (),
+    on_text: Callable[[int, str], None] = lambda sample, text: None,
+) -> list[Sample]:
+    """`n` continuations of one prompt in one batch; `on_text(i, piece)` as the text of each comes."""
+    device = next(model.parameters()).device
+    ids = torch.tensor([list(prompt_ids)] * n, device=device)
+    streams = [TextStream(tokenizer, stop) for _ in range(n)]
+    for column in generate(model, ids, max_tokens, Sampler(sampling, seed, n)):
+        for i, (stream, token) in enumerate(zip(streams, column.tolist(), strict=True)):
+            if not stream.finish_reason and (piece := stream.feed(token)):
+                on_text(i, piece)
+        if all(stream.finish_reason for stream in streams):
+            break
+    for i, stream in enumerate(streams):
+        if piece := stream.finish():
+            on_text(i, piece)
+    return [Sample(s.text, s.ids, seed + i, s.finish_reason) for i, s in enumerate(streams)]

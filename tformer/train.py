@@ -1,0 +1,149 @@
+"""`fit`: the training loop, a generator of reports. Knows nothing of terminals or files.
+
+Everything random is a function of (seed, step), so a run that is resumed takes the very steps that it
+would have taken.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tformer.config import TrainConfig
+from tformer.data import STREAM_DROPOUT, Batches, rng
+from tformer.device import autocast
+from tformer.errors import TformerError
+from tformer.model import Transformer
+from tformer.optim import Optimizers, lr_at
+
+
+def cross_entropy(
+    logits: Float[Tensor, "batch position vocab"], targets: Int[Tensor, "batch position"]
+) -> Float[Tensor, "batch position"]:
+    """-log softmax(logits)[target] in nats, one for each target, in float32 at least."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(wide.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+
+
+@dataclass(frozen=True)
+class State:
+    """Where training stands: all that `fit` needs, beside weights and optimizer state, to go on."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_val_loss: float = math.inf
+    best_step: int = 0
+    evals_since_best: int = 0
+
+    def as_dict(self) -> dict[str, float | None]:
+        """For JSON, which has no infinity."""
+        return {k: v if math.isfinite(v) else None for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, float | None]) -> "State":
+        """The inverse of `as_dict`."""
+        return cls(**{k: math.inf if v is None else v for k, v in values.items()})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One step done: its own loss and gradient norm, and the evaluation if there was one."""
+
+    state: State
+    loss: float
+    lr: float
+    grad_norm: float
+    val_loss: float | None = None
+    bits_per_byte: float | None = None
+    is_best: bool = False
+    stops_early: bool = False
+
+
+class DivergedError(TformerError):
+    """The loss or its gradient is not a number; the weights are those of the step before."""
+
+
+Validate = Callable[[], tuple[float, float]]  # loss in nats a token, bits per byte
+
+
+def fit(
+    model: Transformer,
+    optimizers: Optimizers,
+    batches: Batches,
+    train: TrainConfig,
+    state: State,
+    precision: str = "fp32",
+    validate: Validate | None = None,
+    forward: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Report]:
+    """Train from `state` to `train.steps`, yielding a report after every step.
+
+    `forward` stands in for the model's own (a compiled one). Seconds count the steps alone, not
+    evaluation nor what the consumer does. Raises DivergedError before the update that would spoil the
+    weights, and stops after `train.patience` evaluations without improvement.
+    """
+    device = next(model.parameters()).device
+    forward = forward or model
+    micro = train.micro_batch_size or train.batch_size
+    while state.step < train.steps:
+        began = time.perf_counter()
+        model.train()
+        step, lr = state.step, lr_at(state.step, train)
+        inputs, targets = (
+            torch.from_numpy(a).to(device, non_blocking=True) for a in batches.batch(step, train.batch_size)
+        )
+        if model.config.dropout:
+            torch.manual_seed(int(rng(train.seed, STREAM_DROPOUT, step).integers(2**63)))
+        loss = torch.zeros((), device=device)
+        for some_inputs, some_targets in zip(inputs.split(micro), targets.split(micro), strict=True):
+            with autocast(precision, device):
+                logits = forward(some_inputs)
+            part = cross_entropy(logits, some_targets).sum() / targets.numel()
+            part.backward()
+            loss += part.detach()
+        limit = train.grad_clip or math.inf
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
+        if not (math.isfinite(loss.item()) and math.isfinite(grad_norm)):
+            raise DivergedError(
+                f"training diverged at step {step + 1}",
+                f"loss {loss.item():.4g}, gradient norm {grad_norm:.4g}; the weights before it are kept",
+                f"lower the learning rate (--lr {train.lr / 3:.2g}) or lengthen train.warmup_steps",
+            )
+        optimizers.step(lr)
+        state = replace(
+            state,
+            step=step + 1,
+            tokens=state.tokens + targets.numel(),
+            seconds=state.seconds + time.perf_counter() - began,
+        )
+        report = Report(state, loss.item(), lr, grad_norm)
+        last = state.step == train.steps
+        if validate and (last or (train.eval_every and state.step % train.eval_every == 0)):
+            report = _evaluated(report, *validate(), train)
+            state = report.state
+        yield report
+        if report.stops_early:
+            return
+
+
+def _evaluated(report: Report, val_loss: float, bits_per_byte: float, train: TrainConfig) -> Report:
+    state = report.state
+    is_best = val_loss < state.best_val_loss
+    if is_best:
+        state = replace(state, best_val_loss=val_loss, best_step=state.step, evals_since_best=0)
+    else:
+        state = replace(state, evals_since_best=state.evals_since_best + 1)
+    return replace(
+        report,
+        state=state,
+        val_loss=val_loss,
+        bits_per_byte=bits_per_byte,
+        is_best=is_best,
+        stops_early=bool(train.patience) and state.evals_since_best >= train.patience,
+    )
