@@ -105,7 +105,8 @@ def test_a_block_is_two_residual_additions_and_nothing_else(model):
     x, mask, rotation = torch.randn(2, 5, 16), causal_mask(5, 5)[None, None], None
     if model.config.positions == "rotary":
         rotation = tuple(
-            t[None, None] for t in rotary_angles(torch.arange(5), model.config.d_head, model.config.rope_theta)
+            t[None, None]
+            for t in rotary_angles(torch.arange(5), model.config.d_head, model.config.rope_theta)
         )
     after_attention = x + block.attn(block.norm_1(x), mask, rotation)
     expected = after_attention + block.mlp(block.norm_2(after_attention))

@@ -208,7 +208,7 @@ class Run:
         None where there is no checkpoint yet. Raises TformerError if there are some and none is whole: a
         run never starts from zero in silence.
         """
-        problems = []
+        problems: list[str] = []
         for name in self._names():
             try:
                 return _read_checkpoint(self.checkpoints / name, model), problems

@@ -107,7 +107,9 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, OSError):
         _say(f"{error.filename or 'a stream'}: {error.strerror or error}")
         return FAILED
-    if isinstance(error, SystemExit):
+    if isinstance(error, SystemExit):  # Typer turns a closed pipe into exit 1: not here
+        if isinstance(error.__context__, BrokenPipeError):
+            return SIGNALLED + signal.SIGPIPE
         return error.code if isinstance(error.code, int) else FAILED
     _say(
         f"this is a bug: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "

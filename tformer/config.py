@@ -208,7 +208,7 @@ for _tag, _pattern, _first in (
 def parse_yaml(text: str, source: str) -> Any:
     """One YAML document as plain Python; `source` is the name its errors carry."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)
     except RecursionError:
         raise RequestError(f"{source} is nested too deeply to be a configuration") from None
     except (yaml.YAMLError, ValueError) as error:
@@ -247,7 +247,8 @@ def preset_names() -> list[str]:
 def preset_layer(name: str) -> Layer:
     """The settings of a preset."""
     if name not in preset_names():
-        raise RequestError(f"no preset {name!r}", "there is " + ", ".join(preset_names()), _nearest(name))
+        names = preset_names()
+        raise RequestError(f"no preset {name!r}", "there is " + ", ".join(names), _nearest(name, names))
     text = (resources.files("tformer") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     return _layer(f"preset {name}", parse_yaml(text, f"preset {name}"))
 
@@ -350,9 +351,8 @@ def _sections() -> str:
     return "there is " + ", ".join(Config.model_fields)
 
 
-def _nearest(word: str) -> str:
-    """'did you mean …', by spelling, among keys, presets and sections."""
-    found = difflib.get_close_matches(
-        str(word), [*all_keys(), *preset_names(), *Config.model_fields], n=1, cutoff=0.3
-    )
+def _nearest(word: str, among: Sequence[str] = ()) -> str:
+    """'did you mean …', by spelling, among the keys and sections unless other words are given."""
+    words = among or [*all_keys(), *Config.model_fields]
+    found = difflib.get_close_matches(str(word), words, n=1, cutoff=0.5)
     return f"did you mean {found[0]}?" if found else "see the README's table of settings"

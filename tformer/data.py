@@ -7,7 +7,7 @@ models; arrays are numpy until the trainer moves them.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,14 +24,12 @@ def rng(seed: int, stream: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, stream, index])))
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Where a trainer takes its batches from."""
 
-    n_ctx: int
-
     def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of a step, each (batch_size, n_ctx) of int64."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -334,10 +334,11 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
     state = from_hf(config, read_model_tensors(folder), str(folder))
     with torch.device("meta"):
         model = Transformer(config)
-    fixed = model._buffers.get("position")
     model.load_state_dict(state, assign=True, strict=True)
-    if fixed is not None:
-        model.position = sinusoidal_positions(config.n_ctx, config.d_model)
+    if config.positions == "sinusoidal":
+        model.register_buffer(
+            "position", sinusoidal_positions(config.n_ctx, config.d_model), persistent=False
+        )
     if config.tied:
         model.unembed.weight = model.embed.weight
     return model.to(device).eval().requires_grad_(True)

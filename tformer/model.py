@@ -8,7 +8,7 @@ This file knows nothing of losses, optimizers, files or text.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,9 @@ def rotary_angles(
     exponent = torch.arange(0, d_head, 2, dtype=torch.float32, device=positions.device) / d_head
     angle = positions[..., None].float() * (1.0 / theta**exponent)
     return angle.cos(), angle.sin()
+
+
+Rotation = tuple[Tensor, Tensor]  # cosine and sine, each (B or 1, 1, T, K/2)
 
 
 def rotate(
@@ -134,15 +137,16 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        d_qkv = (config.n_heads + 2 * config.n_kv_heads) * config.d_head
-        self.qkv = nn.Linear(config.d_model, d_qkv, bias=config.bias)
+        heads = (config.n_heads, config.n_kv_heads, config.n_kv_heads)
+        self.qkv_rows = tuple(n * config.d_head for n in heads)  # queries', keys' and values'
+        self.qkv = nn.Linear(config.d_model, sum(self.qkv_rows), bias=config.bias)
         self.out = nn.Linear(config.n_heads * config.d_head, config.d_model, bias=config.bias)
 
     def forward(
         self,
         x: Float[Tensor, "batch position d_model"],
         mask: Bool[Tensor, "#batch 1 position key"],
-        rotation: tuple[Tensor, Tensor] | None = None,
+        rotation: Rotation | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> Float[Tensor, "batch position d_model"]:
@@ -198,7 +202,12 @@ def gelu_new(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS = {"gelu_new": gelu_new, "gelu": F.gelu, "relu": F.relu, "relu2": relu2}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_new": gelu_new,
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "relu2": relu2,
+}
 
 
 class MLP(nn.Module):
@@ -223,7 +232,14 @@ class Block(nn.Module):
         self.norm_2, self.mlp = make_norm(config), MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, rotation=None, cache=None, layer: int = 0) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "batch position d_model"],
+        mask: Bool[Tensor, "#batch 1 position key"],
+        rotation: Rotation | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Float[Tensor, "batch position d_model"]:
         x = x + self.drop(self.attn(self.norm_1(x), mask, rotation, cache, layer))
         return x + self.drop(self.mlp(self.norm_2(x)))
 
@@ -314,13 +330,16 @@ class Transformer(nn.Module):
         return logits
 
     def generate(
-        self, ids: Int[Tensor, "batch position"], max_tokens: int, **options
+        self,
+        ids: Int[Tensor, "batch position"],
+        max_tokens: int,
+        choose: Callable[[Tensor], Tensor] | None = None,
     ) -> Int[Tensor, "batch total"]:
-        """`ids` with `max_tokens` more, greedily unless `choose` (see `sample.generate`) is given."""
-        from tformer.sample import generate  # the loop stands beside the choice of a token
+        """`ids` with `max_tokens` more, each chosen by `choose(logits)`, greedily if left out."""
+        from tformer.sample import generate, greedy  # the loop stands beside the choice of a token
 
-        steps: Iterator[Tensor] = generate(self, ids, max_tokens, **options)
-        return torch.cat((ids, *(column[:, None] for column in steps)), dim=1)
+        columns = generate(self, ids, max_tokens, choose or greedy)
+        return torch.cat((ids, *(column[:, None] for column in columns)), dim=1)
 
     @property
     def n_parameters(self) -> int:

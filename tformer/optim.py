@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tformer.config import TrainConfig
+from tformer.model import CausalSelfAttention
 
 
 def lr_at(step: int, train: TrainConfig) -> float:
@@ -100,8 +101,10 @@ class Optimizers:
     """AdamW, or Muon on the matrices of the blocks and AdamW on the rest, as one."""
 
     def __init__(self, model: nn.Module, train: TrainConfig, bf16: bool = False):
-        self.names = {parameter: name for name, parameter in model.named_parameters()}
-        matrices, decayed, plain = [], [], []
+        self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+        matrices: list[Tensor] = []
+        decayed: list[Tensor] = []
+        plain: list[Tensor] = []
         for parameter, name in self.names.items():
             if parameter.ndim < 2:
                 plain.append(parameter)
@@ -109,8 +112,7 @@ class Optimizers:
                 matrices.append(parameter)
             else:
                 decayed.append(parameter)
-        groups = [matrices, decayed, plain]
-        assert sorted(map(id, sum(groups, []))) == sorted(map(id, model.parameters())), (
+        assert sorted(map(id, matrices + decayed + plain)) == sorted(map(id, model.parameters())), (
             "every parameter belongs to exactly one group"
         )
         self.all: list[torch.optim.Optimizer] = [
@@ -126,14 +128,10 @@ class Optimizers:
             )
         ]
         if matrices:
-            parts = {
-                module.qkv.weight: (
-                    module.config.n_heads * module.config.d_head,
-                    module.config.n_kv_heads * module.config.d_head,
-                    module.config.n_kv_heads * module.config.d_head,
-                )
+            parts: dict[Tensor, tuple[int, ...]] = {
+                module.qkv.weight: module.qkv_rows
                 for module in model.modules()
-                if hasattr(module, "qkv")
+                if isinstance(module, CausalSelfAttention)
             }
             dtype = torch.bfloat16 if bf16 else torch.float32
             self.all.append(Muon(matrices, train.lr, train.momentum, train.weight_decay, dtype, parts))

@@ -33,7 +33,9 @@ def loss_svg(metrics: Sequence[dict[str, Any]], title: str) -> str:
     axes.set(xlabel="step", ylabel="cross-entropy (nats per token)", title=title)
     axes.grid(alpha=0.25)
     rate = axes.twinx()
-    rate.plot(steps, [m["lr"] for m in metrics], color=RATE, linewidth=1, linestyle=":", label="learning rate")
+    rate.plot(
+        steps, [m["lr"] for m in metrics], color=RATE, linewidth=1, linestyle=":", label="learning rate"
+    )
     rate.set_ylabel("learning rate", color=RATE)
     rate.set_ylim(bottom=0)
     lines = [*axes.get_lines(), *rate.get_lines()]

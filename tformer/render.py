@@ -4,6 +4,7 @@ Results go to stdout, everything said to a person goes to stderr; a stream that 
 plain lines.
 """
 
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -249,8 +250,9 @@ def loss_table(facts: dict[str, str], result: "LossResult", console: Console) ->
     n = len(result.by_position)
     edges = sorted({0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, n} & set(range(n + 1)))
     grid = table(console, "position", "loss", "", title="Loss by position in the window", right=("loss",))
-    means = [sum(result.by_position[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
-    for a, b, mean in zip(edges, edges[1:], means, strict=False):
+    spans = list(itertools.pairwise(edges))
+    means = [sum(result.by_position[a:b]) / (b - a) for a, b in spans]
+    for (a, b), mean in zip(spans, means, strict=True):
         label = str(a + 1) if b == a + 1 else f"{a + 1}–{b}"
         grid.add_row(label, f"{mean:.4f}", bar(mean / max(means)))
     console.print(grid)

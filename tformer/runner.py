@@ -27,10 +27,8 @@ from tformer.runs import find_run
 from tformer.tokenizer import KINDS, Tokenizer
 from tformer.train import Report, State, Validate, fit
 
-MAY_CHANGE = {  # on --resume: settings that neither weights nor optimizer state depend on
-    f"train.{key}"
-    for key in ("steps", "eval_every", "checkpoint_every", "log_every", "keep", "keep_checkpoints", "patience")
-}
+# On --resume these may change: neither weights nor optimizer state depend on them.
+MAY_CHANGE = ("steps", "eval_every", "checkpoint_every", "log_every", "keep", "keep_checkpoints", "patience")
 VALIDATION = 1 << 32  # which fresh reversal sequences are judged on while training
 Progress = Callable[[int, int | None], None]
 
@@ -99,7 +97,7 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
     text = corpus.text
     if wanted != "char":
         text = split_text(text, config.data.val_fraction).train
-    return Tokenizer.train(wanted, [text], config.data.vocab_size)  # type: ignore[arg-type]
+    return Tokenizer.train(wanted, [text], config.data.vocab_size)
 
 
 def tokenizer_path(name: str) -> Path:
@@ -118,7 +116,7 @@ def _token_file_data(config: Config, path: Path, tokenizer: Tokenizer | None) ->
         tokenizer = Tokenizer.load(tokenizer_path(config.data.tokenizer))
     ids = load_token_file(path, tokenizer.vocab_size)
     cut = int((1 - config.data.val_fraction) * len(ids))
-    digest = hashlib.sha256(memoryview(ids).cast("B")).hexdigest()
+    digest = hashlib.sha256(np.ascontiguousarray(ids).data).hexdigest()
     facts = {
         "source": absolute([str(path)]), "sha256": digest,
         "train_tokens": cut, "val_tokens": len(ids) - cut,
@@ -146,14 +144,13 @@ def resume_config(recorded: dict[str, Any], explicit: Sequence[Layer]) -> Config
         for section, values in layer.values.items():
             for name, value in values.items():
                 before = own[section].get(name)
-                if value == before or value in ("auto", 0) or f"{section}.{name}" in MAY_CHANGE:
-                    if f"{section}.{name}" in MAY_CHANGE:
-                        own[section][name] = value
-                    continue
-                raise RequestError(
-                    f"{section}.{name} is {before!r} in this run", f"{layer.source} says {value!r}",
-                    "leave it out to continue, or leave --resume out to start another run",
-                )  # fmt: skip
+                if section == "train" and name in MAY_CHANGE:
+                    own[section][name] = value
+                elif value != before and value not in ("auto", 0):  # those were settled when it began
+                    raise RequestError(
+                        f"{section}.{name} is {before!r} in this run", f"{layer.source} says {value!r}",
+                        "leave it out to continue, or leave --resume out to start another run",
+                    )  # fmt: skip
     return merge([Layer("tformer.yaml", own)])
 
 

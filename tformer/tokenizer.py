@@ -154,7 +154,7 @@ class Tokenizer:
     def token_bytes(self) -> list[bytes]:
         """The bytes that each id stands for."""
         if self.kind == "char":
-            return [self.engine.id_to_token(i).encode() for i in range(self.vocab_size)]
+            return [(self.engine.id_to_token(i) or "").encode() for i in range(self.vocab_size)]
         to_byte = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
         added = self.engine.get_added_tokens_decoder()
         table = []

@@ -10,10 +10,12 @@ from tformer.commands.options import Json, print_json
 def command(
     question: Annotated[
         list[str] | None,
-        typer.Argument(help="A number, a slug, words of one, or all. Lists them if left out.", show_default=False),
+        typer.Argument(
+            help="A number, a slug, words of one, or all. Lists them if left out.", show_default=False
+        ),
     ] = None,
     json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Answer the questions that every course on transformers begins with.
 
     Examples: tformer answer; tformer answer 2; tformer answer why so many skip connections.

@@ -16,7 +16,9 @@ Device = Annotated[
 ]
 Run = Annotated[
     str | None,
-    typer.Option(help="A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out."),
+    typer.Option(
+        help="A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 

@@ -2,13 +2,11 @@
 
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tformer.commands.options import Device, Json, Run, at_least, print_json, stdin_is_piped, stdin_lines
-from tformer.errors import RequestError
 
 if TYPE_CHECKING:
     from tformer.sample import Sample
@@ -19,7 +17,9 @@ CHOICE = "How a token is chosen: logits / temperature, then top-k, top-p, min-p"
 def command(
     prompt: Annotated[
         str | None,
-        typer.Argument(help="Text to continue, or - for prompts, one a line, from stdin.", show_default=False),
+        typer.Argument(
+            help="Text to continue, or - for prompts, one a line, from stdin.", show_default=False
+        ),
     ] = None,
     run: Run = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 200,
@@ -36,20 +36,20 @@ def command(
     ] = 1.0,
     min_p: Annotated[
         float,
-        typer.Option(help="Only tokens with p times the top one's probability; 0: all.", rich_help_panel=CHOICE),
+        typer.Option(
+            help="Only tokens with p times the top one's probability; 0: all.", rich_help_panel=CHOICE
+        ),
     ] = 0.0,
     greedy: Annotated[
         bool, typer.Option("--greedy", help="Always the most probable token.", rich_help_panel=CHOICE)
     ] = False,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text comes (repeatable).")
-    ] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text comes (repeatable).")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Sample i has seed SEED + i. Random, and told by --json, if left out.")
     ] = None,
     device: Device = "auto",
     json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Continue a prompt. Prompt and continuation stream to stdout as they are generated.
 
     The model sees its last n_ctx tokens; past that it forgets half a context at a time.

@@ -21,23 +21,30 @@ BLOCK = 1 << 16  # bytes or ids decoded at a time
 def command(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE…|-]", help="Text, or ids with --decode; - is stdin.", show_default=False),
+        typer.Argument(
+            metavar="[FILE…|-]", help="Text, or ids with --decode; - is stdin.", show_default=False
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="A tokenizer.json or a run; with --train word, char or bpe. Newest run if left out."),
+        typer.Option(
+            help="A tokenizer.json or a run; with --train word, char or bpe. Newest run if left out."
+        ),
     ] = None,
     decode: Annotated[bool, typer.Option("--decode", help="Ids back to exactly their bytes.")] = False,
-    train: Annotated[bool, typer.Option("--train", help="Train a tokenizer on FILE and write --out.")] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train a tokenizer on FILE and write --out.")
+    ] = False,
     vocab_size: Annotated[int | None, typer.Option(help="With --train: of word and bpe.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Tokens with their ids, as a table.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Counts instead of ids.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Write a token file (.npy) that train takes; with --train, the tokenizer.")
+        Path | None,
+        typer.Option(help="Write a token file (.npy) that train takes; with --train, the tokenizer."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Turn text into ids, ids into text, or a text into a tokenizer.
 
     Examples: tformer tokenize --train my.txt --tokenizer bpe --out bpe.json;
@@ -46,7 +53,9 @@ def command(
     names = files or (["-"] if stdin_is_piped() else [])
     if not names:
         raise RequestError("no FILE", "expected files, or - for standard input")
-    chosen = [o for o, on in (("--decode", decode), ("--show", show), ("--stats", stats), ("--train", train)) if on]
+    chosen = [
+        o for o, on in (("--decode", decode), ("--show", show), ("--stats", stats), ("--train", train)) if on
+    ]
     if len(chosen) > 1:
         raise RequestError(f"{' and '.join(chosen)} at once", "expected one of them")
     if vocab_size is not None and not train:
@@ -55,11 +64,15 @@ def command(
         _train(names, tokenizer, vocab_size, out, overwrite, json)
         return
     if out and chosen:
-        raise RequestError(f"--out with {chosen[0]}", "it writes the ids of a text", "redirect stdout instead")
+        raise RequestError(
+            f"--out with {chosen[0]}", "it writes the ids of a text", "redirect stdout instead"
+        )
     if out:
         refuse_existing(out, overwrite)
         if out.suffix != ".npy":
-            raise RequestError(f"--out {out}", "a token file ends in .npy", f"--out {out.with_suffix('.npy')}")
+            raise RequestError(
+                f"--out {out}", "a token file ends in .npy", f"--out {out.with_suffix('.npy')}"
+            )
     loaded = _load(tokenizer)
     if decode:
         _decode(names, loaded)
@@ -121,7 +134,9 @@ def _train(
     if kind == "char" and vocab_size is not None:
         raise RequestError("--vocab-size with char", "a char vocabulary is every character of the text")
     if out is None:
-        raise RequestError("--train without --out", "expected where to write the tokenizer", "--out tokenizer.json")
+        raise RequestError(
+            "--train without --out", "expected where to write the tokenizer", "--out tokenizer.json"
+        )
     refuse_existing(out, overwrite)
     trained = Tokenizer.train(kind, _pieces(names), 4096 if vocab_size is None else vocab_size)
     write_file(out, trained.to_json().encode())
@@ -215,7 +230,9 @@ def _stats(names: list[str], tokenizer: "Tokenizer", json: bool) -> None:
     if json:
         print_json(values)
         return
-    facts = {name.replace("_", " "): f"{v:.3f}" if isinstance(v, float) else f"{v:,}" for name, v in values.items()}
+    facts = {
+        name.replace("_", " "): f"{v:.3f}" if isinstance(v, float) else f"{v:,}" for name, v in values.items()
+    }
     render.fact_table(render.out(), facts)
 
 

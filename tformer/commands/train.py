@@ -12,8 +12,7 @@ from tformer.commands.options import Device, Json, print_json, stdin_is_piped
 from tformer.errors import SIGNALLED, RequestError, Stopped
 
 if TYPE_CHECKING:
-    from tformer.checkpoint import Run
-    from tformer.config import Config, Layer
+    from tformer.config import Layer
     from tformer.runner import Session
 
 DAILY, DATA = "What people change daily", "Configuration"
@@ -46,11 +45,14 @@ def command(
         str | None, typer.Option(help="Settings that suit a purpose; see the README.", rich_help_panel=DATA)
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A YAML file of settings; a run's tformer.yaml is one.", rich_help_panel=DATA)
+        Path | None,
+        typer.Option(help="A YAML file of settings; a run's tformer.yaml is one.", rich_help_panel=DATA),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. model.n_layers=6.", rich_help_panel=DATA),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any setting, e.g. model.n_layers=6.", rich_help_panel=DATA
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -60,7 +62,9 @@ def command(
     """  # fmt: skip
     sources = data or (["-"] if stdin_is_piped() else [])
     if not sources:
-        raise RequestError("no DATA", "expected a corpus, files, a folder or -", "try: tformer train reversal")
+        raise RequestError(
+            "no DATA", "expected a corpus, files, a folder or -", "try: tformer train reversal"
+        )
     if "reversal" in sources and len(sources) > 1:
         raise RequestError("reversal is a task of its own", f"found {' '.join(sources)}", "give it alone")
     if resume and overwrite:
@@ -115,7 +119,9 @@ def _open(
         default = preset_layer(CORPORA_PRESETS.get(name if len(sources) == 1 else "", "text"))
         config = merge([*([] if has_preset else [default]), *explicit])
     if (config.data.task == "reversal") != (sources == ["reversal"]):
-        raise RequestError(f"data.task is {config.data.task}", f"DATA is {' '.join(sources)}", "they must agree")
+        raise RequestError(
+            f"data.task is {config.data.task}", f"DATA is {' '.join(sources)}", "they must agree"
+        )
     with render.download_progress(f"downloading {name}") as progress:
         own = Tokenizer.load(folder) if recorded else None
         data = runner.prepare_data(config, sources, own, progress)
@@ -160,7 +166,7 @@ def _introduce(session: "Session", device: Any, finished: bool) -> None:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The first SIGINT, SIGTERM or SIGHUP is noted, to be obeyed at the end of a step; a second leaves at once."""
+    """The first SIGINT, SIGTERM or SIGHUP is noted, to be obeyed after the step; a second leaves at once."""
     import os
 
     seen: list[int] = []
