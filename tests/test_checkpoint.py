@@ -27,7 +27,7 @@ KINDS = {
     "gpt2-adamw-dropout": {"model": {"family": "gpt2", "dropout": 0.2}, "train": {"optimizer": "adamw"}},
     "nanochat-muon": {"model": {"family": "nanochat"}, "train": {"optimizer": "muon"}},
 }
-CHECKPOINT = {"model.safetensors", "optimizer.safetensors", "manifest.json"}
+CHECKPOINT = ("manifest.json", "model.safetensors", "optimizer.safetensors")
 
 
 @pytest.fixture(autouse=True)
@@ -346,7 +346,7 @@ def test_a_leftover_temporary_directory_is_ignored_and_goes_with_the_next_save(l
         save(run, model, 5)
         assert run.read_checkpoint(model)[0].step == 5
     assert steps_of(tmp_path) == ["step-00000003", "step-00000005"]
-    assert {p.name for p in (tmp_path / "checkpoints" / "step-00000005").iterdir()} == CHECKPOINT
+    assert {p.name for p in (tmp_path / "checkpoints" / "step-00000005").iterdir()} == set(CHECKPOINT)
 
 
 class Killed(BaseException):

@@ -147,7 +147,7 @@ MALFORMED = {
     "two documents": "model: {}\n---\nmodel: {}",
     "a key twice": "train: {steps: 1, steps: 2}",
     "a section twice": "train: {steps: 1}\ntrain: {seed: 2}",
-    "an alias": "train: &a {steps: 1}\ndata: *a",
+    "an alias": "train: {steps: &a 3, warmup_steps: *a}",
     "a merge key": "train:\n  <<: {steps: 1}",
     "a python tag": "train: !!python/object/apply:os.getcwd []",
     "an unknown tag": "train: {steps: !mine 1}",
@@ -274,7 +274,11 @@ def test_a_configuration_cannot_be_changed_in_place():
         Config().train.steps = 5
 
 
-LETTERS = st.one_of(st.text(max_size=20), st.text(st.sampled_from("0123456789eE.+-_~:nul#' "), max_size=6))
+# PyYAML itself does not bring back NEL and the Unicode line separators; no name of a file has them.
+LETTERS = st.one_of(
+    st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), max_size=20),
+    st.text(st.sampled_from("0123456789eE.+-_~:nul#' \n"), max_size=6),
+)
 CHANGES = st.fixed_dictionaries(
     {},
     optional={

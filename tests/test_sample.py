@@ -161,6 +161,13 @@ def test_a_token_of_probability_zero_is_never_drawn(logits, seed):
     assert all(logits[i] > -INF for i in drawn.tolist())
 
 
+@pytest.mark.parametrize("draw", [0.0, 1 - 2**-53])
+def test_nor_by_the_smallest_or_the_largest_draw(draw, monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *args, **kwargs: torch.tensor(draw, dtype=torch.float64))
+    row = row_of([-INF, 0.3, 0.1, -INF])
+    assert Sampler(Sampling(), 0, 1)(row).tolist() == [1 if draw == 0 else 2]
+
+
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**63 - 10), batch=st.integers(2, 6))
 def test_a_row_depends_on_its_own_seed_alone(seed, batch):

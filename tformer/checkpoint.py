@@ -39,7 +39,12 @@ from tformer.train import State
 FORMAT = 1
 CHECKPOINT_NAME = re.compile(r"step-(\d{8})")
 MANIFEST = "manifest.json"
+TENSOR_FILES = ("model.safetensors", "optimizer.safetensors")
 MAX_MANIFEST_BYTES = 1 << 20
+RUN_FILES = (
+    "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
+    "tformer.yaml", "metrics.jsonl", "loss.svg",
+)  # fmt: skip
 
 
 def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
@@ -77,6 +82,7 @@ class Run:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
+                self.close()
                 raise RequestError(
                     f"{folder} is being written by another process", "", "wait for it, or give another --out"
                 ) from None
@@ -94,11 +100,9 @@ class Run:
 
     def clear(self) -> None:
         """Remove what an earlier run wrote here: `--overwrite`."""
-        for name in ("checkpoints",):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        for path in self.folder.iterdir():
-            if path.is_file():
-                path.unlink()
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for name in RUN_FILES:
+            (self.folder / name).unlink(missing_ok=True)
 
     def write_identity(self, config: Config, tokenizer: Tokenizer) -> None:
         """Everything but weights that makes this a Hugging Face model directory."""
@@ -164,7 +168,7 @@ class Run:
                 {k: t.detach().cpu().contiguous() for k, t in optimizers.state_tensors().items()}
             ),
         }
-        manifest = {
+        manifest: dict[str, Any] = {
             "format": FORMAT,
             "state": state.as_dict(),
             **identity,
@@ -175,8 +179,10 @@ class Run:
         }
         try:
             self.checkpoints.mkdir(exist_ok=True)
-            shutil.rmtree(temporary, ignore_errors=True)
+            for left in self.checkpoints.glob(f"{TEMPORARY}*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
             temporary.mkdir()
+            manifest["sha256"] = manifest_hash(manifest)
             contents = files | {MANIFEST: (json.dumps(manifest, indent=2) + "\n").encode()}
             for file, data in contents.items():  # the manifest last
                 write_new(temporary / file, lambda stream, data=data: stream.write(data))  # type: ignore[misc]
@@ -191,7 +197,10 @@ class Run:
                 f"cannot save the checkpoint {final}", error.strerror or str(error),
                 "the one before it is whole: continue with --resume",
             ) from None  # fmt: skip
-        for old in list(self._names())[keep:]:
+        # Newer ones than this were passed over as damaged: they do not count, and they go.
+        names = self._names()
+        here = names.index(name)
+        for old in [*names[:here], *names[here + keep :]]:
             shutil.rmtree(self.checkpoints / old, ignore_errors=True)
         return final
 
@@ -226,28 +235,43 @@ class Run:
         return read_record(self.folder)
 
 
+def manifest_hash(manifest: dict[str, Any]) -> str:
+    """sha256 of everything in a manifest but this."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def _read_checkpoint(folder: Path, model: Transformer) -> Checkpoint:
-    if (folder / MANIFEST).stat().st_size > MAX_MANIFEST_BYTES if (folder / MANIFEST).exists() else True:
-        raise TformerError("no usable manifest.json")
-    manifest = read_json(folder / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise TformerError(f"format {manifest.get('format')}", f"this version reads {FORMAT}", "upgrade")
-    parsed = {}
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        promised = (manifest.get("files") or {}).get(name) or {}
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != promised.get("bytes"):
-            raise TformerError(f"{name} is missing or of the wrong size")
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != promised.get("sha256"):
-            raise TformerError(f"{name} does not have its sha256")
-        try:
-            parsed[name] = safetensors.torch.load(data)
-        except Exception as error:  # the parser's own type, or one of several of Python's
-            raise TformerError(f"{name} cannot be parsed", str(error)) from None
-    state = State.from_dict(manifest["state"])
+    """Parse a checkpoint if it is whole. Raises TformerError saying what is wrong with it."""
+    try:
+        if (folder / MANIFEST).stat().st_size > MAX_MANIFEST_BYTES:
+            raise TformerError(f"{MANIFEST} is too large to be one")
+        manifest = read_json(folder / MANIFEST)
+        if manifest.get("format") != FORMAT:
+            raise TformerError(f"format {manifest.get('format')}", f"this version reads {FORMAT}", "upgrade")
+        if manifest.get("sha256") != manifest_hash(manifest):
+            raise TformerError(f"{MANIFEST} does not have its sha256")
+        parsed = {name: _read_tensors(folder / name, manifest["files"][name]) for name in TENSOR_FILES}
+        state = State.from_dict(manifest["state"])
+    except OSError as error:
+        raise TformerError(f"cannot read {folder}", error.strerror or str(error)) from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise TformerError(f"{MANIFEST} is not one of ours", repr(error)) from None
     weights = from_hf(model.config, parsed["model.safetensors"], str(folder))
     return Checkpoint(state.step, state, weights, parsed["optimizer.safetensors"], manifest)
+
+
+def _read_tensors(path: Path, promised: dict[str, Any]) -> dict[str, Tensor]:
+    """Sizes and hashes first; then the very bytes that were hashed are parsed."""
+    if not path.is_file() or path.stat().st_size != promised["bytes"]:
+        raise TformerError(f"{path.name} is missing or of the wrong size")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != promised["sha256"]:
+        raise TformerError(f"{path.name} does not have its sha256")
+    try:
+        return safetensors.torch.load(data)
+    except Exception as error:  # the parser's own type, or one of several of Python's
+        raise TformerError(f"{path.name} cannot be parsed", str(error)) from None
 
 
 @contextlib.contextmanager

@@ -47,22 +47,24 @@ class ModelConfig(Section):
     family: Literal["gpt2", "nanochat"] = Field("gpt2", description="whose Hugging Face layout it has")
     vocab_size: int = Field(0, ge=0, le=2**24, description="rows of the embedding; 0: the tokenizer's")
     n_ctx: int = Field(256, ge=1, le=2**22, description="positions the model sees")
-    n_layers: int = Field(4, ge=1, le=1000)
+    n_layers: int = Field(4, ge=1, le=1000, description="blocks")
     n_heads: int = Field(4, ge=1, le=1024, description="query heads; they divide d_model")
     n_kv_heads: int = Field(0, ge=0, description="key and value heads, dividing n_heads; 0: n_heads")
     d_model: int = Field(128, ge=1, le=2**17, description="width of the residual stream")
     d_mlp: int = Field(0, ge=0, le=2**20, description="inner width of the MLP; 0: 4 · d_model")
     dropout: float = Field(0.0, ge=0, lt=1, description="on embeddings, attention weights and branches")
-    positions: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"
-    activation: Literal["gelu_new", "gelu", "relu", "relu2"] = Field(
-        "gelu_new", description="gelu_new is the tanh form, gelu the exact one by erf"
+    positions: Literal["learned", "sinusoidal", "rotary", "none"] = Field(
+        "learned", description="nanochat has rotary alone, gpt2 the others"
     )
-    bias: bool = Field(True, description="biases in linear maps and LayerNorms")
-    tied: bool = Field(True, description="unembedding is the embedding")
-    norm_eps: float = Field(1e-5, gt=0)
+    activation: Literal["gelu_new", "gelu", "relu", "relu2"] = Field(
+        "gelu_new", description="gelu_new is by tanh, gelu the exact one by erf; nanochat: relu2"
+    )
+    bias: bool = Field(True, description="in linear maps and LayerNorms; nanochat: False")
+    tied: bool = Field(True, description="unembedding is the embedding; nanochat: False")
+    norm_eps: float = Field(1e-5, gt=0, description="added to the variance; nanochat: 1e-6")
     rope_theta: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
-    logit_softcap: float = Field(0.0, ge=0, description="c · tanh(logits / c); 0: none")
-    qk_norm: bool = Field(False, description="RMSNorm on rotated queries and keys")
+    logit_softcap: float = Field(0.0, ge=0, description="c · tanh(logits / c); 0: none; nanochat: 15")
+    qk_norm: bool = Field(False, description="RMSNorm on rotated queries and keys; nanochat: True")
 
     @model_validator(mode="before")
     @classmethod
@@ -72,7 +74,7 @@ class ModelConfig(Section):
         values = FAMILIES.get(str(values.get("family", "gpt2")), {}) | values
         for key, source, factor in (("n_kv_heads", "n_heads", 1), ("d_mlp", "d_model", 4)):
             size = values.get(source, cls.model_fields[source].default)
-            if not values.get(key) and type(size) is int:
+            if type(values.get(key, 0)) is int and values.get(key, 0) == 0 and type(size) is int:
                 values = values | {key: factor * size}
         return values
 
@@ -103,7 +105,7 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """What is learned from, and how it becomes windows."""
 
-    task: Literal["text", "reversal"] = "text"
+    task: Literal["text", "reversal"] = Field("text", description="reversal is DATA of its own")
     tokenizer: str = Field("char", description="word, char or bpe; or a tokenizer.json or run directory")
     vocab_size: int = Field(4096, ge=257, le=2**24, description="most frequent words kept, or BPE's size")
     val_fraction: float = Field(0.1, ge=0, lt=1, description="the end of the text, kept for validation")
@@ -122,13 +124,13 @@ class TrainConfig(Section):
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: matrices; AdamW the rest")
     lr: float = Field(1e-3, gt=0, description="peak; Muon's update has AdamW's size at the same value")
     lr_final: float = Field(0.1, ge=0, le=1, description="fraction of lr at the end")
-    warmup_steps: int = Field(100, ge=0)
-    decay: Literal["cosine", "linear"] = "cosine"
+    warmup_steps: int = Field(100, ge=0, description="of linear rise to lr")
+    decay: Literal["cosine", "linear"] = Field("cosine", description="the shape of the fall of lr")
     decay_fraction: float = Field(1.0, ge=0, le=1, description="the last part of the steps that decays")
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.99, ge=0, lt=1)
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's")
+    beta2: float = Field(0.99, ge=0, lt=1, description="AdamW's")
     momentum: float = Field(0.95, ge=0, lt=1, description="Muon's")
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(1e-8, gt=0, description="AdamW's")
     weight_decay: float = Field(0.1, ge=0, description="decoupled, on matrices and embeddings alone")
     grad_clip: float = Field(1.0, ge=0, description="largest norm of the whole gradient; 0: off")
     eval_every: int = Field(250, ge=0, description="steps between evaluations; 0: at the end alone")
@@ -137,8 +139,10 @@ class TrainConfig(Section):
     keep: Literal["best", "last"] = Field("best", description="which weights model.safetensors holds")
     keep_checkpoints: int = Field(2, ge=2, description="newest checkpoints left on disk")
     patience: int = Field(0, ge=0, description="evaluations without improvement before it stops; 0: off")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of matrix products; auto: bf16 where the hardware has it"
+    )
+    compile: Literal["auto", "on", "off"] = Field("auto", description="auto: on a GPU alone")
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
@@ -205,22 +209,44 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
+# 010 is ten, as in YAML 1.2, not eight.
+def _decimal(loader: Any, node: Any) -> int:
+    return int(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that this or another reader would take for a number; writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, [])
+    + _Loader.yaml_implicit_resolvers.get(first, [])
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+}
+
+
 def parse_yaml(text: str, source: str) -> Any:
     """One YAML document as plain Python; `source` is the name its errors carry."""
     try:
         return yaml.load(text, Loader=_Loader)
     except RecursionError:
         raise RequestError(f"{source} is nested too deeply to be a configuration") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # !!bool maybe: KeyError
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or (str(error) or "?").splitlines()[0]
         raise RequestError(f"{source}{line} is not YAML", str(problem), "see examples/ for one") from None
 
 
 def dump_yaml(values: dict[str, Any]) -> str:
     """Plain Python as YAML, keys in their order."""
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 # ---------------------------------------------------------------------------- layers

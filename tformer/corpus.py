@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,6 +68,7 @@ def clean_gutenberg(text: str) -> str:
     text = re.sub(r"\n\s*End of (?:the |this )?Project Gutenberg[^\n]*(?:\n[^\n]+)*\s*\Z", "\n", text)
     fine_print = re.search(r"^\*+ *SMALL PRINT! FOR[^\n]*\*+\n(?:\[\"Small Print\"[^\n]*\n)?", text, re.M)
     text = text[fine_print.end() :] if fine_print else text
+    text = re.sub(r"\A\s*Produced by [^\n]+\n(?:[^\n]+\n)*", "", text)
     text = re.sub(r"<<THIS ELECTRONIC VERSION.*?>>", "", text, flags=re.S)
     return text.strip() + "\n"
 
@@ -139,7 +141,7 @@ def download(
         for url in corpus.urls:
             try:
                 data = _fetch(url, corpus, progress, timeout)
-            except (OSError, ValueError, EOFError) as error:  # URLError, timeouts, resets: OSError
+            except (OSError, ValueError, EOFError, HTTPException) as error:  # URLError is an OSError
                 failures[url] = str(getattr(error, "reason", None) or error) or type(error).__name__
                 continue
             try:
@@ -248,7 +250,7 @@ def _without_mark(text: str) -> str:
 
 def files_of(path: Path) -> list[Path]:
     """The file itself, or the text files of a folder, at any depth, in the order of their names."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise RequestError(
             f"no data at {path}",
             f"expected a file, a folder, - or one of reversal, {', '.join(CORPORA)}",

@@ -51,7 +51,7 @@ class Windows:
     """Windows of `n_ctx` inputs with their shifted targets, over ids of shape (n,).
 
     An epoch holds `per_epoch` windows that start `stride` apart, in an order of its own and shifted by
-    an offset of its own in [0, stride). With the default stride, n_ctx, no position is a target twice
+    an offset of its own. With the default stride, n_ctx, no position is a target twice
     in an epoch; what the offset leaves over at the ends is reached in other epochs.
     """
 
@@ -70,9 +70,9 @@ class Windows:
                 f"expected at least n_ctx + 1 = {self.n_ctx + 1:,}",
                 "give more text or set a smaller model.n_ctx",
             )
-        # As many windows as fit at every offset, so that the epoch of a step needs no sum over epochs.
+        # As many as fit at any offset below the stride: all epochs are equally long.
         self.per_epoch = max(1, (last_start - (self.stride - 1)) // self.stride + 1)
-        self.offsets = min(self.stride, last_start - (self.per_epoch - 1) * self.stride + 1)
+        self.offsets = last_start - (self.per_epoch - 1) * self.stride + 1
 
     def starts(self, step: int, batch_size: int) -> np.ndarray:
         """Where the windows of a step begin. Windows are numbered through all epochs."""
@@ -162,8 +162,8 @@ def eval_windows(n_ids: int, n_ctx: int) -> list[tuple[int, int]]:
 def load_token_file(path: Path, vocab_size: int) -> np.ndarray:
     """Ids from a .npy of one dimension, mapped rather than read. Raises RequestError for any other."""
     try:
-        ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        ids = np.lib.format.open_memmap(path, mode="r")  # no zip, no pickle
+    except Exception as error:  # a damaged header can raise anything
         raise RequestError(f"cannot read the token file {path}", str(error).splitlines()[0]) from None
     if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind != "u":
         raise RequestError(f"{path} holds {ids.dtype} of shape {ids.shape}", "expected unsigned ids, flat")

@@ -29,6 +29,8 @@ from tformer.train import Report, State, Validate, fit
 
 # On --resume these may change: neither weights nor optimizer state depend on them.
 MAY_CHANGE = ("steps", "eval_every", "checkpoint_every", "log_every", "keep", "keep_checkpoints", "patience")
+# What leaves a setting open: it was settled when the run began.
+SETTLED = {"vocab_size": 0, "n_kv_heads": 0, "d_mlp": 0, "precision": "auto", "compile": "auto"}
 VALIDATION = 1 << 32  # which fresh reversal sequences are judged on while training
 Progress = Callable[[int, int | None], None]
 
@@ -146,7 +148,7 @@ def resume_config(recorded: dict[str, Any], explicit: Sequence[Layer]) -> Config
                 before = own[section].get(name)
                 if section == "train" and name in MAY_CHANGE:
                     own[section][name] = value
-                elif value != before and value not in ("auto", 0):  # those were settled when it began
+                elif value != before and (name not in SETTLED or value != SETTLED[name]):
                     raise RequestError(
                         f"{section}.{name} is {before!r} in this run", f"{layer.source} says {value!r}",
                         "leave it out to continue, or leave --resume out to start another run",
@@ -223,6 +225,7 @@ def open_session(run: Run, config: Config, data: Data, device: torch.device) -> 
     torch.manual_seed(config.train.seed)
     model = Transformer(config.model)
     record = run.record().get("record") or new_record(data, device)
+    record.pop("result", None)  # not at its end until it gets there
     if run.record() and record.get("data", {}).get("sha256") != data.facts.get("sha256"):
         raise RequestError(
             f"the data of {run.folder} has changed", "its sha256 is not the one recorded",
@@ -257,6 +260,8 @@ def train_session(session: Session, stop: Callable[[], bool] = lambda: False) ->
             session.model, session.optimizers, session.state, config.keep_checkpoints, identity
         )
         saved = session.state.step
+        if config.keep == "last" or session.state.best_step == 0:  # nothing better was judged
+            run.write_weights(session.model)
         run.write_text("loss.svg", loss_svg(run.read_metrics(), run.folder.name))
 
     reports = fit(
@@ -268,7 +273,7 @@ def train_session(session: Session, stop: Callable[[], bool] = lambda: False) ->
         ended = state.step == config.steps or report.stops_early
         if state.step % config.log_every == 0 or report.val_loss is not None or ended:
             run.log(metrics_line(report))
-        if report.is_best if config.keep == "best" and session.validator else ended:
+        if report.is_best and config.keep == "best":
             run.write_weights(session.model)
         if ended or (config.checkpoint_every and state.step % config.checkpoint_every == 0):
             save()
@@ -277,8 +282,6 @@ def train_session(session: Session, stop: Callable[[], bool] = lambda: False) ->
             break
     if session.state.step > saved:
         save()
-    if not (run.folder / "model.safetensors").exists():
-        run.write_weights(session.model)
 
 
 def metrics_line(report: Report) -> dict[str, Any]:

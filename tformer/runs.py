@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def runs_folder() -> Path:
 def find_run(run: str) -> Path:
     """The directory of a run: a name in `runs/`, or a path. Raises RequestError, naming what is there."""
     for folder in (runs_folder() / run, Path(run)):
-        if (folder / "config.json").exists():
+        if os.path.exists(folder / "config.json"):
             return folder
     there = ", ".join(folder.name for folder in all_runs()) or "none yet"
     raise RequestError(
@@ -36,8 +37,9 @@ def all_runs() -> list[Path]:
 def newest_run(suits: Callable[[dict[str, Any]], bool], wanted: str) -> Path:
     """The newest run with weights whose `tformer.yaml` suits. Raises RequestError if there is none."""
     for folder in all_runs():
-        if (folder / "model.safetensors").exists() and suits(read_record(folder)):
-            return folder
+        with suppress(RequestError):  # a damaged record suits nothing
+            if (folder / "model.safetensors").exists() and suits(read_record(folder)):
+                return folder
     raise RequestError(
         f"no run to use in {runs_folder()}/", f"expected {wanted}",
         "train one with: tformer train DATA, or name one with --run",
@@ -49,7 +51,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / "tformer.yaml"
     if not path.exists():
         return {}
-    values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot read {path}", str(error)) from None
+    values = parse_yaml(text, str(path))
     return values if isinstance(values, dict) else {}
 
 
@@ -77,6 +83,7 @@ def unfinished_run(name: str) -> Path | None:
     for folder in all_runs():
         base, _, number = folder.name.rpartition("-")
         of_that_name = folder.name == name or (base == name and number.isdigit())
-        if of_that_name and not is_finished(read_record(folder)):
-            return folder
+        with suppress(RequestError):
+            if of_that_name and not is_finished(read_record(folder)):
+                return folder
     return None

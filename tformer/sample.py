@@ -62,8 +62,8 @@ class Sampling:
 
     def filter(self, logits: Logits) -> Logits:
         """Logits of the distribution that is drawn from; -inf where a token cannot be drawn."""
-        logits = logits.double() / self.temperature
-        logits = logits - logits.amax(-1, keepdim=True)  # finite at the smallest temperature
+        logits = logits.double()
+        logits = (logits - logits.amax(-1, keepdim=True)) / self.temperature  # finite at any temperature
         if self.top_k:
             logits = keep_top_k(logits, self.top_k)
         if self.top_p < 1:
@@ -130,18 +130,21 @@ def generate(
     """
     assert ids.shape[1] > 0, "generation continues at least one token"
     model.eval()
+    pads = [0] * len(ids) if padding is None else padding.tolist()
     cache: KVCache | None = None
-    cache_start = 0
+    starts: list[int] = []
     for _ in range(max_tokens):
-        start = window_start(ids.shape[1], model.config.n_ctx)
-        if cached and cache is not None and start == cache_start:
+        # Each row has the window that it would have alone.
+        now = [pad + window_start(ids.shape[1] - pad, model.config.n_ctx) for pad in pads]
+        if cached and cache is not None and now == starts:
             logits = model(ids[:, -1:], cache)
         else:
-            hidden = None if padding is None else (padding - start).clamp(min=0)
-            # Without a cache that is kept, ragged rows still need its padding.
-            cache = KVCache(model.config, len(ids), model.embed.weight, hidden)
-            cache_start = start
-            logits = model(ids[:, start:], cache if cached or padding is not None else None)
+            starts, first = now, min(now)
+            hidden = torch.tensor(starts, device=ids.device) - first
+            ragged = hidden if max(starts) > first else None
+            cache = KVCache(model.config, len(ids), model.embed.weight, ragged)
+            # Ragged rows need the cache's padding even where the cache itself is not kept.
+            logits = model(ids[:, first:], cache if cached or ragged is not None else None)
         column = choose(logits[:, -1])
         yield column
         ids = torch.cat((ids, column[:, None]), dim=1)
@@ -166,10 +169,11 @@ class TextStream:
         """Take an id; return the text that has become certain."""
         self.ids.append(i)
         self.text += self.decoder.decode(self.tokenizer.token_bytes[i])
-        # A stop string may have begun in text that is held back, never before it.
-        found = [at for s in self.stop if (at := self.text.find(s, self.shown)) >= 0]
+        # A stop string may have begun in text that is held back, never before it. The one that is
+        # complete first counts, so that it does not matter how the text is cut into tokens.
+        found = [(at + len(s), at) for s in self.stop if (at := self.text.find(s, self.shown)) >= 0]
         if found:
-            self.text = self.text[: min(found)]
+            self.text = self.text[: min(found)[1]]
             return self._show(len(self.text), "stop")
         held = max((_overlap(self.text, s) for s in self.stop), default=0)
         return self._show(max(self.shown, len(self.text) - held))

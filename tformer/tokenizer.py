@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -65,7 +66,7 @@ def cut_safely(pieces: Iterable[str], size: int = CHUNK) -> Iterator[str]:
             continue
         text, start = "".join(held), 0
         while len(text) - start >= size:
-            cut = SAFE_CUT.search(text, start + size - 1)
+            cut = SAFE_CUT.search(text, start + max(size - 1, 1))
             if cut is None:
                 break
             yield text[start : cut.start()]
@@ -118,7 +119,9 @@ class Tokenizer:
             show_progress=False,
             min_frequency=2,
         )
-        engine.train_from_iterator(chunks, trainer)
+        first = next(chunks, "")
+        _refuse_empty(first)
+        engine.train_from_iterator(chain([first], chunks), trainer)
         return cls(engine)
 
     @classmethod
@@ -137,7 +140,8 @@ class Tokenizer:
         except BaseException as error:  # the engine panics on some malformed files, past Exception
             if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
                 raise
-            raise RequestError(f"{file} is not a tokenizer.json", str(error).splitlines()[0][:200]) from None
+            why = (str(error) or type(error).__name__).splitlines()[0][:200]
+            raise RequestError(f"{file} is not a tokenizer.json", why) from None
 
     def to_json(self) -> str:
         """The text of a `tokenizer.json`."""
@@ -311,6 +315,15 @@ def bpe_engine() -> Engine:
 def _kind_of(engine: Engine) -> Kind:
     model = json.loads(engine.to_str())
     kind = model["model"]["type"]
+    vocabulary = engine.get_vocab()
+    if kind == "WordLevel" and set(vocabulary.values()) != set(range(len(vocabulary))):
+        raise RequestError("the tokenizer's ids", "expected 0 to its size - 1, each once")
+    if (
+        kind == "BPE"
+        and "ByteLevel" in json.dumps(model["pre_tokenizer"])
+        and (n := sum(symbol not in vocabulary for symbol in byte_symbols()))
+    ):
+        raise RequestError("the tokenizer's vocabulary", f"{n} of the 256 bytes are missing")
     if kind == "WordLevel" and all(len(token) == 1 for token in engine.get_vocab()):
         return "char"
     if kind == "BPE" and "ByteLevel" in json.dumps(model["pre_tokenizer"]):

@@ -41,12 +41,12 @@ class State:
     best_step: int = 0
     evals_since_best: int = 0
 
-    def as_dict(self) -> dict[str, float | None]:
+    def as_dict(self) -> dict[str, int | float | None]:
         """For JSON, which has no infinity."""
         return {k: v if math.isfinite(v) else None for k, v in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, float | None]) -> "State":
+    def from_dict(cls, values: dict[str, int | float | None]) -> "State":
         """The inverse of `as_dict`."""
         return cls(**{k: math.inf if v is None else v for k, v in values.items()})  # type: ignore[arg-type]
 
@@ -63,6 +63,11 @@ class Report:
     bits_per_byte: float | None = None
     is_best: bool = False
     stops_early: bool = False
+
+
+def is_exhausted(state: State, train: TrainConfig) -> bool:
+    """Whether `train.patience` evaluations have passed without improvement."""
+    return 0 < train.patience <= state.evals_since_best
 
 
 class DivergedError(TformerError):
@@ -91,7 +96,7 @@ def fit(
     device = next(model.parameters()).device
     forward = forward or model
     micro = train.micro_batch_size or train.batch_size
-    while state.step < train.steps:
+    while state.step < train.steps and not is_exhausted(state, train):
         began = time.perf_counter()
         model.train()
         step, lr = state.step, lr_at(state.step, train)
@@ -128,8 +133,6 @@ def fit(
             report = _evaluated(report, *validate(), train)
             state = report.state
         yield report
-        if report.stops_early:
-            return
 
 
 def _evaluated(report: Report, val_loss: float, bits_per_byte: float, train: TrainConfig) -> Report:
@@ -145,5 +148,5 @@ def _evaluated(report: Report, val_loss: float, bits_per_byte: float, train: Tra
         val_loss=val_loss,
         bits_per_byte=bits_per_byte,
         is_best=is_best,
-        stops_early=bool(train.patience) and state.evals_since_best >= train.patience,
+        stops_early=is_exhausted(state, train),
     )
