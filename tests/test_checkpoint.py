@@ -16,7 +16,16 @@ from tformer.checkpoint import Run, open_run
 from tformer.config import Config, TrainConfig, flag_layer
 from tformer.errors import RequestError, TformerError
 from tformer.optim import Optimizers
-from tformer.runner import Session, decide, finish, open_session, prepare_data, resume_config, train_session
+from tformer.runner import (
+    Session,
+    decide,
+    finish,
+    open_session,
+    prepare_data,
+    recorded_hash,
+    resume_config,
+    train_session,
+)
 from tformer.runs import is_finished, read_record
 from tformer.tokenizer import Tokenizer
 from tformer.train import State
@@ -63,7 +72,7 @@ def config(kind: str = "gpt2-adamw-dropout", **train) -> Config:
 def begin(run: Run, text: Path, wanted: Config) -> Session:
     """What `tformer train` does, with or without --resume."""
     tokenizer = Tokenizer.load(run.folder) if (run.folder / "tokenizer.json").exists() else None
-    data = prepare_data(wanted, [str(text)], tokenizer)
+    data = prepare_data(wanted, [str(text)], tokenizer, recorded_hash(run.record()))
     return open_session(run, decide(wanted, CPU, data.tokenizer.vocab_size), data, CPU)
 
 
@@ -502,7 +511,7 @@ def test_a_setting_left_to_the_program_is_what_it_was(setting, copied):
 def test_other_data_is_refused(copied, text):
     before = files(copied[0]), (copied[0] / "metrics.jsonl").read_bytes()
     text.write_text(TEXT.replace("question", "noitseuq"))
-    with pytest.raises(RequestError, match=r"data of .* has changed"):
+    with pytest.raises(RequestError, match="data of this run has changed"):
         train(copied[0], text, copied[1])
     assert (files(copied[0]), (copied[0] / "metrics.jsonl").read_bytes()) == before
 

@@ -81,11 +81,13 @@ class Run:
 
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 self.close()
                 raise RequestError(
                     f"{folder} is being written by another process", "", "wait for it, or give another --out"
                 ) from None
+            except OSError:  # a file system without locks
+                pass
 
     def close(self) -> None:
         """Let another process write."""

@@ -58,9 +58,14 @@ def prepare_data(
     config: Config,
     sources: Sequence[str],
     tokenizer: Tokenizer | None = None,
+    expected_hash: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Data:
-    """Text → split → ids → windows, or the reversal task. `tokenizer` is that of a resumed run."""
+    """Text → split → ids → windows, or the reversal task.
+
+    `tokenizer` and `expected_hash` are those of a run that is resumed: it goes on with the same data or
+    not at all (RequestError).
+    """
     if config.data.task == "reversal":
         task = reversal_task(config)
         if config.model.n_ctx != task.n_ctx:
@@ -70,8 +75,9 @@ def prepare_data(
             )  # fmt: skip
         return Data(task.tokenizer(), task, None, {"source": ["reversal"]}, reversal=task)
     if len(sources) == 1 and sources[0].endswith(".npy"):
-        return _token_file_data(config, Path(sources[0]), tokenizer)
+        return _token_file_data(config, Path(sources[0]), tokenizer, expected_hash)
     corpus = load_corpus(sources, progress)
+    _check_hash(corpus.sha256, expected_hash)
     split = split_text(corpus.text, config.data.val_fraction)
     tokenizer = tokenizer or make_tokenizer(config, corpus)
     train_ids, val_ids = tokenizer.encode_array([split.train]), tokenizer.encode_array([split.val])
@@ -108,7 +114,22 @@ def tokenizer_path(name: str) -> Path:
     return path if path.is_file() or (path / "tokenizer.json").is_file() else find_run(name)
 
 
-def _token_file_data(config: Config, path: Path, tokenizer: Tokenizer | None) -> Data:
+def recorded_hash(recorded: dict[str, Any]) -> str | None:
+    """The sha256 of the data that a run was trained on, if its `tformer.yaml` says so."""
+    return ((recorded.get("record") or {}).get("data") or {}).get("sha256")
+
+
+def _check_hash(found: str, expected: str | None) -> None:
+    if expected and found != expected:
+        raise RequestError(
+            "the data of this run has changed", f"its sha256 is {found[:12]}…, recorded is {expected[:12]}…",
+            "leave --resume out to start another run",
+        )  # fmt: skip
+
+
+def _token_file_data(
+    config: Config, path: Path, tokenizer: Tokenizer | None, expected_hash: str | None
+) -> Data:
     if tokenizer is None:
         if config.data.tokenizer in KINDS:
             raise RequestError(
@@ -119,6 +140,7 @@ def _token_file_data(config: Config, path: Path, tokenizer: Tokenizer | None) ->
     ids = load_token_file(path, tokenizer.vocab_size)
     cut = int((1 - config.data.val_fraction) * len(ids))
     digest = hashlib.sha256(np.ascontiguousarray(ids).data).hexdigest()
+    _check_hash(digest, expected_hash)
     facts = {
         "source": absolute([str(path)]), "sha256": digest,
         "train_tokens": cut, "val_tokens": len(ids) - cut,
@@ -226,11 +248,6 @@ def open_session(run: Run, config: Config, data: Data, device: torch.device) -> 
     model = Transformer(config.model)
     record = run.record().get("record") or new_record(data, device)
     record.pop("result", None)  # not at its end until it gets there
-    if run.record() and record.get("data", {}).get("sha256") != data.facts.get("sha256"):
-        raise RequestError(
-            f"the data of {run.folder} has changed", "its sha256 is not the one recorded",
-            "leave --resume out to start another run",
-        )  # fmt: skip
     checkpoint, problems = run.read_checkpoint(model)
     if checkpoint:
         model.load_state_dict(checkpoint.model)

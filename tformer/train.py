@@ -117,7 +117,7 @@ def fit(
         if not (math.isfinite(loss.item()) and math.isfinite(grad_norm)):
             raise DivergedError(
                 f"training diverged at step {step + 1}",
-                f"loss {loss.item():.4g}, gradient norm {grad_norm:.4g}; the weights before it are kept",
+                f"loss {loss.item():.4g}, gradient norm {grad_norm:.4g}; the update was not made",
                 f"lower the learning rate (--lr {train.lr / 3:.2g}) or lengthen train.warmup_steps",
             )
         optimizers.step(lr)
@@ -137,6 +137,8 @@ def fit(
 
 def _evaluated(report: Report, val_loss: float, bits_per_byte: float, train: TrainConfig) -> Report:
     state = report.state
+    if not math.isfinite(val_loss):
+        raise DivergedError(f"validation loss {val_loss} after step {state.step}", "", "lower --lr")
     is_best = val_loss < state.best_val_loss
     if is_best:
         state = replace(state, best_val_loss=val_loss, best_step=state.step, evals_since_best=0)

@@ -116,7 +116,7 @@ def _open(
     if recorded:
         config = runner.resume_config(recorded, explicit)
     else:
-        default = preset_layer(CORPORA_PRESETS.get(name if len(sources) == 1 else "", "text"))
+        default = preset_layer(CORPORA_PRESETS.get(sources[0] if len(sources) == 1 else "", "text"))
         config = merge([*([] if has_preset else [default]), *explicit])
     if (config.data.task == "reversal") != (sources == ["reversal"]):
         raise RequestError(
@@ -124,7 +124,7 @@ def _open(
         )
     with render.download_progress(f"downloading {name}") as progress:
         own = Tokenizer.load(folder) if recorded else None
-        data = runner.prepare_data(config, sources, own, progress)
+        data = runner.prepare_data(config, sources, own, runner.recorded_hash(recorded), progress)
     config = runner.decide(config, device, data.tokenizer.vocab_size)
     run = stack.enter_context(open_run(folder))
     if overwrite:
