@@ -55,7 +55,7 @@ def test_gradients_equal_transformers(tmp_path, changes):
     loss.backward()
     theirs(ids, labels=ids).loss.backward()
     mine = to_hf(model.config, {n: p.grad for n, p in model.named_parameters(remove_duplicate=False)})
-    implied = set() if model.config.positions == "learned" else {"wpe.weight"}
+    implied = {"wpe.weight"} if model.config.positions == "sinusoidal" else set()
     if model.config.family == "gpt2" and not model.config.bias:
         implied |= {name for name in mine if name.endswith(".bias")}
     compared = 0

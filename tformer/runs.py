@@ -61,12 +61,14 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def task_of(record: dict[str, Any]) -> str:
     """`text` or `reversal`."""
-    return str((record.get("data") or {}).get("task", "text"))
+    data = record.get("data")
+    return str(data.get("task", "text")) if isinstance(data, dict) else "text"
 
 
 def is_finished(record: dict[str, Any]) -> bool:
     """Whether training came to its end."""
-    return bool((record.get("record") or {}).get("result"))
+    met = record.get("record")
+    return isinstance(met, dict) and bool(met.get("result"))
 
 
 def new_run_folder(name: str) -> Path:

@@ -324,6 +324,8 @@ def _kind_of(engine: Engine) -> Kind:
         and (n := sum(symbol not in vocabulary for symbol in byte_symbols()))
     ):
         raise RequestError("the tokenizer's vocabulary", f"{n} of the 256 bytes are missing")
+    if model["normalizer"] or '"add_prefix_space": true' in json.dumps(model["pre_tokenizer"]):
+        raise RequestError("the tokenizer changes text before it cuts it", "decoding would not give it back")
     if kind == "WordLevel" and all(len(token) == 1 for token in engine.get_vocab()):
         return "char"
     if kind == "BPE" and "ByteLevel" in json.dumps(model["pre_tokenizer"]):
