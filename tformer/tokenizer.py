@@ -103,9 +103,11 @@ class Tokenizer:
             raise RequestError(f"a {kind} vocabulary of {vocab_size}", "expected more than its 256 bytes")
         chunks = cut_safely(texts)
         if kind == "char":
-            alphabet = sorted(set().union(*chunks))
+            alphabet: set[str] = set()
+            for chunk in chunks:
+                alphabet.update(chunk)
             _refuse_empty(alphabet)
-            return cls(char_engine(alphabet))
+            return cls(char_engine(sorted(alphabet)))
         if kind == "word":
             counts: Counter[str] = Counter()
             for chunk in chunks:

@@ -36,6 +36,10 @@ def command(
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", rich_help_panel=DAILY)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows per step.", rich_help_panel=DAILY)] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=DAILY)] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="Evaluations without improvement before it stops.", rich_help_panel=DAILY),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.", rich_help_panel=DAILY)] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.", rich_help_panel=DAILY)] = None,
     compile: Annotated[
@@ -76,7 +80,7 @@ def command(
         explicit.append(file_layer(config))
     flags = {
         "data.tokenizer": tokenizer, "train.steps": steps, "train.batch_size": batch_size, "train.lr": lr,
-        "train.seed": seed, "train.precision": precision,
+        "train.patience": patience, "train.seed": seed, "train.precision": precision,
         "train.compile": None if compile is None else ("on" if compile else "off"),
     }  # fmt: skip
     explicit.append(flag_layer(set_ or [], flags))
