@@ -35,6 +35,7 @@ WORD_OR_GAP = r"[\p{L}\p{N}_]+|[^\p{L}\p{N}_]+"
 # A place where text can be cut with no change in the ids of any kind: no token of ours, and no
 # pre-token of GPT-2's, reaches from a word character into the white space after it.
 SAFE_CUT = re.compile(r"(?<=\w)(?=[ \t\r\n])")
+LONG_STRETCH = re.compile(r"\S{1000}")
 CHUNK = 1 << 16  # characters encoded at a time
 
 
@@ -76,6 +77,11 @@ def cut_safely(pieces: Iterable[str], size: int = CHUNK) -> Iterator[str]:
         size = max(CHUNK, 2 * n_held) if n_held >= size else min(size, CHUNK)
     if n_held:
         yield "".join(held)
+
+
+def _cut_long_stretches(text: str) -> list[str]:
+    """Learning merges takes time quadratic in the longest stretch without white space: none over 1,000."""
+    return re.findall(r"\s*\S{1,1000}|\s+", text) if LONG_STRETCH.search(text) else [text]
 
 
 def id_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
@@ -123,7 +129,8 @@ class Tokenizer:
         )
         first = next(chunks, "")
         _refuse_empty(first)
-        engine.train_from_iterator(chain([first], chunks), trainer)
+        pieces = (piece for chunk in chain([first], chunks) for piece in _cut_long_stretches(chunk))
+        engine.train_from_iterator(pieces, trainer)
         return cls(engine)
 
     @classmethod
@@ -271,7 +278,8 @@ class Tokenizer:
         """A token as a person reads it: its text, or its bytes where they are no text."""
         raw = self.token_bytes[i]
         try:
-            return json.dumps(raw.decode(), ensure_ascii=False)
+            text = raw.decode()
+            return json.dumps(text, ensure_ascii=not text.isprintable())
         except UnicodeDecodeError:
             return "bytes " + raw.hex(" ")
 

@@ -71,6 +71,8 @@ def command(
         )
     if "reversal" in sources and len(sources) > 1:
         raise RequestError("reversal is a task of its own", f"found {' '.join(sources)}", "give it alone")
+    if overwrite and out is None:
+        raise RequestError("--overwrite without --out", "", "say which run to replace: --out DIR")
     if resume and overwrite:
         raise RequestError("--resume and --overwrite contradict each other", "", "leave one out")
     from tformer.config import file_layer, flag_layer, preset_layer
@@ -113,7 +115,9 @@ def _open(
     if resume and out is None:
         folder = unfinished_run(name)
         if folder is None:
-            raise RequestError(f"no unfinished run of {name}", "", "leave --resume out to start one")
+            raise RequestError(
+                f"no unfinished run of {name}", "", "leave --resume out to start one, or say which: --out DIR"
+            )
     folder = folder or new_run_folder(name)
     recorded = read_record(folder) if resume else {}
     _check_folder(folder, bool(recorded), overwrite)
@@ -130,7 +134,10 @@ def _open(
         own = Tokenizer.load(folder) if recorded else None
         data = runner.prepare_data(config, sources, own, runner.recorded_hash(recorded), progress)
     config = runner.decide(config, device, data.tokenizer.vocab_size)
+    if out is None and not resume:
+        folder = new_run_folder(name)  # another process may have taken the name meanwhile
     run = stack.enter_context(open_run(folder))
+    _check_folder(folder, bool(recorded), overwrite)  # again, now that nobody else can write
     if overwrite:
         run.clear()
     session = runner.open_session(run, config, data, device)
@@ -192,13 +199,14 @@ def _signals() -> Iterator[list[int]]:
 def _train(session: "Session", json: bool) -> bool:
     """Train, then judge. Whether the verdict, where there is one, is favourable."""
     from tformer import evaluate, render, runner
+    from tformer.train import is_exhausted
 
     run, steps = session.run, session.config.train.steps
     with _signals() as seen, render.TrainingProgress(steps, session.state.step) as progress:
         for report in runner.train_session(session, stop=lambda: bool(seen)):
             progress.update(report)
     state = session.state
-    stopped_early = state.evals_since_best >= session.config.train.patience > 0
+    stopped_early = is_exhausted(state, session.config.train)
     if seen and state.step < steps and not stopped_early:
         render.say(f"stopped after step {state.step}; {run.folder} is saved: continue with --resume")
         raise Stopped(seen[0])
@@ -232,4 +240,4 @@ def _summarise(result: dict[str, Any], stopped_early: bool) -> None:
         )
     if "passed" not in result:
         facts["next"] = f"tformer sample --run {result['run']}"
-    render.training_summary(facts, "")
+    render.fact_table(render.err(), facts)
