@@ -245,7 +245,11 @@ def _what_went_wrong(result: "ReversalResult") -> str:
     return "the second half is not learned yet (train.steps), so nothing is proven"
 
 
-CELLS = {"allowed": ("+", "blue"), "unchanged": (".", "green"), "leak": ("X", "bold red")}
+CELLS = {  # their character, their colour, what they mean
+    "allowed": ("+", "blue", "allowed to change"),
+    "unchanged": (".", "green", "the same to the bit"),
+    "leak": ("X", "bold red", "leak"),
+}
 PICTURE = 32  # rows and columns at most
 
 
@@ -253,21 +257,16 @@ def causality_picture(result: "CausalityResult", console: Console) -> None:
     """Who changes whom, as coloured blocks or as characters; the other measurements; the verdict."""
     blocks = console.is_terminal and console.color_system is not None and not console.no_color
     cells = result.cells(min(PICTURE, max(8, (console.width - 8) // 2)))
-    console.print(Text("Rows: a token that is changed, with all after it. Columns: where logits are read."))
+    console.print(Text("Row: the first token that changes. Column: where logits are compared."))
     margin = len(str(result.n_ctx)) + 2
     for label, row in cells:
-        line = Text(f"{label:>{margin - 1}}" + " " * blocks, style="dim")
+        line = Text().append(f"{label:>{margin - 1}}" + " " * blocks, style="dim")
         for kind in row:
-            mark, style = CELLS[kind]
+            mark, style, _ = CELLS[kind]
             line.append("██" if blocks else f" {mark}", style=style)
         console.print(line)
     legend = Text(" " * margin)
-    for kind, meaning in (
-        ("allowed", "not before the change"),
-        ("unchanged", "before it, the same to the bit"),
-        ("leak", "before it, and changed"),
-    ):
-        mark, style = CELLS[kind]
+    for mark, style, meaning in CELLS.values():
         legend.append("██" if blocks else mark, style=style)
         legend.append(f" {meaning}   ")
     console.print(legend)
@@ -283,7 +282,7 @@ def causality_picture(result: "CausalityResult", console: Console) -> None:
         "mask": _mask_finding(result.mask),
     }
     fact_table(console, facts)
-    if not _is_safe(result.mask):
+    if result.passed and not _is_safe(result.mask):
         console.print(
             Text("scores are beyond what the mask is safe for: other tokens may leak", style="yellow")
         )
