@@ -81,6 +81,16 @@ def test_attention_is_left_as_it_was():
     assert room.attention is ATTENTION, "also where the forward breaks off"
 
 
+def test_the_number_of_threads_is_left_as_it_was():
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        causality(tiny_model())
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
 # ---------------------------------------------------------------------------- planted leaks
 
 

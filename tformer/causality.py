@@ -24,6 +24,7 @@ from tformer.errors import RequestError, TformerError
 from tformer.model import KVCache, Transformer
 
 ELEMENTS_AT_ONCE = 1 << 25  # logits and attention weights of the rows that run together
+SMALL = 10**10  # multiplications of a forward pass that one thread does in under a second
 COLUMNS = 64  # of the leak matrix: more than a picture shows
 Progress = Callable[[int, int], None]  # done, in all
 Cell = Literal["allowed", "unchanged", "leak"]
@@ -152,14 +153,15 @@ def causality(
     def tick() -> None:
         progress(next(done), (len(plans) + 1) * len(groups))
 
-    mask = measure_mask(model, clean, precision)
-    changes = [
-        _changes(model, clean, other, groups, plan, precision, tick)[: len(positions)] for plan in plans
-    ]
-    gradient = 0.0
-    for group in groups:
-        gradient = max(gradient, gradient_leak(model, clean, group, precision, generator))
-        tick()
+    with _one_thread(clean.numel() * model.n_parameters < SMALL):
+        mask = measure_mask(model, clean, precision)
+        changes = [
+            _changes(model, clean, other, groups, plan, precision, tick)[: len(positions)] for plan in plans
+        ]
+        gradient = 0.0
+        for group in groups:
+            gradient = max(gradient, gradient_leak(model, clean, group, precision, generator))
+            tick()
 
     before = np.arange(c.n_ctx) < np.array(positions)[:, None]  # (changed, looked at)
     leaks = [np.where(before, some, 0.0) for some in changes]
@@ -178,6 +180,19 @@ def causality(
         matrix=np.maximum.reduceat(np.max(leaks, axis=0), edges[:-1], axis=1).tolist(),
         columns=edges.tolist(),
     )
+
+
+@contextmanager
+def _one_thread(wanted: bool) -> Iterator[None]:
+    """While it lasts, one thread if wanted: on a busy machine, threads that wait for each other between
+    small operations take ten times as long as one that never waits.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if wanted else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _attention_size(config: ModelConfig) -> int:
