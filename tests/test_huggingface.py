@@ -1,6 +1,8 @@
 """A run directory is a Hugging Face model directory: transformers is the oracle, both ways."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -161,3 +163,14 @@ def test_a_broken_safetensors_file_is_refused(tmp_path, content):
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(RequestError, match="cannot read"):
         load_model(tmp_path)
+
+
+def test_loading_does_not_import_the_compiler(tmp_path):
+    """Drawing weights on the meta device, only to replace them, would: more than a second at each start."""
+    write_directory(tmp_path)
+    code = (
+        "import sys, pathlib, tformer.huggingface as h\n"
+        "h.load_model(pathlib.Path(sys.argv[1]))\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

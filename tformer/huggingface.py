@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from tformer.config import ModelConfig
 from tformer.errors import RequestError
@@ -229,7 +230,7 @@ def from_hf(config: ModelConfig, tensors: dict[str, Tensor], source: str) -> dic
         buffer = name.endswith((".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq"))
         if buffer or (config.tied and name == "lm_head.weight"):
             del tensors[name]
-    expected = {name: t.shape for name, t in _layout(config, _meta_state(config)).items()}
+    expected = {name: t.shape for name, t in _layout(config, _without_weights(config).state_dict()).items()}
     if missing := sorted(expected.keys() - tensors.keys()):
         raise RequestError(f"{source} lacks {len(missing)} tensors", "missing " + _some(missing))
     if extra := sorted(tensors.keys() - expected.keys()):
@@ -263,10 +264,19 @@ def from_hf(config: ModelConfig, tensors: dict[str, Tensor], source: str) -> dic
     return state
 
 
-def _meta_state(config: ModelConfig) -> dict[str, Tensor]:
-    """Shapes alone, from the real modules."""
-    with torch.device("meta"):
-        return Transformer(config).state_dict()
+class _NoDraws(TorchFunctionMode):
+    """Skips random initialisation: on the meta device the first draw imports a second of torch's compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _without_weights(config: ModelConfig) -> Transformer:
+    """The real modules, with shapes and no values."""
+    with torch.device("meta"), _NoDraws():
+        return Transformer(config)
 
 
 def _some(names: list[str]) -> str:
@@ -334,8 +344,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
         found = f"found {other}, which is pickle and is not read" if other else "not there yet"
         raise RequestError(f"no model.safetensors in {folder}", found, "save it as safetensors")
     state = from_hf(config, read_model_tensors(folder), str(folder))
-    with torch.device("meta"):
-        model = Transformer(config)
+    model = _without_weights(config)
     model.load_state_dict(state, assign=True, strict=True)
     if config.positions == "sinusoidal":
         model.register_buffer(

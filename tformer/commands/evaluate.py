@@ -1,7 +1,7 @@
-"""`tformer eval`: judge a run."""
+"""`tformer eval`: judge a run. Each task is a function that says its result and whether it passed."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,15 +13,30 @@ from tformer.errors import RequestError
 if TYPE_CHECKING:
     from tformer.data import Reversal
     from tformer.model import Transformer
-    from tformer.tokenizer import Tokenizer
 
-TASKS = ("loss", "reversal")
+
+@dataclass(frozen=True)
+class Request:
+    """What every task gets: the run that is judged, and the options."""
+
+    folder: Path
+    record: dict[str, Any]
+    model: "Transformer"
+    data: list[str]
+    n: int
+    positions: int
+    seed: int
+    precision: str
+    json: bool
 
 
 def command(
     task: Annotated[
         str | None,
-        typer.Argument(help="loss or reversal; the one that suits the run if left out.", show_default=False),
+        typer.Argument(
+            help="loss, reversal or causality; if left out, reversal for a run on it and loss for others.",
+            show_default=False,
+        ),
     ] = None,
     run: Run = None,
     data: Annotated[
@@ -29,26 +44,32 @@ def command(
         typer.Option(help="For loss: score all of this text instead of the run's validation part."),
     ] = None,
     n: Annotated[int, typer.Option("-n", help="For reversal: how many fresh sequences.")] = 2000,
-    seed: Annotated[int, typer.Option(help="For reversal: which fresh sequences.")] = 1,
+    positions: Annotated[
+        int, typer.Option(help="For causality: how many positions to change, evenly spread.")
+    ] = 64,
+    seed: Annotated[
+        int, typer.Option(help="For reversal and causality: which fresh sequences or tokens.")
+    ] = 1,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Judge a run: cross-entropy, perplexity and bits per byte, or accuracy on the reversal task.
+    """Judge a run: cross-entropy, perplexity and bits per byte; accuracy on the reversal task; or whether
+    any logit depends on a later token.
 
-    Examples: tformer eval; tformer eval loss --run shakespeare --data my.txt; tformer eval reversal --json.
+    Examples: tformer eval; tformer eval loss --run shakespeare --data my.txt; tformer eval causality --json.
     """
     if task is not None and task not in TASKS:
-        raise RequestError(f"no evaluation {task!r}", f"expected {' or '.join(TASKS)}")
+        raise RequestError(f"no evaluation {task!r}", f"expected {', '.join(TASKS)}")
     if precision not in ("fp32", "bf16"):
         raise RequestError(f"--precision {precision}", "expected fp32 or bf16")
     at_least("-n", n, 1)
+    at_least("--positions", positions, 1)
     at_least("--seed", seed, 0)
     from tformer import render
     from tformer.device import resolve_device
     from tformer.huggingface import load_model
     from tformer.runs import find_run, newest_run, read_record, task_of
-    from tformer.tokenizer import Tokenizer
 
     resolved = resolve_device(device)
     wanted = {"loss": "text", "reversal": "reversal"}.get(task or ("loss" if data else ""))
@@ -59,26 +80,22 @@ def command(
         folder = find_run(run)
     record = read_record(folder)
     task = task or ("loss" if data else "reversal" if task_of(record) == "reversal" else "loss")
-    model, tokenizer = load_model(folder, resolved), Tokenizer.load(folder)
-    passed = True
-    if task == "loss":
-        _loss(folder, record, model, tokenizer, data, precision, json)
-    else:
-        passed = _reversal(folder, record, model, n, seed, precision, json)
-    if not passed:
+    model = load_model(folder, resolved)
+    request = Request(folder, record, model, data or [], n, positions, seed, precision, json)
+    if not TASKS[task](request):
         raise typer.Exit(1)
 
 
-def _loss(
-    folder: Path, record: dict[str, Any], model: "Transformer", tokenizer: "Tokenizer",
-    data: Sequence[str] | None, precision: str, json: bool,
-) -> None:  # fmt: skip
+def _loss(request: Request) -> bool:
     from tformer import evaluate, render
     from tformer.corpus import load_corpus
     from tformer.data import load_token_file, split_text
+    from tformer.tokenizer import Tokenizer
 
-    validation = not data
-    sources = list(data) if data else _recorded_sources(folder, record)
+    folder, record, model = request.folder, request.record, request.model
+    tokenizer = Tokenizer.load(folder)
+    validation = not request.data
+    sources = request.data or _recorded_sources(folder, record)
     fraction = float((record.get("data") or {}).get("val_fraction", 0.1)) if validation else 1.0
     if len(sources) == 1 and sources[0].endswith(".npy"):
         ids = load_token_file(Path(sources[0]), tokenizer.vocab_size)
@@ -92,11 +109,10 @@ def _loss(
             )
         ids = tokenizer.encode_array([split_text(corpus.text, fraction).val])
     with render.steps_progress("scoring") as progress:
-        result = evaluate.loss(model, ids, tokenizer.n_bytes, precision, progress)
-    if json:
-        values = asdict(result) | {"run": str(folder), "perplexity": result.perplexity}
-        print_json(values)
-        return
+        result = evaluate.loss(model, ids, tokenizer.n_bytes, request.precision, progress)
+    if request.json:
+        print_json(asdict(result) | {"run": str(folder), "perplexity": result.perplexity})
+        return True
     facts = {
         "run": str(folder),
         "text": "its validation part" if validation else " ".join(sources),
@@ -106,6 +122,7 @@ def _loss(
         "bits per byte": f"{result.bits_per_byte:.4f}",
     }
     render.loss_table(facts, result, render.out())
+    return True
 
 
 def _recorded_sources(folder: Path, record: dict[str, Any]) -> list[str]:
@@ -127,14 +144,33 @@ def _task(folder: Path, record: dict[str, Any]) -> "Reversal":
     return reversal_task(Config.model_validate({s: record[s] for s in Config.model_fields}))
 
 
-def _reversal(
-    folder: Path, record: dict[str, Any], model: "Transformer", n: int, seed: int, precision: str, json: bool
-) -> bool:
+def _reversal(request: Request) -> bool:
     from tformer import evaluate, render
 
-    result = evaluate.reversal(model, _task(folder, record), n, precision, index=seed)
-    if json:
-        print_json({"run": str(folder)} | asdict(result))
+    task = _task(request.folder, request.record)
+    result = evaluate.reversal(request.model, task, request.n, request.precision, index=request.seed)
+    if request.json:
+        print_json({"run": str(request.folder)} | asdict(result))
     else:
         render.reversal_table(result, render.out())
     return result.passed
+
+
+def _causality(request: Request) -> bool:
+    from tformer import render
+    from tformer.causality import causality
+
+    with render.steps_progress("changing tokens") as progress:
+        result = causality(request.model, request.positions, request.precision, request.seed, progress)
+    if request.json:
+        print_json({"run": str(request.folder)} | asdict(result))
+    else:
+        render.causality_picture(result, render.out())
+    return result.passed
+
+
+TASKS: dict[str, Callable[[Request], bool]] = {
+    "loss": _loss,
+    "reversal": _reversal,
+    "causality": _causality,
+}
