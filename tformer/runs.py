@@ -27,6 +27,12 @@ def find_run(run: str) -> Path:
     )  # fmt: skip
 
 
+def tokenizer_path(name: str) -> Path:
+    """A tokenizer.json file, or a run (by name or path) that has one."""
+    path = Path(name)
+    return path if path.is_file() or (path / "tokenizer.json").is_file() else find_run(name)
+
+
 def all_runs() -> list[Path]:
     """Runs in `runs/`, the most recently written first."""
     folder = runs_folder()
