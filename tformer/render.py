@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.markdown import Markdown
@@ -26,7 +27,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from tformer.plots import pooled
+
 if TYPE_CHECKING:  # they import torch, and tokenize needs none
+    from tformer.attention_maps import Mirror
     from tformer.evaluate import LossResult, PositionResult, ReversalResult
     from tformer.train import Report
 
@@ -256,6 +260,73 @@ def loss_table(facts: dict[str, str], result: "LossResult", console: Console) ->
         label = str(a + 1) if b == a + 1 else f"{a + 1}–{b}"
         grid.add_row(label, f"{mean:.4f}", bar(mean / max(means)))
     console.print(grid)
+
+
+MOST_MAPS, MOST_CELLS = 16, 32  # heads on a screen, and cells along each side of one
+ASCII_SHADES, SHADES = " .:-=+*#%@", " ░▒▓█"
+
+
+def attention_maps(maps: Sequence[tuple[str, np.ndarray]], console: Console) -> None:
+    """Captions and weights (query, key) of heads, side by side: colours on a terminal, characters elsewhere.
+
+    Brightness is the square root of the weight, so that small ones show; a cell of a long text is the
+    largest weight that it covers.
+    """
+    shown = [(caption, pooled(weights, MOST_CELLS)) for caption, weights in maps[:MOST_MAPS]]
+    width = max(len(shown[0][1]), *(len(caption) for caption, _ in shown))
+    abreast = max(1, (console.width + 2) // (width + 2))
+    for row in (shown[i : i + abreast] for i in range(0, len(shown), abreast)):
+        console.print()
+        console.print(Text("  ".join(caption.ljust(width) for caption, _ in row).rstrip()))
+        for parts in zip(*(_drawn(cells, console) for _, cells in row), strict=True):
+            line = Text()
+            for part in parts:
+                part.pad_right(width + 2 - part.cell_len)
+                line.append_text(part)
+            line.rstrip()
+            console.print(line)
+    rest = f"; {len(maps) - MOST_MAPS} more heads in --out and --json" if len(maps) > MOST_MAPS else ""
+    console.print(Text(f"\nlayer.head; rows are queries, columns the keys that they look at{rest}"))
+
+
+def _drawn(cells: np.ndarray, console: Console) -> list[Text]:
+    """A line for each row of cells, or for each two where half blocks can be coloured."""
+    bright = np.sqrt(np.clip(cells, 0, 1))
+    if console.color_system not in ("256", "truecolor") or console.no_color:
+        shades = SHADES if console.is_terminal else ASCII_SHADES
+        levels = np.ceil(bright * (len(shades) - 1) - 0.25).astype(int)
+        return [Text("".join(shades[level] for level in row)) for row in levels]
+    lines = []
+    for i in range(0, len(cells), 2):
+        line = Text()
+        for j in range(len(cells)):
+            upper = _colour(bright[i, j])
+            lower = _colour(bright[i + 1, j]) if i + 1 < len(cells) else "default"
+            line.append("▀", style=f"{upper} on {lower}")
+        lines.append(line)
+    return lines
+
+
+def _colour(level: float) -> str:
+    """From dark blue to yellow."""
+    return f"rgb({int(20 + 235 * level)},{int(20 + 200 * level)},{int(60 - 20 * level)})"
+
+
+def mirror_verdict(result: "Mirror", console: Console) -> None:
+    """Which heads carry the reversal."""
+    alike = f"a head that looks everywhere alike: {percent(result.uniform)}; {result.n} fresh sequences"
+    if result.carriers:
+        names = ", ".join(f"{head.layer}.{head.head} ({percent(head.share)})" for head in result.carriers)
+        said = (
+            f"the reversal is carried by {names}: the share of attention on the mirrored position ({alike})"
+        )
+    else:
+        best = result.heads[0]
+        said = (
+            "no head has half of its attention on the mirrored position; the most is "
+            f"{best.layer}.{best.head} with {percent(best.share)} ({alike})"
+        )
+    console.print(Text(said))
 
 
 def token_table(rows: Sequence[tuple[int, str]], console: Console) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tformer.commands.eval_attention import attention, check_out
 from tformer.commands.options import Device, Json, Run, at_least, print_json
 from tformer.errors import RequestError
 
@@ -15,33 +16,49 @@ if TYPE_CHECKING:
     from tformer.model import Transformer
     from tformer.tokenizer import Tokenizer
 
-TASKS = ("loss", "reversal")
+TASKS = ("loss", "reversal", "attention")
 
 
 def command(
     task: Annotated[
         str | None,
-        typer.Argument(help="loss or reversal; the one that suits the run if left out.", show_default=False),
+        typer.Argument(
+            help="loss, reversal or attention; the judgement that suits the run if left out.",
+            show_default=False,
+        ),
     ] = None,
     run: Run = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="For loss: score all of this text instead of the run's validation part."),
+        typer.Option(
+            help="For loss: score all of this text instead of the run's validation part. For attention: "
+            "show its beginning."
+        ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", help="For reversal: how many fresh sequences.")] = 2000,
-    seed: Annotated[int, typer.Option(help="For reversal: which fresh sequences.")] = 1,
+    prompt: Annotated[str | None, typer.Option(help="For attention: the text to show.")] = None,
+    n: Annotated[int, typer.Option("-n", help="On reversal: how many fresh sequences.")] = 2000,
+    seed: Annotated[int, typer.Option(help="On reversal: which fresh sequences.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="For attention: a picture of every head, .svg or .png.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")] = False,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Judge a run: cross-entropy, perplexity and bits per byte, or accuracy on the reversal task.
 
-    Examples: tformer eval; tformer eval loss --run shakespeare --data my.txt; tformer eval reversal --json.
+    attention shows where each head looks, and which heads carry the reversal.
+    Examples: tformer eval; tformer eval loss --run shakespeare --data my.txt; tformer eval reversal --json;
+    tformer eval attention --prompt "To be, or not to be" --out heads.svg.
     """
     if task is not None and task not in TASKS:
-        raise RequestError(f"no evaluation {task!r}", f"expected {' or '.join(TASKS)}")
+        raise RequestError(f"no evaluation {task!r}", f"expected {', '.join(TASKS)}")
     if precision not in ("fp32", "bf16"):
         raise RequestError(f"--precision {precision}", "expected fp32 or bf16")
+    if task != "attention" and (prompt is not None or out is not None):
+        raise RequestError("--prompt and --out are for attention", "", "tformer eval attention")
+    check_out(out, overwrite)
     at_least("-n", n, 1)
     at_least("--seed", seed, 0)
     from tformer import render
@@ -63,6 +80,9 @@ def command(
     passed = True
     if task == "loss":
         _loss(folder, record, model, tokenizer, data, precision, json)
+    elif task == "attention":
+        reversal = _task(folder, record) if task_of(record) == "reversal" else None
+        attention(folder, model, tokenizer, reversal, prompt, data, n, seed, out, json)
     else:
         passed = _reversal(folder, record, model, n, seed, precision, json)
     if not passed:
