@@ -54,7 +54,7 @@ def gguf_name(name: str) -> str:
     >>> gguf_name("h.3.attn.c_attn.bias"), gguf_name("wte.weight")
     ('blk.3.attn_qkv.bias', 'token_embd.weight')
     """
-    module, _, leaf = name.rpartition(".")
+    module, _, leaf = name.removeprefix("transformer.").rpartition(".")
     if module in WHOLE:
         return f"{WHOLE[module]}.{leaf}"
     _, layer, part = module.split(".", 2)
@@ -99,9 +99,9 @@ def export(run: str, out: Path, half: bool = False) -> None:
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
     write_vocabulary(writer, values, tokenizer, c.vocab_size, read_start_id(folder, tokenizer))
     for name, tensor in to_hf(c, model.state_dict()).items():
-        is_linear = name.startswith("h.") and tensor.ndim == 2
+        is_linear = ".h." in f".{name}" and tensor.ndim == 2
         array = (tensor.T.contiguous() if is_linear else tensor).numpy()  # rows are outputs
-        is_matrix = array.ndim == 2 and name != "wpe.weight"
+        is_matrix = array.ndim == 2 and "wpe" not in name
         writer.add_tensor(gguf_name(name), array.astype(np.float16) if half and is_matrix else array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

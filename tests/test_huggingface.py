@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tformer.checkpoint import Run
 from tformer.config import Config
 from tformer.errors import RequestError
-from tformer.huggingface import from_hf_config, load, load_model, to_hf_config
+from tformer.huggingface import from_hf_config, load, load_model, to_hf, to_hf_config
 from tformer.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -197,3 +197,11 @@ def test_the_other_names_of_a_setting_are_read():
     assert (config.d_model, config.n_layers, config.activation) == (32, 3, "gelu")
     theirs = transformers.GPT2Config(**values)
     assert (theirs.n_embd, theirs.n_layer) == (32, 3)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_untied_gpt2_has_the_names_that_transformers_4_takes_with_a_head(tied):
+    """It reads names without a prefix as a model without a head, and refuses lm_head.weight among them."""
+    model = tiny_model(family="gpt2", tied=tied)
+    names = set(to_hf(model.config, model.state_dict()))
+    assert any(name.startswith("transformer.") for name in names) == ("lm_head.weight" in names) == (not tied)

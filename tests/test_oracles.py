@@ -50,8 +50,9 @@ def oracle(model: Transformer) -> torch.nn.Module:
     else:
         theirs = transformers.NanoChatForCausalLM(transformers.NanoChatConfig(**values))
     tensors = huggingface.to_hf(config, model.state_dict())
-    named = {name if "lm_head" in name else PREFIX[config.family] + name: t for name, t in tensors.items()}
-    missing, unexpected = theirs.load_state_dict(named, strict=False)
+    if config.family == "gpt2" and config.tied:
+        tensors = {PREFIX["gpt2"] + name: tensor for name, tensor in tensors.items()}
+    missing, unexpected = theirs.load_state_dict(tensors, strict=False)
     assert not unexpected and missing == (["lm_head.weight"] if config.tied else [])
     return theirs.double().eval()
 

@@ -213,6 +213,9 @@ def _is_conv1d(config: ModelConfig, name: str) -> bool:
 def to_hf(config: ModelConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A `model.py` state dict in the family's layout: contiguous float32 copies on the CPU."""
     layout = _layout(config, state)
+    if config.family == "gpt2" and not config.tied:
+        # transformers 4 takes names without a prefix for a model without a head, and refuses the head.
+        layout = {n if n == "lm_head.weight" else f"transformer.{n}": t for n, t in layout.items()}
     return {name: t.detach().to("cpu", torch.float32, copy=True).contiguous() for name, t in layout.items()}
 
 
