@@ -60,9 +60,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def origin_of(recorded: dict[str, Any]) -> dict[str, Any] | None:
+    """What a run began with, by its `tformer.yaml`: None for random weights."""
+    return (recorded.get("record") or {}).get("init_from")
+
+
 def is_origin(name: str, recorded: dict[str, Any]) -> bool:
     """Whether `name` is where a run, by its `tformer.yaml`, began. It need not be there any more."""
-    source = ((recorded.get("record") or {}).get("init_from") or {}).get("source")
+    source = (origin_of(recorded) or {}).get("source")
     return source in (str((runs_folder() / name).resolve()), str(Path(name).resolve()))
 
 

@@ -141,7 +141,7 @@ def _open(
 
 def _pretrained(init_from: str, folder: Path, recorded: dict[str, Any]) -> "Pretrained | None":
     """What the run begins with; None for one that is resumed, which has weights of its own."""
-    from tformer.pretrained import is_origin, read_pretrained
+    from tformer.pretrained import is_origin, origin_of, read_pretrained
 
     if not recorded:
         pretrained = read_pretrained(init_from)
@@ -149,7 +149,7 @@ def _pretrained(init_from: str, folder: Path, recorded: dict[str, Any]) -> "Pret
             raise RequestError(f"{folder} is what --init-from reads", "", "give another --out")
         return pretrained
     if not is_origin(init_from, recorded):
-        origin = recorded["record"].get("init_from", {}).get("source", "random weights")
+        origin = (origin_of(recorded) or {}).get("source", "random weights")
         raise RequestError(
             f"{folder} did not begin from {init_from}", f"it began from {origin}", "leave --init-from out"
         )
@@ -163,7 +163,7 @@ def _configure(
     """The configuration that the layers make; of a run that is resumed or trained further, around its own."""
     from tformer import runner
     from tformer.config import CORPORA_PRESETS, merge, preset_layer
-    from tformer.pretrained import configure, recipe
+    from tformer.pretrained import configure, origin_of, recipe
 
     preset = explicit[0] if has_preset else None
     given = explicit[1:] if preset else explicit
@@ -171,7 +171,7 @@ def _configure(
     if pretrained:
         return configure(pretrained, [recipe(preset or default), *given])
     if recorded:
-        if preset and recorded["record"].get("init_from"):
+        if preset and origin_of(recorded):
             preset = recipe(preset)
         return runner.resume_config(recorded, [*([preset] if preset else []), *given])
     return merge([preset or default, *given])
