@@ -164,14 +164,17 @@ def test_dropout_acts_in_training_alone():
     assert not torch.equal(model(ids), model(ids))
 
 
-def test_gpt2_starts_as_radford_says():
-    model = Transformer(tiny_config(family="gpt2", d_model=128, n_layers=8, vocab_size=500))
-    assert model.embed.weight.std().item() == pytest.approx(0.02, rel=0.05)
-    assert model.blocks[3].attn.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
-    assert model.blocks[3].attn.out.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
-    assert model.blocks[3].mlp.down.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
-    assert (model.blocks[0].norm_1.weight == 1).all()
-    assert (model.blocks[0].attn.qkv.bias == 0).all()
+@pytest.mark.parametrize("family", ["gpt2", "nanochat"])
+def test_every_block_starts_as_the_identity_with_products_of_variance_one(family):
+    model = Transformer(tiny_config(family=family, d_model=128, n_layers=3, vocab_size=500))
+    block, x = model.blocks[1], torch.randn(2, 8, 128)
+    assert block.attn.qkv(x).std().item() == pytest.approx(1, rel=0.05)
+    assert block.mlp.up(x).std().item() == pytest.approx(1, rel=0.05)
+    rotation = None
+    if family == "nanochat":
+        rotation = tuple(t[None, None] for t in rotary_angles(torch.arange(8), 64, 10000.0))
+    assert torch.equal(block(x, causal_mask(8, 8)[None, None], rotation), x)
+    assert model.embed.weight.std().item() == pytest.approx(0.02 if family == "gpt2" else 1, rel=0.05)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "nanochat"])

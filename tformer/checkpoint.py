@@ -71,6 +71,7 @@ class Run:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.is_new = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(folder, os.O_RDONLY) if os.name != "nt" else None
@@ -146,10 +147,10 @@ class Run:
         """The lines so far; a last line that was cut short is passed over."""
         lines = []
         with contextlib.suppress(FileNotFoundError):
-            for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
                 with contextlib.suppress(ValueError):
                     lines.append(json.loads(line))
-        return lines
+        return [line for line in lines if isinstance(line, dict)]
 
     def rewind_metrics(self, step: int) -> None:
         """Drop lines past a step, which a resumed run writes again."""
@@ -284,3 +285,6 @@ def open_run(folder: Path) -> Iterator[Run]:
         yield run
     finally:
         run.close()
+        if run.is_new:
+            with contextlib.suppress(OSError):  # only an empty one: nothing came of it
+                folder.rmdir()

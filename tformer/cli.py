@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 for command in (tokenize, train, evaluate, sample, answer):
     name = "eval" if command is evaluate else command.__name__.rpartition(".")[2]
-    app.command(name, no_args_is_help=command is train)(command.command)
+    app.command(name)(command.command)
 
 
 def _version(wanted: bool) -> None:
@@ -39,7 +39,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     debug: Annotated[
-        bool, typer.Option("--debug", envvar="TFORMER_DEBUG", help="Show the traceback of an error.")
+        bool, typer.Option("--debug", help="Show the traceback of an error (or set TFORMER_DEBUG=1).")
     ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
@@ -51,6 +51,7 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
+    _open_closed_streams()
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: so do we
             signal.signal(number, _stop)
@@ -60,6 +61,17 @@ def main() -> NoReturn:
     except BaseException as error:
         code = _exit_code(error)
     leave(int(code or 0))
+
+
+def _open_closed_streams() -> None:
+    """A standard stream that the caller closed becomes the null device, so that no file takes its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
@@ -80,7 +92,9 @@ def leave(code: int) -> NoReturn:
 
 def _exit_code(error: BaseException) -> int:
     """Say what went wrong, in one line, and return the exit code it stands for."""
-    if os.environ.get("TFORMER_DEBUG", "0") not in ("", "0") and not isinstance(error, typer.Exit):
+    if os.environ.get("TFORMER_DEBUG", "").lower() not in ("", "0", "false", "no") and not isinstance(
+        error, typer.Exit
+    ):
         import traceback
 
         traceback.print_exception(error)
@@ -101,7 +115,8 @@ def _exit_code(error: BaseException) -> int:
             return REQUEST
         _say(f"{message.strip().rstrip('.')}; see: tformer --help")
         return REQUEST
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    out_of_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError) or out_of_memory:
         _say("out of memory; lower --batch-size or set train.micro_batch_size")
         return FAILED
     if isinstance(error, OSError):

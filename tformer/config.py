@@ -284,10 +284,13 @@ def file_layer(path: Path) -> Layer:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot read the configuration {path}", str(error)) from None
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise RequestError(f"cannot read the configuration {path}", why or "") from None
     values = parse_yaml(text, str(path))
-    if isinstance(values, dict):
-        values.pop("record", None)
+    if isinstance(values, dict) and "record" in values:  # a run's own: its vocabulary was its text's
+        del values["record"]
+        if isinstance(values.get("model"), dict):
+            values["model"].pop("vocab_size", None)
     return _layer(str(path), values)
 
 

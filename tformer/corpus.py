@@ -233,10 +233,12 @@ def load_corpus(names: Sequence[str], progress: Progress = lambda done, total: N
         else:
             paths = [None] if name == "-" else [*files_of(Path(name))]
         for path in paths:
-            with open_file(path) if path else sys.stdin.buffer as stream:
-                raw = stream.read()
-            digest.update(raw)
             label = str(path) if path else "standard input"
+            try:
+                raw = path.read_bytes() if path else sys.stdin.buffer.read()
+            except OSError as error:
+                raise RequestError(f"cannot read {label}", error.strerror or str(error)) from None
+            digest.update(raw)
             texts.append(clean("".join(read_text(io.BytesIO(raw), label))))
     text = "".join(texts)
     if not text:

@@ -4,6 +4,9 @@ A batch is a pure function of (seed, step): no loader, no iterator, no state to 
 models; arrays are numpy until the trainer moves them.
 """
 
+import itertools
+import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,15 +140,15 @@ class Reversal:
         return sequences[:, :-1], sequences[:, 1:]
 
     def tokenizer(self) -> Tokenizer:
-        """A character for each symbol: letters, digits, and then printable Unicode from U+0100 on."""
+        """A character for each symbol: letters, digits, and then the letters from U+0100 on."""
         return Tokenizer(char_engine(reversal_alphabet(self.symbols)))
 
 
 def reversal_alphabet(symbols: int) -> list[str]:
-    """`symbols` different characters: a … z, A … Z, 0 … 9, then code points from U+0100 on."""
+    """`symbols` different characters: a … z, A … Z, 0 … 9, then the letters from U+0100 on."""
     plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-    more = (chr(0x100 + i) for i in range(max(0, symbols - len(plain))))
-    return [*plain, *more][:symbols]
+    more = (chr(i) for i in range(0x100, sys.maxunicode) if unicodedata.category(chr(i))[0] == "L")
+    return [*plain, *itertools.islice(more, max(0, symbols - len(plain)))][:symbols]
 
 
 def eval_windows(n_ids: int, n_ctx: int) -> list[tuple[int, int]]:

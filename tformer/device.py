@@ -25,8 +25,13 @@ def resolve_device(name: str) -> torch.device:
         "mps": torch.backends.mps.is_available(),
     }
     if not there[device.type]:
-        raise RequestError(f"device {name} is not there", "PyTorch finds none on this machine", "use cpu")
+        raise RequestError(
+            f"device {name} is not there", "PyTorch finds no such device on this machine", "use cpu"
+        )
     return device
+
+
+CPU_BF16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
 def decide_precision(wanted: str, device: torch.device) -> str:
@@ -36,11 +41,7 @@ def decide_precision(wanted: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp32"
     if device.type == "cpu":
-        flags = torch.backends.cpu.get_cpu_capability(), getattr(torch, "cpu", None)
-        native = any(
-            getattr(flags[1], probe, bool)()
-            for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        )
+        native = any(getattr(torch.cpu, probe, lambda: False)() for probe in CPU_BF16)
         return "bf16" if native else "fp32"
     return "fp32"
 

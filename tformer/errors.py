@@ -1,7 +1,7 @@
 """Errors a person can act on, and the exit codes they become.
 
-An error is one line: WHAT (what was expected, what was found); WHAT TO DO. Only `cli.py` turns an
-error into an exit code, and only it prints one.
+An error is one line: WHAT (what was expected, what was found); WHAT TO DO. Only `cli.py` prints an
+error and makes it an exit code.
 """
 
 DONE, FAILED, REQUEST = 0, 1, 2
@@ -23,7 +23,7 @@ class RequestError(TformerError):
     exit_code = REQUEST
 
 
-class Stopped(Exception):
+class Stopped(BaseException):
     """A signal asked the program to stop; whatever had to be saved has been saved."""
 
     def __init__(self, signal_number: int):

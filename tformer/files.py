@@ -36,7 +36,7 @@ def write_file(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
 
     Raises TformerError if the system refuses; an error of the function itself passes through.
     """
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         write_new(temporary, (lambda file: file.write(data)) if isinstance(data, bytes) else data)
         os.replace(temporary, path)

@@ -267,6 +267,8 @@ def from_hf(config: ModelConfig, tensors: dict[str, Tensor], source: str) -> dic
             raise RequestError(f"{source}: {name} is {found}", f"config.json says {tuple(shape)}")
         if not tensors[name].dtype.is_floating_point:
             raise RequestError(f"{source}: {name} is {tensors[name].dtype}", "expected floating point")
+        if not tensors[name].isfinite().all():
+            raise RequestError(f"{source}: {name} holds numbers that are not finite", "expected weights")
     tensors = {name: t.float() for name, t in tensors.items()}
     state: dict[str, Tensor] = {}
     for ours, theirs in hf_names(config).items():

@@ -269,26 +269,26 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """GPT-2's initialisation, or for nanochat one with silent residual branches.
+        """Matrices normal(0, 1/√d_in); projections back into the residual stream zero.
 
-        gpt2: normal(0, 0.02), the projections back into the residual stream divided by
-        √(2·n_layers), so that the sum of all branches starts with one branch's variance (Radford et
-        al. 2019, section 2.3). nanochat: matrices normal(0, 1/√d_in), those projections zero, so that
-        each block starts as the identity; embeddings normal(0, 1), under the norm that follows them.
+        So products keep their variance at any width, and every block starts as the identity. GPT-2 has
+        0.02 for all, those projections divided by √(2·n_layers) (Radford et al. 2019, section 2.3),
+        which is far too small at a small width: examples/benchmarks/README.md has the comparison.
+        Embeddings are normal(0, 0.02), as GPT-2's. nanochat norms them at once, so theirs are
+        normal(0, 1); its unembedding, or a tied table, is normal(0, 0.001): the first guess is uniform.
         """
-        c = self.config
-        gpt2 = c.family == "gpt2"
+        nanochat = self.config.family == "nanochat"
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:  # norm weights start at 1, biases at 0
                 parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
             elif name.endswith(("attn.out.weight", "mlp.down.weight")):
-                parameter.normal_(std=0.02 / math.sqrt(2 * c.n_layers) if gpt2 else 0.0)
-            elif gpt2:
+                parameter.zero_()
+            elif name.startswith("blocks."):
+                parameter.normal_(std=parameter.shape[1] ** -0.5)
+            elif not nanochat:
                 parameter.normal_(std=0.02)
-            elif name == "unembed.weight" or (c.tied and name == "embed.weight"):
-                parameter.normal_(std=0.001)  # first guess uniform
             else:
-                parameter.normal_(std=1.0 if name == "embed.weight" else parameter.shape[1] ** -0.5)
+                parameter.normal_(std=0.001 if name == "unembed.weight" or self.config.tied else 1.0)
 
     def forward(
         self, ids: Int[Tensor, "batch position"], cache: KVCache | None = None

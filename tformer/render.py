@@ -74,7 +74,7 @@ def fact_table(console: Console, facts: dict[str, str], title: str = "") -> None
     """Names and values, a line each."""
     grid = Table(title=title or None, box=None, show_header=False, title_justify="left", pad_edge=False)
     for name, value in facts.items():
-        grid.add_row(Text(name, style="dim"), value)
+        grid.add_row(Text(name, style="dim"), Text(value))
     console.print(grid)
 
 
@@ -112,7 +112,7 @@ class TrainingProgress:
         self.progress = Progress(
             BarColumn(bar_width=None),
             TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=self.console,
             expand=True,
@@ -138,7 +138,8 @@ class TrainingProgress:
         evaluated = report.val_loss is not None
         if evaluated:
             self.val = f"  val {report.val_loss:.4f}"
-        numbers = f"loss {report.loss:.4f}{self.val}  {(state.tokens - tokens) / passed:,.0f} tok/s"
+        rate = f"  {(state.tokens - tokens) / passed:,.0f} tok/s" if state.step > step else ""
+        numbers = f"loss {report.loss:.4f}{self.val}{rate}"
         if self.console.is_terminal:
             self.progress.update(self.task, completed=state.step, numbers=numbers)
         elif evaluated or now - self.printed > PLAIN_LINE_EVERY or state.step == self.steps:
@@ -153,7 +154,7 @@ def steps_progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for work of known size on a terminal; nothing elsewhere."""
     console = err()
     with Progress(
-        TextColumn(label),
+        TextColumn(label, markup=False),
         BarColumn(),
         TaskProgressColumn(show_speed=True),
         TimeRemainingColumn(),
@@ -170,7 +171,7 @@ def download_progress(label: str) -> Iterator[Callable[[int, int | None], None]]
     """Bytes, rate and time left of a download; one plain line where there is no terminal."""
     console = err()
     with Progress(
-        TextColumn(label),
+        TextColumn(label, markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
@@ -192,11 +193,6 @@ def download_progress(label: str) -> Iterator[Callable[[int, int | None], None]]
 
 
 # ---------------------------------------------------------------------------- results
-
-
-def training_summary(facts: dict[str, str], title: str) -> None:
-    """The end of a training run, for a person."""
-    fact_table(err(), facts, title)
 
 
 def reversal_table(result: "ReversalResult", console: Console) -> None:
@@ -258,7 +254,7 @@ def loss_table(facts: dict[str, str], result: "LossResult", console: Console) ->
     means = [sum(result.by_position[a:b]) / (b - a) for a, b in spans]
     for (a, b), mean in zip(spans, means, strict=True):
         label = str(a + 1) if b == a + 1 else f"{a + 1}–{b}"
-        grid.add_row(label, f"{mean:.4f}", bar(mean / max(means)))
+        grid.add_row(label, f"{mean:.4f}", bar(mean / (max(means) or 1.0)))
     console.print(grid)
 
 

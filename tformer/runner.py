@@ -82,7 +82,9 @@ def prepare_data(
                 f"expected {task.n_ctx}", "set model.n_ctx or data.reversal_length",
             )  # fmt: skip
         return Data(alphabet, task, None, {"source": ["reversal"]}, reversal=task)
-    if len(sources) == 1 and sources[0].endswith(".npy"):
+    if len(sources) > 1 and any(source.endswith(".npy") for source in sources):
+        raise RequestError(f"several DATA: {' '.join(sources)}", "a token file is given alone")
+    if sources[0].endswith(".npy"):
         return _token_file_data(config, Path(sources[0]), tokenizer, expected_hash)
     corpus = load_corpus(sources, progress)
     _check_hash(corpus.sha256, expected_hash)
@@ -269,6 +271,11 @@ def open_session(
     if checkpoint:
         optimizers.load_state_tensors(checkpoint.optimizer)
     state = checkpoint.state if checkpoint else State()
+    if state.step > config.train.steps:
+        raise RequestError(
+            f"train.steps {config.train.steps}", f"{run.folder} has {state.step} steps already",
+            "give more, or leave --steps out",
+        )  # fmt: skip
     run.write_record(config, record)  # first: from here on, the folder is known for a run
     run.write_identity(config, data.tokenizer)
     run.rewind_metrics(state.step)
@@ -349,6 +356,8 @@ def summary(session: Session) -> dict[str, Any]:
 
 def finish(session: Session) -> dict[str, Any]:
     """Record that the run came to its end, and how."""
+    if not (session.run.folder / "model.safetensors").exists():
+        session.run.write_weights(session.model)
     result = summary(session)
     session.record["result"] = {key: value for key, value in result.items() if key != "run"}
     session.run.write_record(session.config, session.record)

@@ -62,17 +62,24 @@ def read_record(folder: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read {path}", str(error)) from None
     values = parse_yaml(text, str(path))
-    return values if isinstance(values, dict) else {}
+    sections = ("model", "data", "train", "record")
+    met = values.get("record") or {} if isinstance(values, dict) else {}
+    shaped = isinstance(values, dict) and all(isinstance(values.get(s, {}), dict) for s in sections)
+    if not shaped or not isinstance(met.get("data", {}), dict):
+        raise RequestError(f"{path} is damaged", "expected the sections model, data, train and record")
+    return values
 
 
 def task_of(record: dict[str, Any]) -> str:
     """`text` or `reversal`."""
-    return str((record.get("data") or {}).get("task", "text"))
+    data = record.get("data")
+    return str(data.get("task", "text")) if isinstance(data, dict) else "text"
 
 
 def is_finished(record: dict[str, Any]) -> bool:
     """Whether training came to its end."""
-    return bool((record.get("record") or {}).get("result"))
+    met = record.get("record")
+    return isinstance(met, dict) and bool(met.get("result"))
 
 
 def new_run_folder(name: str) -> Path:

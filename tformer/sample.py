@@ -133,9 +133,11 @@ def generate(
     pads = [0] * len(ids) if padding is None else padding.tolist()
     cache: KVCache | None = None
     starts: list[int] = []
+    forgotten = 0  # ids at the start that no window reaches any more
     for _ in range(max_tokens):
         # Each row has the window that it would have alone.
-        now = [pad + window_start(ids.shape[1] - pad, model.config.n_ctx) for pad in pads]
+        total = forgotten + ids.shape[1]
+        now = [pad + window_start(total - pad, model.config.n_ctx) - forgotten for pad in pads]
         if cached and cache is not None and now == starts:
             logits = model(ids[:, -1:], cache)
         else:
@@ -148,6 +150,8 @@ def generate(
         column = choose(logits[:, -1])
         yield column
         ids = torch.cat((ids, column[:, None]), dim=1)
+        if (first := min(starts)) > model.config.n_ctx:
+            ids, starts, forgotten = ids[:, first:], [start - first for start in starts], forgotten + first
 
 
 class TextStream:
@@ -222,7 +226,9 @@ def continue_text(
     device = next(model.parameters()).device
     ids = torch.tensor([list(prompt_ids)] * n, device=device)
     streams = [TextStream(tokenizer, stop) for _ in range(n)]
-    for column in generate(model, ids, max_tokens, Sampler(sampling, seed, n)):
+    sampler = Sampler(sampling, seed, n)
+    size = tokenizer.vocab_size  # a model may have more rows than there are tokens
+    for column in generate(model, ids, max_tokens, lambda logits: sampler(logits[:, :size])):
         for i, (stream, token) in enumerate(zip(streams, column.tolist(), strict=True)):
             if not stream.finish_reason and (piece := stream.feed(token)):
                 on_text(i, piece)

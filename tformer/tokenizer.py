@@ -35,6 +35,7 @@ WORD_OR_GAP = r"[\p{L}\p{N}_]+|[^\p{L}\p{N}_]+"
 # A place where text can be cut with no change in the ids: no token of ours, and no pre-token of
 # GPT-2's, reaches from a word character into the white space after it.
 SAFE_CUT = re.compile(r"(?<=\w)(?=[ \t\r\n])")
+LONG_STRETCH = re.compile(r"\S{1000}")
 CHUNK = 1 << 16  # characters encoded at a time
 
 
@@ -78,6 +79,11 @@ def cut_safely(pieces: Iterable[str], size: int = CHUNK) -> Iterator[str]:
         yield "".join(held)
 
 
+def _cut_long_stretches(text: str) -> list[str]:
+    """Learning merges takes time quadratic in the longest stretch without white space: none over 1,000."""
+    return re.findall(r"\s*\S{1,1000}|\s+", text) if LONG_STRETCH.search(text) else [text]
+
+
 def id_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
     """The smaller of uint16 and uint32 that holds every id."""
     return np.uint16 if vocab_size <= 2**16 else np.uint32
@@ -106,9 +112,11 @@ class Tokenizer:
             raise RequestError(f"a {kind} vocabulary of {vocab_size}", "expected more than its 256 bytes")
         chunks = cut_safely(texts)
         if kind == "char":
-            alphabet = sorted(set().union(*chunks))
+            alphabet: set[str] = set()
+            for chunk in chunks:
+                alphabet.update(chunk)
             _refuse_empty(alphabet)
-            return cls(char_engine(alphabet))
+            return cls(char_engine(sorted(alphabet)))
         if kind == "word":
             counts: Counter[str] = Counter()
             for chunk in chunks:
@@ -124,7 +132,8 @@ class Tokenizer:
         )
         first = next(chunks, "")
         _refuse_empty(first)
-        engine.train_from_iterator(chain([first], chunks), trainer)
+        pieces = (piece for chunk in chain([first], chunks) for piece in _cut_long_stretches(chunk))
+        engine.train_from_iterator(pieces, trainer)
         return cls(engine)
 
     @classmethod
@@ -273,7 +282,8 @@ class Tokenizer:
         """A token as a person reads it: its text, or its bytes where they are no text."""
         raw = self.token_bytes[i]
         try:
-            return json.dumps(raw.decode(), ensure_ascii=False)
+            text = raw.decode()
+            return json.dumps(text, ensure_ascii=not text.isprintable())
         except UnicodeDecodeError:
             return "bytes " + raw.hex(" ")
 
@@ -343,6 +353,8 @@ def _kind_of(engine: Engine) -> Kind:
         and (n := sum(symbol not in vocabulary for symbol in byte_symbols()))
     ):
         raise RequestError("the tokenizer's vocabulary", f"{n} of the 256 bytes are missing")
+    if model["normalizer"] or '"add_prefix_space": true' in json.dumps(model["pre_tokenizer"]):
+        raise RequestError("the tokenizer changes text before it cuts it", "decoding would not give it back")
     if kind == "WordLevel" and all(len(token) == 1 for token in engine.get_vocab()):
         return "char"
     if kind == "BPE" and "ByteLevel" in json.dumps(model["pre_tokenizer"]):

@@ -25,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 def print_json(values: Any) -> None:
     """One JSON object, one line."""
-    print(json.dumps(values, ensure_ascii=False), flush=True)
+    print(json.dumps(values, ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def stdin_is_piped() -> bool:
@@ -51,6 +51,8 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     """Nothing that exists is overwritten unless the user says so."""
     if path.is_dir():
         raise RequestError(f"{path} is a folder", "expected the name of a file to write")
+    if path.exists() and not path.is_file():
+        raise RequestError(f"{path} is not a regular file", "expected the name of a file to write")
     if os.path.lexists(path) and not overwrite:
         raise RequestError(f"{path} exists", "", "give another name, or --overwrite")
     if not path.parent.is_dir():

@@ -1,7 +1,7 @@
 """`tformer sample`: text from a run, as it is generated."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -56,26 +56,30 @@ def command(
     Examples: tformer sample "O God"; cat prompts.txt | tformer sample - --json | jq -r .text.
     """
     at_least("--max-tokens", max_tokens, 0)
-    at_least("-n", n, 1)
+    at_least("-n", n, 1, 1024)
     at_least("--temperature", temperature, 0)
     at_least("--top-k", top_k, 0)
     at_least("--top-p", top_p, 0, 1)
     at_least("--min-p", min_p, 0, 1)
     at_least("--seed", seed, 0)
+    if prompt and not prompt.isascii() and any("\ud800" <= c <= "\udfff" for c in prompt):
+        raise RequestError("PROMPT is not UTF-8", "expected text")
     piped = prompt == "-" or (prompt is None and stdin_is_piped())
     import random
 
     from tformer import render
     from tformer.device import resolve_device
     from tformer.huggingface import load_model, read_start_id
-    from tformer.runs import all_runs, find_run, newest_run, read_record, task_of
+    from tformer.runs import find_run, newest_run, task_of
     from tformer.sample import Sampling, continue_text
     from tformer.tokenizer import Tokenizer
 
     resolved = resolve_device(device)
     if run is None:
-        any_text = any(task_of(read_record(folder)) == "text" for folder in all_runs())
-        folder = newest_run(lambda r: not any_text or task_of(r) == "text", "a trained run")
+        try:
+            folder = newest_run(lambda r: task_of(r) == "text", "a run on text")
+        except RequestError:
+            folder = newest_run(lambda r: True, "a trained run")
         render.say(f"using {folder}")
     else:
         folder = find_run(run)
@@ -125,7 +129,9 @@ def _or_empty(lines: Iterable[str]) -> Iterable[str]:
         yield ""
 
 
-def _write_all(prompt: str, samples: "list[Sample]", json: bool, write: object, first: bool) -> None:
+def _write_all(
+    prompt: str, samples: "list[Sample]", json: bool, write: Callable[[str], None], first: bool
+) -> None:
     for sample in samples:
         if json:
             print_json(
@@ -133,5 +139,5 @@ def _write_all(prompt: str, samples: "list[Sample]", json: bool, write: object, 
                  "finish_reason": sample.finish_reason}
             )  # fmt: skip
         else:
-            write(("" if first else "---\n") + prompt + sample.text + "\n")  # type: ignore[operator]
+            write(("" if first else "---\n") + prompt + sample.text + "\n")
             first = False

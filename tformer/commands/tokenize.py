@@ -63,6 +63,8 @@ def command(
     if train:
         _train(names, tokenizer, vocab_size, out, overwrite, json)
         return
+    if json and (decode or show):
+        raise RequestError(f"--json with {chosen[0]}", "it is for ids and for --stats")
     if out and chosen:
         raise RequestError(
             f"--out with {chosen[0]}", "it writes the ids of a text", "redirect stdout instead"
@@ -151,12 +153,15 @@ def _encode(names: list[str], tokenizer: "Tokenizer", json: bool) -> None:
     for chunk in tokenizer.encode_stream(_pieces(names)):
         ids = [int(i) for i in chunk]
         if json:
+            first = False
             print_json({"ids": ids, "tokens": [tokenizer.text_of(i) for i in ids]})
         elif ids:
             sys.stdout.write(("" if first else " ") + " ".join(map(str, ids)))
             first = False
     if not json:
         sys.stdout.write("\n")
+    elif first:
+        print_json({"ids": [], "tokens": []})
 
 
 def _decode(names: list[str], tokenizer: "Tokenizer") -> None:
@@ -179,6 +184,8 @@ def _ids(stream: BinaryIO, label: str) -> Iterator[list[int]]:
     rest = b""
     while block := stream.read(BLOCK):
         words = (rest + block).split()
+        if len(rest) > 20:
+            _number(rest, label)
         rest = words.pop() if words and not block[-1:].isspace() else b""
         yield [_number(word, label) for word in words]
     if rest:

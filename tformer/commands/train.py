@@ -43,6 +43,10 @@ def command(
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", rich_help_panel=DAILY)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows per step.", rich_help_panel=DAILY)] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=DAILY)] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="Evaluations without improvement before it stops.", rich_help_panel=DAILY),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.", rich_help_panel=DAILY)] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.", rich_help_panel=DAILY)] = None,
     compile: Annotated[
@@ -74,6 +78,8 @@ def command(
         )
     if "reversal" in sources and len(sources) > 1:
         raise RequestError("reversal is a task of its own", f"found {' '.join(sources)}", "give it alone")
+    if overwrite and out is None:
+        raise RequestError("--overwrite without --out", "", "say which run to replace: --out DIR")
     if resume and overwrite:
         raise RequestError("--resume and --overwrite contradict each other", "", "leave one out")
     from tformer.config import file_layer, flag_layer, preset_layer
@@ -83,7 +89,7 @@ def command(
         explicit.append(file_layer(config))
     flags = {
         "data.tokenizer": tokenizer, "train.steps": steps, "train.batch_size": batch_size, "train.lr": lr,
-        "train.seed": seed, "train.precision": precision,
+        "train.patience": patience, "train.seed": seed, "train.precision": precision,
         "train.compile": None if compile is None else ("on" if compile else "off"),
     }  # fmt: skip
     explicit.append(flag_layer(set_ or [], flags))
@@ -115,7 +121,9 @@ def _open(
     if resume and out is None:
         folder = unfinished_run(name)
         if folder is None:
-            raise RequestError(f"no unfinished run of {name}", "", "leave --resume out to start one")
+            raise RequestError(
+                f"no unfinished run of {name}", "", "leave --resume out to start one, or say which: --out DIR"
+            )
     folder = folder or new_run_folder(name)
     recorded = read_record(folder) if resume else {}
     _check_folder(folder, bool(recorded), overwrite)
@@ -129,7 +137,10 @@ def _open(
         own = Tokenizer.load(folder) if recorded else pretrained.tokenizer if pretrained else None
         data = runner.prepare_data(config, sources, own, runner.recorded_hash(recorded), progress)
     config = runner.decide(config, device, data.tokenizer.vocab_size)
+    if out is None and not resume:
+        folder = new_run_folder(name)  # another process may have taken the name meanwhile
     run = stack.enter_context(open_run(folder))
+    _check_folder(folder, bool(recorded), overwrite)  # again, now that nobody else can write
     if overwrite:
         run.clear()
     session = runner.open_session(run, config, data, device, pretrained)
@@ -231,13 +242,14 @@ def _signals() -> Iterator[list[int]]:
 def _train(session: "Session", json: bool) -> bool:
     """Train, then judge. Whether the verdict, where there is one, is favourable."""
     from tformer import evaluate, render, runner
+    from tformer.train import is_exhausted
 
     run, steps = session.run, session.config.train.steps
     with _signals() as seen, render.TrainingProgress(steps, session.state.step) as progress:
         for report in runner.train_session(session, stop=lambda: bool(seen)):
             progress.update(report)
     state = session.state
-    stopped_early = state.evals_since_best >= session.config.train.patience > 0
+    stopped_early = is_exhausted(state, session.config.train)
     if seen and state.step < steps and not stopped_early:
         render.say(f"stopped after step {state.step}; {run.folder} is saved: continue with --resume")
         raise Stopped(seen[0])
@@ -271,4 +283,4 @@ def _summarise(result: dict[str, Any], stopped_early: bool) -> None:
         )
     if "passed" not in result:
         facts["next"] = f"tformer sample --run {result['run']}"
-    render.training_summary(facts, "")
+    render.fact_table(render.err(), facts)
