@@ -22,11 +22,10 @@ from tformer.runner import (
     finish,
     open_session,
     prepare_data,
-    recorded_hash,
     resume_config,
     train_session,
 )
-from tformer.runs import is_finished, read_record
+from tformer.runs import is_finished, read_record, recorded_hash
 from tformer.tokenizer import Tokenizer
 from tformer.train import State
 

@@ -49,26 +49,6 @@ def test_transformers_loads_a_run_with_the_same_logits_ids_and_greedy_text(tmp_p
 
 
 @pytest.mark.parametrize("changes", FAMILIES, ids=["gpt2", "gpt2-sinusoidal", "nanochat", "nanochat-gqa"])
-def test_gradients_equal_transformers(tmp_path, changes):
-    model, _ = write_directory(tmp_path, **changes)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    ids = torch.randint(20, (2, 16))
-    loss = torch.nn.functional.cross_entropy(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-    loss.backward()
-    theirs(ids, labels=ids).loss.backward()
-    mine = to_hf(model.config, {n: p.grad for n, p in model.named_parameters(remove_duplicate=False)})
-    implied = {"wpe.weight"} if model.config.positions == "sinusoidal" else set()
-    if model.config.family == "gpt2" and not model.config.bias:
-        implied |= {name for name in mine if name.endswith(".bias")}
-    compared = 0
-    for name, parameter in theirs.named_parameters():
-        if (name := name.removeprefix("transformer.")) not in implied:
-            assert torch.allclose(mine[name], parameter.grad, atol=1e-5, rtol=1e-4), name
-            compared += 1
-    assert compared == len(mine) - len(implied)
-
-
-@pytest.mark.parametrize("changes", FAMILIES, ids=["gpt2", "gpt2-sinusoidal", "nanochat", "nanochat-gqa"])
 def test_a_run_loads_back_to_the_same_bits(tmp_path, changes):
     model, _ = write_directory(tmp_path, **changes)
     loaded, tokenizer = load(tmp_path)
@@ -174,3 +154,67 @@ def test_loading_does_not_import_the_compiler(tmp_path):
         "assert 'torch._dynamo' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "named"),
+    [
+        ("gpt2", {"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn"),
+        ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
+        ("gpt2", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
+        ("gpt2", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ("gpt2", {"per_layer_config": {"0": {"n_inner": 8}}}, "per_layer_config"),
+        ("gpt2", {"is_causal": False}, "is_causal"),
+        ("gpt2", {"activation_function": "quick_gelu"}, "activation"),
+        ("nanochat", {"attention_bias": True}, "attention_bias"),
+        ("nanochat", {"head_dim": 4}, "head_dim"),
+        ("nanochat", {"hidden_act": "silu"}, "activation"),
+        ("nanochat", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ("nanochat", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rotary"),
+        ("nanochat", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rotary"),
+        ("nanochat", {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "rotary"),
+        ("nanochat", {"num_key_value_heads": 3}, "n_kv_heads"),
+        ("nanochat", {"is_causal": False}, "is_causal"),
+    ],
+)
+def test_every_setting_that_changes_the_mathematics_is_refused_by_name(family, change, named):
+    with pytest.raises(RequestError, match=named):
+        from_hf_config(to_hf_config(tiny_config(family=family)) | change, "config.json")
+
+
+def test_no_field_of_transformers_configurations_has_been_forgotten():
+    """Each field is read, refused, or of no account for logits; a new one makes this fail."""
+    no_account = {
+        "use_cache", "initializer_range", "embd_pdrop", "attn_pdrop", "bos_token_id", "eos_token_id",
+        "pad_token_id", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
+        "summary_first_dropout",
+    }  # fmt: skip
+    gpt2 = {"scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn",
+            "add_cross_attention", "resid_pdrop"}  # fmt: skip
+    common = {f for c in transformers.PretrainedConfig.__mro__ for f in getattr(c, "__annotations__", {})}
+    for name, family, refused in (
+        ("GPT2Config", "gpt2", gpt2),
+        ("NanoChatConfig", "nanochat", {"attention_bias"}),
+    ):
+        fields = set(getattr(transformers, name).__annotations__)
+        read = set(to_hf_config(tiny_config(family=family)))
+        assert fields - common - read - refused - no_account == set()
+
+
+def test_the_other_names_of_a_setting_are_read():
+    values = to_hf_config(tiny_config())
+    values = {k: v for k, v in values.items() if k not in ("n_embd", "n_layer")} | {
+        "hidden_size": 32, "num_hidden_layers": 3, "activation_function": "gelu_python",
+    }  # fmt: skip
+    config = from_hf_config(values, "c")
+    assert (config.d_model, config.n_layers, config.activation) == (32, 3, "gelu")
+    theirs = transformers.GPT2Config(**values)
+    assert (theirs.n_embd, theirs.n_layer) == (32, 3)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_untied_gpt2_has_the_names_that_transformers_4_takes_with_a_head(tied):
+    """It reads names without a prefix as a model without a head, and refuses lm_head.weight among them."""
+    model = tiny_model(family="gpt2", tied=tied)
+    names = set(to_hf(model.config, model.state_dict()))
+    assert any(name.startswith("transformer.") for name in names) == ("lm_head.weight" in names) == (not tied)

@@ -298,13 +298,14 @@ def flag_layer(settings: Sequence[str], flags: dict[str, Any]) -> Layer:
     """The settings of the command line: `section.key=value` strings, and flags by dotted key."""
     values: dict[str, dict[str, Any]] = {}
     given = {key: value for key, value in flags.items() if value is not None}
+    flagged = dict(given)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise RequestError(f"--set {setting}", "expected KEY=VALUE", "for example --set model.n_layers=6")
         value = parse_yaml(text, f"--set {setting}")
-        if key in given and given[key] != value:
-            raise RequestError(f"{key} is given twice", f"{given[key]!r} and {value!r}", "leave one out")
+        if flagged.get(key, value) != value:
+            raise RequestError(f"{key} is given twice", f"{flagged[key]!r} and {value!r}", "leave one out")
         given[key] = value
     for key, value in given.items():
         section, _, name = key.partition(".")

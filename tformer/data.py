@@ -4,6 +4,7 @@ A batch is a pure function of (seed, step): no loader, no iterator, no state to 
 models; arrays are numpy until the trainer moves them.
 """
 
+import hashlib
 import itertools
 import sys
 import unicodedata
@@ -173,6 +174,11 @@ def load_token_file(path: Path, vocab_size: int) -> np.ndarray:
     if len(ids) and (top := int(ids.max())) >= vocab_size:
         raise RequestError(f"{path} has id {top}", f"the tokenizer has {vocab_size} ids", "use its own")
     return ids
+
+
+def token_hash(ids: np.ndarray) -> str:
+    """sha256 of the bytes of ids."""
+    return hashlib.sha256(np.ascontiguousarray(ids).data).hexdigest()
 
 
 def write_token_file(path: Path, chunks: Iterable[Sequence[int] | np.ndarray], vocab_size: int) -> int:

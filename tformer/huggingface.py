@@ -22,15 +22,26 @@ from tformer.tokenizer import Tokenizer
 
 # ---------------------------------------------------------------------------- configuration
 
-# Settings that change the mathematics and that model.py has in one form alone: their only value.
+# Settings that change the mathematics and that model.py has in one form alone: their only value, or
+# null or nothing.
 FIXED: dict[str, dict[str, Any]] = {
     "gpt2": {
         "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
         "add_cross_attention": False, "reorder_and_upcast_attn": False,
     },
-    "nanochat": {"attention_bias": False},
+    "nanochat": {"attention_bias": False, "partial_rotary_factor": 1.0},
 }  # fmt: skip
-ACTIVATION_NAMES = {"gelu_pytorch_tanh": "gelu_new"}  # other names of the same function
+FIXED_EVERYWHERE: dict[str, Any] = {"is_causal": True}
+ABSENT = ("quantization_config", "per_layer_config", "pruned_heads")  # of any model of transformers
+# Other names of the same thing: activations, and the keys that transformers' GPT2Config takes too.
+ACTIVATION_NAMES = {
+    "gelu_pytorch_tanh": "gelu_new", "gelu_python_tanh": "gelu_new", "gelu_fast": "gelu_new",
+    "gelu_python": "gelu",
+}  # fmt: skip
+GPT2_ALIASES = {
+    "hidden_size": "n_embd", "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
+}  # fmt: skip
 
 
 def to_hf_config(config: ModelConfig, bos_id: int = 0) -> dict[str, Any]:
@@ -88,14 +99,20 @@ def to_hf_config(config: ModelConfig, bos_id: int = 0) -> dict[str, Any]:
 def from_hf_config(values: dict[str, Any], source: str) -> ModelConfig:
     """The architecture that a `config.json` describes.
 
+    gpt2 may set three dropouts; they act in training alone, and `resid_pdrop` is taken for all of them.
     Raises RequestError, naming the setting, for another family or mathematics that `model.py` has not.
     """
     family = values.get("model_type")
     if family not in FIXED:
         raise RequestError(f"{source} is of model_type {family!r}", "expected gpt2 or nanochat")
-    for key, only in FIXED[family].items():
-        if values.get(key, only) != only:
+    if family == "gpt2":
+        values = values | {GPT2_ALIASES[key]: values[key] for key in GPT2_ALIASES.keys() & values.keys()}
+    for key, only in (FIXED[family] | FIXED_EVERYWHERE).items():
+        if values.get(key, only) not in (only, None):
             raise RequestError(f"{source} sets {key} to {values[key]!r}", f"tformer has {only!r} alone")
+    for key in ABSENT:
+        if values.get(key):
+            raise RequestError(f"{source} sets {key}", "tformer has no such models", "save it without")
     ours = values.get("tformer") or {}
     get = values.get
     if family == "gpt2":
@@ -115,9 +132,8 @@ def from_hf_config(values: dict[str, Any], source: str) -> ModelConfig:
         }
     else:
         # transformers 5 writes rope_parameters; 4.x wrote rope_theta and rope_scaling.
-        rope = get("rope_parameters") or get("rope_scaling") or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
+        rope = get("rope_scaling") or get("rope_parameters") or {}
+        if not _is_plain_rotary(rope):
             raise RequestError(f"{source} has rotary parameters {rope}", "tformer has rope_type 'default'")
         found = {
             "vocab_size": get("vocab_size", 50304),
@@ -131,7 +147,7 @@ def from_hf_config(values: dict[str, Any], source: str) -> ModelConfig:
             "activation": get("hidden_act", "relu2"),
             "norm_eps": get("rms_norm_eps", 1e-6),
             "tied": get("tie_word_embeddings", False),
-            "rope_theta": rope.get("rope_theta", get("rope_theta", 10000.0)),
+            "rope_theta": rope.get("rope_theta") or get("rope_theta") or 10000.0,
             "logit_softcap": get("final_logit_softcapping", 15.0) or 0.0,
         }
         if (head_dim := get("head_dim")) and head_dim * found["n_heads"] != found["d_model"]:
@@ -146,6 +162,14 @@ def from_hf_config(values: dict[str, Any], source: str) -> ModelConfig:
         raise RequestError(
             f"{source} describes a model that tformer has not", f"{key} {message}".strip()
         ) from None
+
+
+def _is_plain_rotary(rope: Any) -> bool:
+    """One set of frequencies for all layers, unscaled, over the whole head."""
+    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+        return False
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    return kind == "default" and rope.get("partial_rotary_factor", 1.0) in (1.0, None)
 
 
 # ---------------------------------------------------------------------------- tensors
@@ -190,6 +214,9 @@ def _is_conv1d(config: ModelConfig, name: str) -> bool:
 def to_hf(config: ModelConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A `model.py` state dict in the family's layout: contiguous float32 copies on the CPU."""
     layout = _layout(config, state)
+    if config.family == "gpt2" and not config.tied:
+        # transformers 4 takes names without a prefix for a model without a head, and refuses the head.
+        layout = {n if n == "lm_head.weight" else f"transformer.{n}": t for n, t in layout.items()}
     return {name: t.detach().to("cpu", torch.float32, copy=True).contiguous() for name, t in layout.items()}
 
 

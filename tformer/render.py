@@ -1,4 +1,4 @@
-"""Everything a person sees: progress, tables, pictures made of characters. The only file that imports rich.
+"""Everything a person sees: progress, tables, pictures made of characters. It and `progress.py` alone import rich.
 
 Results go to stdout, everything said to a person goes to stderr; a stream that is no terminal gets
 plain lines.
@@ -6,30 +6,22 @@ plain lines.
 
 import itertools
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
+from tformer.plots import pooled
+
 if TYPE_CHECKING:  # they import torch, and tokenize needs none
+    from tformer.attention_maps import Mirror
     from tformer.causality import CausalityResult, MaskResult
     from tformer.evaluate import LossResult, PositionResult, ReversalResult
-    from tformer.train import Report
 
 PLAIN_LINE_EVERY = 2.0  # seconds between progress lines where there is no terminal
 
@@ -92,101 +84,6 @@ def duration(seconds: float) -> str:
     if seconds >= 3600:
         return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
     return f"{int(seconds // 60)} min {int(seconds % 60):02d} s" if seconds >= 60 else f"{seconds:.1f} s"
-
-
-# ---------------------------------------------------------------------------- progress
-
-
-class TrainingProgress:
-    """A live line on a terminal (bar, step, losses, tokens a second, time left), plain lines elsewhere."""
-
-    def __init__(self, steps: int, start: int):
-        self.console = err()
-        self.steps = steps
-        self.val = ""
-        self.window: list[tuple[float, int, int]] = []  # of late: when, step, tokens
-        self.printed = 0.0
-        self.progress = Progress(
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[numbers]}", markup=False),
-            TimeRemainingColumn(compact=True),
-            console=self.console,
-            expand=True,
-            refresh_per_second=8,
-        )
-        self.task = self.progress.add_task("", total=steps, completed=start, numbers="")
-
-    def __enter__(self) -> "TrainingProgress":
-        if self.console.is_terminal:
-            self.progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.console.is_terminal:
-            self.progress.stop()
-
-    def update(self, report: "Report") -> None:
-        """Show a step."""
-        state, now = report.state, time.perf_counter()
-        self.window = [*self.window[-50:], (now, state.step, state.tokens)]
-        then, step, tokens = self.window[0]
-        passed = max(1e-9, now - then)
-        evaluated = report.val_loss is not None
-        if evaluated:
-            self.val = f"  val {report.val_loss:.4f}"
-        rate = f"  {(state.tokens - tokens) / passed:,.0f} tok/s" if state.step > step else ""
-        numbers = f"loss {report.loss:.4f}{self.val}{rate}"
-        if self.console.is_terminal:
-            self.progress.update(self.task, completed=state.step, numbers=numbers)
-        elif evaluated or now - self.printed > PLAIN_LINE_EVERY or state.step == self.steps:
-            self.printed = now
-            left = (self.steps - state.step) * passed / max(1, state.step - step)
-            rest = f"  left {duration(left)}" if state.step > step else ""
-            self.console.print(Text(f"step {state.step}/{self.steps}  {numbers}  lr {report.lr:.2e}{rest}"))
-
-
-@contextmanager
-def steps_progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work of known size on a terminal; nothing elsewhere."""
-    console = err()
-    with Progress(
-        TextColumn(label, markup=False),
-        BarColumn(),
-        TaskProgressColumn(show_speed=True),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-@contextmanager
-def download_progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Bytes, rate and time left of a download; one plain line where there is no terminal."""
-    console = err()
-    with Progress(
-        TextColumn(label, markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task(label, total=None, visible=False)
-        said = False
-
-        def update(done: int, total: int | None) -> None:
-            nonlocal said
-            if not said and not console.is_terminal:
-                say(label)
-            said = True
-            progress.update(task, completed=done, total=total, visible=True)
-
-        yield update
 
 
 # ---------------------------------------------------------------------------- results
@@ -327,6 +224,73 @@ def loss_table(facts: dict[str, str], result: "LossResult", console: Console) ->
         label = str(a + 1) if b == a + 1 else f"{a + 1}–{b}"
         grid.add_row(label, f"{mean:.4f}", bar(mean / (max(means) or 1.0)))
     console.print(grid)
+
+
+MOST_MAPS, MOST_CELLS = 16, 32  # heads on a screen, and cells along each side of one
+ASCII_SHADES, SHADES = " .:-=+*#%@", " ░▒▓█"
+
+
+def attention_maps(maps: Sequence[tuple[str, np.ndarray]], console: Console) -> None:
+    """Captions and weights (query, key) of heads, side by side: colours on a terminal, characters elsewhere.
+
+    Brightness is the square root of the weight, so that small ones show; a cell of a long text is the
+    largest weight that it covers.
+    """
+    shown = [(caption, pooled(weights, MOST_CELLS)) for caption, weights in maps[:MOST_MAPS]]
+    width = max(len(shown[0][1]), *(len(caption) for caption, _ in shown))
+    abreast = max(1, (console.width + 2) // (width + 2))
+    for row in (shown[i : i + abreast] for i in range(0, len(shown), abreast)):
+        console.print()
+        console.print(Text("  ".join(caption.ljust(width) for caption, _ in row).rstrip()))
+        for parts in zip(*(_drawn(cells, console) for _, cells in row), strict=True):
+            line = Text()
+            for part in parts:
+                part.pad_right(width + 2 - part.cell_len)
+                line.append_text(part)
+            line.rstrip()
+            console.print(line)
+    rest = f"; {len(maps) - MOST_MAPS} more heads in --out and --json" if len(maps) > MOST_MAPS else ""
+    console.print(Text(f"\nlayer.head; rows are queries, columns the keys that they look at{rest}"))
+
+
+def _drawn(cells: np.ndarray, console: Console) -> list[Text]:
+    """A line for each row of cells, or for each two where half blocks can be coloured."""
+    bright = np.sqrt(np.clip(cells, 0, 1))
+    if console.color_system not in ("256", "truecolor") or console.no_color:
+        shades = SHADES if console.is_terminal else ASCII_SHADES
+        levels = np.ceil(bright * (len(shades) - 1) - 0.25).astype(int)
+        return [Text("".join(shades[level] for level in row)) for row in levels]
+    lines = []
+    for i in range(0, len(cells), 2):
+        line = Text()
+        for j in range(len(cells)):
+            upper = _colour(bright[i, j])
+            lower = _colour(bright[i + 1, j]) if i + 1 < len(cells) else "default"
+            line.append("▀", style=f"{upper} on {lower}")
+        lines.append(line)
+    return lines
+
+
+def _colour(level: float) -> str:
+    """From dark blue to yellow."""
+    return f"rgb({int(20 + 235 * level)},{int(20 + 200 * level)},{int(60 - 20 * level)})"
+
+
+def mirror_verdict(result: "Mirror", console: Console) -> None:
+    """Which heads carry the reversal."""
+    alike = f"a head that looks everywhere alike: {percent(result.uniform)}; {result.n} fresh sequences"
+    if result.carriers:
+        names = ", ".join(f"{head.layer}.{head.head} ({percent(head.share)})" for head in result.carriers)
+        said = (
+            f"the reversal is carried by {names}: the share of attention on the mirrored position ({alike})"
+        )
+    else:
+        best = result.heads[0]
+        said = (
+            "no head has half of its attention on the mirrored position; the most is "
+            f"{best.layer}.{best.head} with {percent(best.share)} ({alike})"
+        )
+    console.print(Text(said))
 
 
 def token_table(rows: Sequence[tuple[int, str]], console: Console) -> None:

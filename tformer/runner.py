@@ -17,13 +17,14 @@ from tformer import __version__, evaluate
 from tformer.checkpoint import Run
 from tformer.config import Config, Layer, merge
 from tformer.corpus import CORPORA, Corpus, load_corpus
-from tformer.data import Batches, Reversal, Windows, load_token_file, split_text
+from tformer.data import Batches, Reversal, Windows, load_token_file, split_text, token_hash
 from tformer.device import decide_compile, decide_precision
 from tformer.errors import RequestError
 from tformer.model import Transformer
 from tformer.optim import Optimizers
 from tformer.plots import loss_svg
-from tformer.runs import find_run
+from tformer.pretrained import Pretrained, read_pretrained
+from tformer.runs import tokenizer_path
 from tformer.tokenizer import KINDS, Tokenizer
 from tformer.train import Report, State, Validate, fit
 
@@ -31,6 +32,7 @@ from tformer.train import Report, State, Validate, fit
 MAY_CHANGE = ("steps", "eval_every", "checkpoint_every", "log_every", "keep", "keep_checkpoints", "patience")
 # What leaves a setting open: it was settled when the run began.
 SETTLED = {"vocab_size": 0, "n_kv_heads": 0, "d_mlp": 0, "precision": "auto", "compile": "auto"}
+ANOTHER_RUN = "leave --resume out to start another run"
 VALIDATION = 1 << 32  # which fresh reversal sequences are judged on while training
 Progress = Callable[[int, int | None], None]
 
@@ -64,22 +66,29 @@ def prepare_data(
     """Text → split → ids → windows, or the reversal task.
 
     `tokenizer` and `expected_hash` are those of a run that is resumed: it goes on with the same data or
-    not at all (RequestError).
+    not at all (RequestError). A model that is trained further brings its `tokenizer` too.
     """
     if config.data.task == "reversal":
         task = reversal_task(config)
+        alphabet = task.tokenizer()
+        if tokenizer and tokenizer.engine.get_vocab() != alphabet.engine.get_vocab():
+            raise RequestError(
+                f"the reversal task has an alphabet of {alphabet.vocab_size}",
+                f"the model's tokenizer is another, {tokenizer.kind} of {tokenizer.vocab_size:,}",
+                "data.reversal_symbols and data.reversal_length must be those it was trained with",
+            )
         if config.model.n_ctx != task.n_ctx:
             raise RequestError(
                 f"model.n_ctx {config.model.n_ctx} for sequences of 2 · {task.length} tokens",
-                f"expected {task.n_ctx}", f"--set model.n_ctx={task.n_ctx}",
+                f"expected {task.n_ctx}", "set model.n_ctx or data.reversal_length",
             )  # fmt: skip
-        return Data(task.tokenizer(), task, None, {"source": ["reversal"]}, reversal=task)
+        return Data(alphabet, task, None, {"source": ["reversal"]}, reversal=task)
     if len(sources) > 1 and any(source.endswith(".npy") for source in sources):
         raise RequestError(f"several DATA: {' '.join(sources)}", "a token file is given alone")
     if sources[0].endswith(".npy"):
         return _token_file_data(config, Path(sources[0]), tokenizer, expected_hash)
     corpus = load_corpus(sources, progress)
-    _check_hash(corpus.sha256, expected_hash)
+    check_hash(corpus.sha256, expected_hash, ANOTHER_RUN)
     split = split_text(corpus.text, config.data.val_fraction)
     tokenizer = tokenizer or make_tokenizer(config, corpus)
     train_ids, val_ids = tokenizer.encode_array([split.train]), tokenizer.encode_array([split.val])
@@ -110,25 +119,6 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
     return Tokenizer.train(wanted, [text], config.data.vocab_size)
 
 
-def tokenizer_path(name: str) -> Path:
-    """A tokenizer.json file, or a run (by name or path) that has one."""
-    path = Path(name)
-    return path if path.is_file() or (path / "tokenizer.json").is_file() else find_run(name)
-
-
-def recorded_hash(recorded: dict[str, Any]) -> str | None:
-    """The sha256 of the data that a run was trained on, if its `tformer.yaml` says so."""
-    return ((recorded.get("record") or {}).get("data") or {}).get("sha256")
-
-
-def _check_hash(found: str, expected: str | None) -> None:
-    if expected and found != expected:
-        raise RequestError(
-            "the data of this run has changed", f"its sha256 is {found[:12]}…, recorded is {expected[:12]}…",
-            "leave --resume out to start another run",
-        )  # fmt: skip
-
-
 def _token_file_data(
     config: Config, path: Path, tokenizer: Tokenizer | None, expected_hash: str | None
 ) -> Data:
@@ -141,8 +131,8 @@ def _token_file_data(
         tokenizer = Tokenizer.load(tokenizer_path(config.data.tokenizer))
     ids = load_token_file(path, tokenizer.vocab_size)
     cut = int((1 - config.data.val_fraction) * len(ids))
-    digest = hashlib.sha256(np.ascontiguousarray(ids).data).hexdigest()
-    _check_hash(digest, expected_hash)
+    digest = token_hash(ids)
+    check_hash(digest, expected_hash, ANOTHER_RUN)
     facts = {
         "source": absolute([str(path)]), "sha256": digest,
         "train_tokens": cut, "val_tokens": len(ids) - cut,
@@ -244,15 +234,26 @@ class Session:
         return self.validate if self.data.reversal or self.data.val_ids is not None else None
 
 
-def open_session(run: Run, config: Config, data: Data, device: torch.device) -> Session:
-    """Build model and optimizers, and take up the newest whole checkpoint if the run has one."""
+def open_session(
+    run: Run, config: Config, data: Data, device: torch.device, pretrained: Pretrained | None = None
+) -> Session:
+    """Build model and optimizers, and take up the newest whole checkpoint if the run has one.
+
+    Without one, the weights are those of `pretrained` if the run begins from a directory.
+    """
     torch.manual_seed(config.train.seed)
     model = Transformer(config.model)
     record = run.record().get("record") or new_record(data, device)
     record.pop("result", None)  # not at its end until it gets there
     checkpoint, problems = run.read_checkpoint(model)
+    if pretrained:
+        record["init_from"] = pretrained.record
+    elif not checkpoint and (origin := record.get("init_from")):  # it was killed before it saved any
+        pretrained = read_pretrained(origin["source"], origin["sha256"])
     if checkpoint:
         model.load_state_dict(checkpoint.model)
+    elif pretrained:
+        model.load_state_dict(pretrained.state)
     model.to(device)
     optimizers = Optimizers(model, config.train, bf16=config.train.precision == "bf16")
     if checkpoint:

@@ -27,6 +27,12 @@ def find_run(run: str) -> Path:
     )  # fmt: skip
 
 
+def tokenizer_path(name: str) -> Path:
+    """A tokenizer.json file, or a run (by name or path) that has one."""
+    path = Path(name)
+    return path if path.is_file() or (path / "tokenizer.json").is_file() else find_run(name)
+
+
 def all_runs() -> list[Path]:
     """Runs in `runs/`, the most recently written first."""
     folder = runs_folder()
@@ -94,3 +100,16 @@ def unfinished_run(name: str) -> Path | None:
             if of_that_name and not is_finished(read_record(folder)):
                 return folder
     return None
+
+
+def recorded_hash(record: dict[str, Any]) -> str | None:
+    """The sha256 of the data that a run was trained on, if its `tformer.yaml` says so."""
+    return ((record.get("record") or {}).get("data") or {}).get("sha256")
+
+
+def check_hash(found: str, expected: str | None, advice: str) -> None:
+    """Raises RequestError where data is not what a run recorded; nothing recorded, nothing to check."""
+    if expected and found != expected:
+        raise RequestError(
+            "the data of this run has changed", f"sha256 {found[:12]}…, recorded is {expected[:12]}…", advice
+        )

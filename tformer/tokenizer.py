@@ -32,8 +32,8 @@ KINDS: tuple[Kind, ...] = ("word", "char", "bpe")
 
 # Python's \w is a letter, a number or the underscore; the engine's own \w has combining marks too.
 WORD_OR_GAP = r"[\p{L}\p{N}_]+|[^\p{L}\p{N}_]+"
-# A place where text can be cut with no change in the ids of any kind: no token of ours, and no
-# pre-token of GPT-2's, reaches from a word character into the white space after it.
+# A place where text can be cut with no change in the ids: no token of ours, and no pre-token of
+# GPT-2's, reaches from a word character into the white space after it.
 SAFE_CUT = re.compile(r"(?<=\w)(?=[ \t\r\n])")
 LONG_STRETCH = re.compile(r"\S{1000}")
 CHUNK = 1 << 16  # characters encoded at a time
@@ -93,8 +93,11 @@ class Tokenizer:
     """Encodes text to ids and decodes ids to the same bytes. `kind` is word, char or bpe."""
 
     def __init__(self, engine: Engine):
+        engine.no_truncation()  # all of a text, and nothing but the text
+        engine.no_padding()
         self.engine = engine
         self.kind = _kind_of(engine)
+        self.cuts_safely = _cuts_safely(engine)
 
     # ------------------------------------------------------------------ make
 
@@ -158,10 +161,10 @@ class Tokenizer:
 
     # ------------------------------------------------------------------ use
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
-        """Ids are 0 … vocab_size - 1."""
-        return self.engine.get_vocab_size(with_added_tokens=True)
+        """Ids are 0 … vocab_size - 1; a foreign vocabulary may leave some of them without a token."""
+        return max(self.engine.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
@@ -183,7 +186,8 @@ class Tokenizer:
     def n_bytes(self) -> np.ndarray:
         """Bytes of each id, as an array to index with ids; special tokens count none."""
         added = self.engine.get_added_tokens_decoder()
-        sizes = [0 if i in added else len(token) for i, token in enumerate(self.token_bytes)]
+        special = {i for i, token in added.items() if token.special}
+        sizes = [0 if i in special else len(token) for i, token in enumerate(self.token_bytes)]
         return np.array(sizes, dtype=np.int64)
 
     @cached_property
@@ -213,7 +217,7 @@ class Tokenizer:
                 position += len(piece)
             return
         batch: list[str] = []
-        for chunk in cut_safely(pieces):
+        for chunk in cut_safely(pieces) if self.cuts_safely else ["".join(pieces)]:
             batch.append(chunk)
             if len(batch) == 16:
                 yield from self._encode_batch(batch)
@@ -322,9 +326,24 @@ def bpe_engine() -> Engine:
     return engine
 
 
+def _cuts_safely(engine: Engine) -> bool:
+    """Whether SAFE_CUT holds: for our own pre-tokenizers and GPT-2's. Others get a text in one piece."""
+    model = json.loads(engine.to_str())
+    theirs = model["pre_tokenizer"] or {}
+    gpt2 = theirs.get("type") == "ByteLevel" and theirs.get("use_regex", True)
+    ours = WORD_OR_GAP in json.dumps(theirs, ensure_ascii=False).replace("\\\\", "\\")
+    reaching = any(
+        token["lstrip"] or token["rstrip"] or re.search(r"\s", token["content"])
+        for token in model["added_tokens"]
+    )
+    return (gpt2 or ours) and not model["normalizer"] and not reaching
+
+
 def _kind_of(engine: Engine) -> Kind:
     model = json.loads(engine.to_str())
     kind = model["model"]["type"]
+    if model["model"].get("dropout"):
+        raise RequestError("the tokenizer has BPE dropout", "its ids would be random", "set it to null")
     vocabulary = engine.get_vocab()
     if kind == "WordLevel" and set(vocabulary.values()) != set(range(len(vocabulary))):
         raise RequestError("the tokenizer's ids", "expected 0 to its size - 1, each once")

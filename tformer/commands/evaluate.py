@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tformer.commands.eval_attention import attention, check_out
 from tformer.commands.options import Device, Json, Run, at_least, print_json
 from tformer.errors import RequestError
 
@@ -23,6 +24,8 @@ class Request:
     record: dict[str, Any]
     model: "Transformer"
     data: list[str]
+    prompt: str | None
+    out: Path | None
     n: int
     positions: int
     seed: int
@@ -34,16 +37,24 @@ def command(
     task: Annotated[
         str | None,
         typer.Argument(
-            help="loss, reversal or causality; if left out, reversal for a run on it and loss for others.",
+            help="loss, reversal, causality or attention; if left out, reversal for a run on it, else loss.",
             show_default=False,
         ),
     ] = None,
     run: Run = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="For loss: score all of this text instead of the run's validation part."),
+        typer.Option(
+            help="For loss: score all of this text instead of the run's validation part. For attention: "
+            "show its beginning."
+        ),
     ] = None,
     n: Annotated[int, typer.Option("-n", help="For reversal: how many fresh sequences.")] = 2000,
+    prompt: Annotated[str | None, typer.Option(help="For attention: the text to show.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="For attention: a picture of every head, .svg or .png.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")] = False,
     positions: Annotated[
         int, typer.Option(help="For causality: how many positions to change, evenly spread.")
     ] = 64,
@@ -54,15 +65,19 @@ def command(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Judge a run: cross-entropy, perplexity and bits per byte; accuracy on the reversal task; or whether
-    any logit depends on a later token.
+    """Judge a run: cross-entropy, perplexity and bits per byte; accuracy on the reversal task; whether
+    any logit depends on a later token; where each head looks, and which heads carry the reversal.
 
-    Examples: tformer eval; tformer eval loss --run shakespeare --data my.txt; tformer eval causality --json.
+    Examples: tformer eval; tformer eval loss --run shakespeare --data my.txt; tformer eval causality --json;
+    tformer eval attention --prompt "To be, or not to be" --out heads.svg.
     """
     if task is not None and task not in TASKS:
         raise RequestError(f"no evaluation {task!r}", f"expected {', '.join(TASKS)}")
     if precision not in ("fp32", "bf16"):
         raise RequestError(f"--precision {precision}", "expected fp32 or bf16")
+    if task != "attention" and (prompt is not None or out is not None):
+        raise RequestError("--prompt and --out are for attention", "", "tformer eval attention")
+    check_out(out, overwrite)
     at_least("-n", n, 1)
     at_least("--positions", positions, 1)
     at_least("--seed", seed, 0)
@@ -81,7 +96,7 @@ def command(
     record = read_record(folder)
     task = task or ("loss" if data else "reversal" if task_of(record) == "reversal" else "loss")
     model = load_model(folder, resolved)
-    request = Request(folder, record, model, data or [], n, positions, seed, precision, json)
+    request = Request(folder, record, model, data or [], prompt, out, n, positions, seed, precision, json)
     if not TASKS[task](request):
         raise typer.Exit(1)
 
@@ -89,7 +104,9 @@ def command(
 def _loss(request: Request) -> bool:
     from tformer import evaluate, render
     from tformer.corpus import load_corpus
-    from tformer.data import load_token_file, split_text
+    from tformer.data import load_token_file, split_text, token_hash
+    from tformer.progress import steps_progress
+    from tformer.runs import check_hash, recorded_hash
     from tformer.tokenizer import Tokenizer
 
     folder, record, model = request.folder, request.record, request.model
@@ -97,19 +114,21 @@ def _loss(request: Request) -> bool:
     validation = not request.data
     sources = request.data or _recorded_sources(folder, record)
     fraction = float((record.get("data") or {}).get("val_fraction", 0.1)) if validation else 1.0
+    if validation and fraction == 0:
+        raise RequestError(
+            f"{folder} keeps no text for validation", "data.val_fraction is 0", "give --data FILE"
+        )
+    expected = recorded_hash(record) if validation else None
     if len(sources) == 1 and sources[0].endswith(".npy"):
         ids = load_token_file(Path(sources[0]), tokenizer.vocab_size)
+        check_hash(token_hash(ids), expected, "give --data FILE")
         ids = ids[int((1 - fraction) * len(ids)) :]
     else:
         corpus = load_corpus(sources)
-        expected = (record.get("record") or {}).get("data", {}).get("sha256")
-        if validation and corpus.sha256 != expected:
-            raise RequestError(
-                f"the data of {folder} has changed", "its sha256 is not the one recorded", "give --data FILE"
-            )
+        check_hash(corpus.sha256, expected, "give --data FILE")
         ids = tokenizer.encode_array([split_text(corpus.text, fraction).val])
-    with render.steps_progress("scoring") as progress:
-        result = evaluate.loss(model, ids, tokenizer.n_bytes, request.precision, progress)
+    with steps_progress("scoring") as shown:
+        result = evaluate.loss(model, ids, tokenizer.n_bytes, request.precision, shown)
     if request.json:
         print_json(asdict(result) | {"run": str(folder), "perplexity": result.perplexity})
         return True
@@ -127,7 +146,7 @@ def _loss(request: Request) -> bool:
 
 def _recorded_sources(folder: Path, record: dict[str, Any]) -> list[str]:
     sources = (record.get("record") or {}).get("data", {}).get("source")
-    if not sources:
+    if not sources or not isinstance(sources, list):
         raise RequestError(f"{folder} does not say what it was trained on", "", "give --data FILE")
     if "-" in sources:
         raise RequestError(f"{folder} was trained on standard input", "", "give --data FILE")
@@ -135,13 +154,14 @@ def _recorded_sources(folder: Path, record: dict[str, Any]) -> list[str]:
 
 
 def _task(folder: Path, record: dict[str, Any]) -> "Reversal":
-    from tformer.config import Config
+    from tformer.config import Config, Layer, merge
     from tformer.runner import reversal_task
     from tformer.runs import task_of
 
     if task_of(record) != "reversal":
         raise RequestError(f"{folder} is not a run on reversal", "", "train one with: tformer train reversal")
-    return reversal_task(Config.model_validate({s: record[s] for s in Config.model_fields}))
+    own = {section: record.get(section) or {} for section in Config.model_fields}
+    return reversal_task(merge([Layer(str(folder / "tformer.yaml"), own)]))
 
 
 def _reversal(request: Request) -> bool:
@@ -159,9 +179,10 @@ def _reversal(request: Request) -> bool:
 def _causality(request: Request) -> bool:
     from tformer import render
     from tformer.causality import causality
+    from tformer.progress import steps_progress
 
-    with render.steps_progress("changing tokens") as progress:
-        result = causality(request.model, request.positions, request.precision, request.seed, progress)
+    with steps_progress("changing tokens") as shown:
+        result = causality(request.model, request.positions, request.precision, request.seed, shown)
     if request.json:
         print_json({"run": str(request.folder)} | asdict(result))
     else:
@@ -169,8 +190,18 @@ def _causality(request: Request) -> bool:
     return result.passed
 
 
+def _attention(request: Request) -> bool:
+    from tformer.runs import task_of
+
+    is_reversal = task_of(request.record) == "reversal"
+    task = _task(request.folder, request.record) if is_reversal else None
+    attention(request, task)
+    return True
+
+
 TASKS: dict[str, Callable[[Request], bool]] = {
     "loss": _loss,
     "reversal": _reversal,
     "causality": _causality,
+    "attention": _attention,
 }

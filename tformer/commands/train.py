@@ -12,7 +12,8 @@ from tformer.commands.options import Device, Json, print_json, stdin_is_piped
 from tformer.errors import SIGNALLED, RequestError, Stopped
 
 if TYPE_CHECKING:
-    from tformer.config import Layer
+    from tformer.config import Config, Layer
+    from tformer.pretrained import Pretrained
     from tformer.runner import Session
 
 DAILY, DATA = "What people change daily", "Configuration"
@@ -30,6 +31,12 @@ def command(
     out: Annotated[Path | None, typer.Option(help="The run directory; runs/NAME if left out.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            "--init-from", help="Train this run or Hugging Face directory further: its model, its tokenizer."
+        ),
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="word, char, bpe, or a tokenizer.json or run.", rich_help_panel=DAILY)
     ] = None,
@@ -87,7 +94,7 @@ def command(
     }  # fmt: skip
     explicit.append(flag_layer(set_ or [], flags))
     with ExitStack() as stack:
-        session = _open(stack, sources, explicit, bool(preset), device, out, resume, overwrite)
+        session = _open(stack, sources, explicit, bool(preset), device, out, resume, overwrite, init_from)
         passed = _train(session, json)
     if not passed:
         raise typer.Exit(1)
@@ -95,17 +102,17 @@ def command(
 
 def _open(
     stack: ExitStack, sources: list[str], explicit: "Sequence[Layer]", has_preset: bool,
-    device_name: str, out: Path | None, resume: bool, overwrite: bool,
+    device_name: str, out: Path | None, resume: bool, overwrite: bool, init_from: str | None,
 ) -> "Session":  # fmt: skip
     """Everything that can be refused is refused before anything is written."""
     import torch
 
     from tformer import render, runner
     from tformer.checkpoint import open_run
-    from tformer.config import CORPORA_PRESETS, merge, preset_layer
     from tformer.corpus import corpus_name
     from tformer.device import resolve_device
-    from tformer.runs import is_finished, new_run_folder, read_record, unfinished_run
+    from tformer.progress import download_progress
+    from tformer.runs import is_finished, new_run_folder, read_record, recorded_hash, unfinished_run
     from tformer.tokenizer import Tokenizer
 
     torch.set_flush_denormal(True)
@@ -121,18 +128,15 @@ def _open(
     folder = folder or new_run_folder(name)
     recorded = read_record(folder) if resume else {}
     _check_folder(folder, bool(recorded), overwrite)
-    if recorded:
-        config = runner.resume_config(recorded, explicit)
-    else:
-        default = preset_layer(CORPORA_PRESETS.get(sources[0] if len(sources) == 1 else "", "text"))
-        config = merge([*([] if has_preset else [default]), *explicit])
+    pretrained = _pretrained(init_from, folder, recorded) if init_from else None
+    config = _configure(sources, explicit, has_preset, recorded, pretrained)
     if (config.data.task == "reversal") != (sources == ["reversal"]):
         raise RequestError(
             f"data.task is {config.data.task}", f"DATA is {' '.join(sources)}", "they must agree"
         )
-    with render.download_progress(f"downloading {name}") as progress:
-        own = Tokenizer.load(folder) if recorded else None
-        data = runner.prepare_data(config, sources, own, runner.recorded_hash(recorded), progress)
+    with download_progress(f"downloading {name}") as shown:
+        own = Tokenizer.load(folder) if recorded else pretrained.tokenizer if pretrained else None
+        data = runner.prepare_data(config, sources, own, recorded_hash(recorded), shown)
     config = runner.decide(config, device, data.tokenizer.vocab_size)
     if out is None and not resume:
         folder = new_run_folder(name)  # another process may have taken the name meanwhile
@@ -140,11 +144,49 @@ def _open(
     _check_folder(folder, bool(recorded), overwrite)  # again, now that nobody else can write
     if overwrite:
         run.clear()
-    session = runner.open_session(run, config, data, device)
+    session = runner.open_session(run, config, data, device, pretrained)
     for problem in session.problems:
         render.warn(f"passed over a checkpoint: {problem}")
     _introduce(session, device, bool(recorded) and is_finished(recorded))
     return session
+
+
+def _pretrained(init_from: str, folder: Path, recorded: dict[str, Any]) -> "Pretrained | None":
+    """What the run begins with; None for one that is resumed, which has weights of its own."""
+    from tformer.pretrained import is_origin, origin_of, read_pretrained
+
+    if not recorded:
+        pretrained = read_pretrained(init_from)
+        if pretrained.folder.resolve() == folder.resolve():
+            raise RequestError(f"{folder} is what --init-from reads", "", "give another --out")
+        return pretrained
+    if not is_origin(init_from, recorded):
+        origin = (origin_of(recorded) or {}).get("source", "random weights")
+        raise RequestError(
+            f"{folder} did not begin from {init_from}", f"it began from {origin}", "leave --init-from out"
+        )
+    return None
+
+
+def _configure(
+    sources: list[str], explicit: "Sequence[Layer]", has_preset: bool, recorded: dict[str, Any],
+    pretrained: "Pretrained | None",
+) -> "Config":  # fmt: skip
+    """The configuration that the layers make; of a run that is resumed or trained further, around its own."""
+    from tformer import runner
+    from tformer.config import CORPORA_PRESETS, merge, preset_layer
+    from tformer.pretrained import configure, origin_of, recipe
+
+    preset = explicit[0] if has_preset else None
+    given = explicit[1:] if preset else explicit
+    default = preset_layer(CORPORA_PRESETS.get(sources[0] if len(sources) == 1 else "", "text"))
+    if pretrained:
+        return configure(pretrained, [recipe(preset or default), *given])
+    if recorded:
+        if preset and origin_of(recorded):
+            preset = recipe(preset)
+        return runner.resume_config(recorded, [*([preset] if preset else []), *given])
+    return merge([preset or default, *given])
 
 
 def _check_folder(folder: Path, resuming: bool, overwrite: bool) -> None:
@@ -169,6 +211,8 @@ def _introduce(session: "Session", device: Any, finished: bool) -> None:
         f"{session.run.folder}: {config.model.family}, {size}, {session.data.tokenizer.kind} vocabulary of "
         f"{session.data.tokenizer.vocab_size:,}{text}; {device}, {config.train.precision}"
     )
+    if (origin := session.record.get("init_from")) and not session.state.step:
+        render.say(f"beginning from {origin['source']}")
     if finished and session.state.step >= config.train.steps:
         render.say(f"it is finished: {session.state.step} steps")
     elif session.state.step:
@@ -199,12 +243,13 @@ def _signals() -> Iterator[list[int]]:
 def _train(session: "Session", json: bool) -> bool:
     """Train, then judge. Whether the verdict, where there is one, is favourable."""
     from tformer import evaluate, render, runner
+    from tformer.progress import TrainingProgress
     from tformer.train import is_exhausted
 
     run, steps = session.run, session.config.train.steps
-    with _signals() as seen, render.TrainingProgress(steps, session.state.step) as progress:
+    with _signals() as seen, TrainingProgress(steps, session.state.step) as shown:
         for report in runner.train_session(session, stop=lambda: bool(seen)):
-            progress.update(report)
+            shown.update(report)
     state = session.state
     stopped_early = is_exhausted(state, session.config.train)
     if seen and state.step < steps and not stopped_early:

@@ -1,0 +1,101 @@
+"""`tformer eval attention`: where each head of a run looks."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tformer.commands.options import print_json, refuse_existing
+from tformer.errors import RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tformer.attention_maps import Mirror
+    from tformer.commands.evaluate import Request
+    from tformer.data import Reversal
+    from tformer.tokenizer import Tokenizer
+
+MOST_TOKENS = 64  # of a text: a picture of more shows nothing
+SUFFIXES = (".svg", ".png")
+
+
+def check_out(out: Path | None, overwrite: bool) -> None:
+    """Raises RequestError for a picture that cannot be written, before any work."""
+    if out is not None:
+        if out.suffix not in SUFFIXES:
+            raise RequestError(f"--out {out}", f"expected a name ending in {' or '.join(SUFFIXES)}")
+        refuse_existing(out, overwrite)
+
+
+def attention(request: "Request", task: "Reversal | None") -> None:
+    """Draw the weights on one sequence; on a reversal run, say which heads carry the reversal."""
+    import torch
+
+    from tformer import render
+    from tformer.attention_maps import attention_weights, mirror
+    from tformer.files import write_file
+    from tformer.plots import attention_picture
+    from tformer.tokenizer import Tokenizer
+
+    folder, model, out = request.folder, request.model, request.out
+    tokenizer = Tokenizer.load(folder)
+    ids = _ids(request, tokenizer, task)
+    device = next(model.parameters()).device
+    weights = attention_weights(model, torch.tensor([ids], device=device))[:, 0].float().cpu().numpy()
+    found = mirror(model, task, request.n, index=request.seed) if task else None
+    tokens = [tokenizer.text_of(i) for i in ids]
+    if out is not None:
+        picture = attention_picture(weights, tokens, folder.name, out.suffix.removeprefix("."))
+        write_file(out, picture)
+        render.say(f"wrote {out}")
+    if request.json:
+        print_json(
+            {"run": str(folder), "tokens": tokens, "ids": ids, "weights": weights.round(6).tolist(),
+             "mirror": asdict(found) | {"carriers": [[h.layer, h.head] for h in found.carriers]}
+             if found else None}
+        )  # fmt: skip
+        return
+    facts = {"run": str(folder), "text": render.printable("".join(tokens), terminal=True)}
+    render.fact_table(render.out(), facts)
+    render.attention_maps(_maps(weights, found), render.out())
+    if found:
+        render.mirror_verdict(found, render.out())
+
+
+def _maps(weights: "np.ndarray", found: "Mirror | None") -> "list[tuple[str, np.ndarray]]":
+    """A caption and the weights of each head: the best first where there is a best."""
+    if found:
+        return [
+            (f"{h.layer}.{h.head} {100 * h.share:.0f} %", weights[h.layer - 1, h.head - 1])
+            for h in found.heads
+        ]
+    return [
+        (f"{layer + 1}.{head + 1}", weights[layer, head])
+        for layer in range(weights.shape[0])
+        for head in range(weights.shape[1])
+    ]
+
+
+def _ids(request: "Request", tokenizer: "Tokenizer", task: "Reversal | None") -> list[int]:
+    from tformer import render
+    from tformer.corpus import load_corpus
+
+    prompt, data = request.prompt, request.data
+    if prompt is not None and data:
+        raise RequestError("--prompt and --data are both a text", "", "leave one out")
+    if prompt is None and not data:
+        if task is None:
+            raise RequestError(
+                f"no text to show the attention of {request.folder} on",
+                "",
+                "give --prompt TEXT or --data FILE",
+            )
+        return [int(i) for i in task.fresh(1, index=request.seed)[0][0]]
+    most = min(request.model.config.n_ctx, MOST_TOKENS)
+    text = prompt if prompt is not None else load_corpus(data).text[: 64 * most]
+    ids: Any = tokenizer.encode(text)
+    if not ids:
+        raise RequestError("the text is empty", "expected at least one token")
+    if len(ids) > most or data:
+        render.say(f"the first {min(len(ids), most)} tokens of the text")
+    return ids[:most]

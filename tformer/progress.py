@@ -1,0 +1,116 @@
+"""Live progress on stderr: training, scoring, downloading. A stream that is no terminal gets plain lines."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.text import Text
+
+from tformer.render import duration, err, say
+
+if TYPE_CHECKING:  # it imports torch
+    from tformer.train import Report
+
+PLAIN_LINE_EVERY = 2.0  # seconds between lines where there is no terminal
+
+
+class TrainingProgress:
+    """A live line on a terminal (bar, step, losses, tokens a second, time left), plain lines elsewhere."""
+
+    def __init__(self, steps: int, start: int):
+        self.console = err()
+        self.steps = steps
+        self.val = ""
+        self.window: list[tuple[float, int, int]] = []  # of late: when, step, tokens
+        self.printed = 0.0
+        self.progress = Progress(
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            expand=True,
+            refresh_per_second=8,
+        )
+        self.task = self.progress.add_task("", total=steps, completed=start, numbers="")
+
+    def __enter__(self) -> "TrainingProgress":
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self.progress.stop()
+
+    def update(self, report: "Report") -> None:
+        """Show a step."""
+        state, now = report.state, time.perf_counter()
+        self.window = [*self.window[-50:], (now, state.step, state.tokens)]
+        then, step, tokens = self.window[0]
+        passed = max(1e-9, now - then)
+        evaluated = report.val_loss is not None
+        if evaluated:
+            self.val = f"  val {report.val_loss:.4f}"
+        rate = f"  {(state.tokens - tokens) / passed:,.0f} tok/s" if state.step > step else ""
+        numbers = f"loss {report.loss:.4f}{self.val}{rate}"
+        if self.console.is_terminal:
+            self.progress.update(self.task, completed=state.step, numbers=numbers)
+        elif evaluated or now - self.printed > PLAIN_LINE_EVERY or state.step == self.steps:
+            self.printed = now
+            left = (self.steps - state.step) * passed / max(1, state.step - step)
+            rest = f"  left {duration(left)}" if state.step > step else ""
+            self.console.print(Text(f"step {state.step}/{self.steps}  {numbers}  lr {report.lr:.2e}{rest}"))
+
+
+@contextmanager
+def steps_progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work of known size on a terminal; nothing elsewhere."""
+    console = err()
+    with Progress(
+        TextColumn(label, markup=False),
+        BarColumn(),
+        TaskProgressColumn(show_speed=True),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def download_progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Bytes, rate and time left of a download; one plain line where there is no terminal."""
+    console = err()
+    with Progress(
+        TextColumn(label, markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(label, total=None, visible=False)
+        said = False
+
+        def update(done: int, total: int | None) -> None:
+            nonlocal said
+            if not said and not console.is_terminal:
+                say(label)
+            said = True
+            progress.update(task, completed=done, total=total, visible=True)
+
+        yield update
