@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tformer.commands.options import Device, Json, Run, at_least, print_json, stdin_is_piped, stdin_lines
+from tformer.errors import RequestError
 
 if TYPE_CHECKING:
     from tformer.sample import Sample
