@@ -304,7 +304,7 @@ def flag_layer(settings: Sequence[str], flags: dict[str, Any]) -> Layer:
         if not equals:
             raise RequestError(f"--set {setting}", "expected KEY=VALUE", "for example --set model.n_layers=6")
         value = parse_yaml(text, f"--set {setting}")
-        if flagged.get(key, value) != value:
+        if key in flagged and flagged[key] != value:
             raise RequestError(f"{key} is given twice", f"{flagged[key]!r} and {value!r}", "leave one out")
         given[key] = value
     for key, value in given.items():

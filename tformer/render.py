@@ -1,4 +1,4 @@
-"""Everything a person sees: progress, tables, pictures made of characters. It and `progress.py` alone import rich.
+"""Everything a person sees: tables, pictures made of characters. It and `progress.py` import rich.
 
 Results go to stdout, everything said to a person goes to stderr; a stream that is no terminal gets
 plain lines.

@@ -24,7 +24,7 @@ from tformer.model import Transformer
 from tformer.optim import Optimizers
 from tformer.plots import loss_svg
 from tformer.pretrained import Pretrained, read_pretrained
-from tformer.runs import tokenizer_path
+from tformer.runs import check_hash, tokenizer_path
 from tformer.tokenizer import KINDS, Tokenizer
 from tformer.train import Report, State, Validate, fit
 
