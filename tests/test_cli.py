@@ -405,14 +405,14 @@ def test_answer_lists_and_answers_every_question(tmp_path):
     ]
     assert [q["number"] for q in listed] == [1, 2, 3, 4, 5, 6]
     for q in listed:
-        by_slug = json.loads(tformer("answer", q["slug"], "--json", cwd=tmp_path, check=0).stdout)
+        by_slug = json.loads(tformer("answer", q["slug"], "--prose", "--json", cwd=tmp_path, check=0).stdout)
         assert by_slug["question"] == q["question"]
         assert set(by_slug) >= {"question", "claims", "evidence"}
         assert "Sources:" in by_slug["text"]
-    assert tformer("answer", "all", cwd=tmp_path, check=0).stdout.count("Sources:") == 6
+    assert tformer("answer", "all", "--prose", cwd=tmp_path, check=0).stdout.count("Sources:") == 6
 
 
 def test_free_words_find_the_nearest_question(tmp_path):
-    done = tformer("answer", "why", "skip", "conections", cwd=tmp_path, check=0)
+    done = tformer("answer", "why", "skip", "conections", "--prose", cwd=tmp_path, check=0)
     assert "skip" in done.stdout
     assert "taken as question 4" in done.stderr

@@ -161,8 +161,18 @@ class CausalSelfAttention(nn.Module):
             k, v = cache.extend(layer, k, v)  # (B, H_kv, S, K)
         if c.n_kv_heads < c.n_heads:
             k, v = (t.repeat_interleave(c.n_heads // c.n_kv_heads, dim=1) for t in (k, v))
-        output, _ = attention(q, k, v, mask, c.dropout if self.training else 0.0)
+        output = self.attend(q, k, v, mask)
         return self.out(output.transpose(1, 2).flatten(2))  # (B, T, C)
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch head query d_head"],
+        k: Float[Tensor, "batch head key d_head"],
+        v: Float[Tensor, "batch head key d_head"],
+        mask: Bool[Tensor, "#batch 1 query key"],
+    ) -> Float[Tensor, "batch head query d_head"]:
+        """`attention` on all heads at once: the one place to put another formula in."""
+        return attention(q, k, v, mask, self.config.dropout if self.training else 0.0)[0]
 
 
 # ---------------------------------------------------------------------------- 5. the rest of a block

@@ -1,11 +1,17 @@
 """Pictures of a run. matplotlib is imported only where something is drawn."""
 
 import io
+import re
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from tformer.evidence import Bars, Heat, Lines
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
 
 TRAIN, VAL, RATE = "#7aa6c2", "#c0392b", "#9a9a9a"  # readable on light and dark
 
@@ -73,8 +79,114 @@ def attention_picture(weights: np.ndarray, tokens: Sequence[str], title: str, ki
     return buffer.getvalue()
 
 
+# ---------------------------------------------------------------------------- figures of pages
+
+PALETTE = (
+    "#3b82c4", "#d9822b", "#2a9d6f", "#c4507a", "#8b6fd1", "#7d8590", "#a8982a", "#3fa7b8", "#b5651d",
+)  # fmt: skip
+INK = "#010203"  # stands for the page's own text colour until the SVG is written
+
+
+def figure_svg(figure: Lines | Bars | Heat, name: str) -> str:
+    """An SVG to stand inside a page: transparent, its text in the page's colour and font.
+
+    `name` goes into every id, so that several can stand in one page.
+    """
+    import matplotlib
+
+    matplotlib.rcParams["svg.hashsalt"] = "tformer"
+    style: Any = {
+        "svg.fonttype": "none", "font.size": 10, "text.parse_math": False,
+        **{f"{part}color": INK for part in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.")},
+    }  # fmt: skip
+    with matplotlib.rc_context(style):
+        canvas = _DRAW[type(figure)](figure)
+        buffer = io.StringIO()
+        canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r'font: ([^;"]*)\'DejaVu Sans\'[^;"]*', r"font: \1inherit", svg)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    return re.sub(r"\n\s*\n", "\n", svg)  # a blank line would end it in Markdown
+
+
+def _canvas(width: float, height: float) -> "Canvas":
+    from matplotlib.figure import Figure as Canvas
+
+    return Canvas(figsize=(width, height), layout="constrained")
+
+
+def _lines(figure: Lines) -> "Canvas":
+    canvas = _canvas(7, 3.8)
+    axes = canvas.subplots()
+    for series, colour in zip(figure.series, _colours(len(figure.series)), strict=True):
+        marker = "o" if len(series.x) <= 12 else None
+        axes.plot(
+            series.x, series.y, label=series.name, color=colour, marker=marker, markersize=3, linewidth=1.6
+        )
+        if series.low:
+            axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.2, linewidth=0)
+    axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
+    if figure.log_x:
+        axes.set_xscale("log", base=2)
+    if figure.log_y:
+        axes.set_yscale("log")
+    _tidy(axes)
+    if len(figure.series) > 1:
+        axes.legend(framealpha=0, fontsize=9)
+    return canvas
+
+
+def _bars(figure: Bars) -> "Canvas":
+    names = [name for name, _ in figure.bars][::-1]
+    numbers = [number for _, number in figure.bars][::-1]
+    canvas = _canvas(7, 0.9 + 0.36 * len(names))
+    axes = canvas.subplots()
+    axes.barh(
+        names, [n.mean for n in numbers], xerr=[n.half_width for n in numbers], color=PALETTE[0],
+        error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 3},
+    )  # fmt: skip
+    axes.set_xlabel(figure.y_label)
+    if figure.reference:
+        label, value = figure.reference
+        axes.axvline(value, color=PALETTE[1], linestyle="--", linewidth=1.2, label=label)
+        axes.legend(framealpha=0, fontsize=9)
+    _tidy(axes)
+    return canvas
+
+
+def _heat(figure: Heat) -> "Canvas":
+    n = len(figure.matrices)
+    abreast = min(n, 4)
+    down = -(-n // abreast)
+    canvas = _canvas(max(3.2, 2.3 * abreast), 0.5 + 2.4 * down)
+    grid = list(canvas.subplots(down, abreast, squeeze=False).flat)
+    for axes, (caption, matrix) in zip(grid, figure.matrices, strict=False):
+        axes.imshow(np.array(matrix), vmin=0, vmax=1, cmap="viridis", interpolation="nearest", aspect="auto")
+        axes.set_title(caption, fontsize=9)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    for axes in grid[n:]:
+        axes.set_axis_off()
+    canvas.supxlabel(figure.column_label, fontsize=9)
+    canvas.supylabel(figure.row_label, fontsize=9)
+    return canvas
+
+
+def _colours(n: int) -> list[str]:
+    return [PALETTE[i % len(PALETTE)] for i in range(n)]
+
+
+def _tidy(axes: Any) -> None:
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+_DRAW: dict[type, Any] = {Lines: _lines, Bars: _bars, Heat: _heat}
+
+
 def pooled(weights: np.ndarray, most: int) -> np.ndarray:
-    """A square of weights as one of at most `most` cells a side, each the largest that it covers."""
-    step = -(-len(weights) // most)
-    edges = range(0, len(weights), step)
-    return np.maximum.reduceat(np.maximum.reduceat(weights, edges, axis=0), edges, axis=1)
+    """A matrix as one of at most `most` cells a side, each the largest that it covers."""
+    for axis, size in enumerate(weights.shape):
+        weights = np.maximum.reduceat(weights, range(0, size, -(-size // most)), axis=axis)
+    return weights

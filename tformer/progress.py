@@ -11,6 +11,7 @@ from rich.progress import (
     Progress,
     TaskProgressColumn,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
@@ -88,6 +89,32 @@ def steps_progress(label: str) -> Iterator[Callable[[int, int], None]]:
     ) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def experiments_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """What is being measured, and how far along; a plain line for each experiment where no terminal is."""
+    console = err()
+    with Progress(
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("", total=None)
+        before = ""
+
+        def update(what: str, done: int, total: int) -> None:
+            nonlocal before
+            if what != before and what and not console.is_terminal:
+                say(f"measuring {done + 1}/{total}: {what}")
+            before = what
+            progress.update(task, description=what, completed=done, total=total)
+
+        yield update
 
 
 @contextmanager

@@ -231,13 +231,20 @@ ASCII_SHADES, SHADES = " .:-=+*#%@", " ░▒▓█"
 
 
 def attention_maps(maps: Sequence[tuple[str, np.ndarray]], console: Console) -> None:
-    """Captions and weights (query, key) of heads, side by side: colours on a terminal, characters elsewhere.
+    """Captions and weights (query, key) of heads, and what the rows and columns are."""
+    rest = f"; {len(maps) - MOST_MAPS} more heads in --out and --json" if len(maps) > MOST_MAPS else ""
+    heat_maps(maps[:MOST_MAPS], console)
+    console.print(Text(f"\nlayer.head; rows are queries, columns the keys that they look at{rest}"))
 
-    Brightness is the square root of the weight, so that small ones show; a cell of a long text is the
-    largest weight that it covers.
+
+def heat_maps(maps: Sequence[tuple[str, np.ndarray]], console: Console) -> None:
+    """Matrices of numbers from 0 to 1, side by side: colours on a terminal, characters elsewhere.
+
+    Brightness is the square root, so that small numbers show; a cell of a large matrix is the largest
+    number that it covers.
     """
-    shown = [(caption, pooled(weights, MOST_CELLS)) for caption, weights in maps[:MOST_MAPS]]
-    width = max(len(shown[0][1]), *(len(caption) for caption, _ in shown))
+    shown = [(caption, pooled(weights, MOST_CELLS)) for caption, weights in maps]
+    width = max(*(cells.shape[1] for _, cells in shown), *(len(caption) for caption, _ in shown))
     abreast = max(1, (console.width + 2) // (width + 2))
     for row in (shown[i : i + abreast] for i in range(0, len(shown), abreast)):
         console.print()
@@ -249,8 +256,6 @@ def attention_maps(maps: Sequence[tuple[str, np.ndarray]], console: Console) -> 
                 line.append_text(part)
             line.rstrip()
             console.print(line)
-    rest = f"; {len(maps) - MOST_MAPS} more heads in --out and --json" if len(maps) > MOST_MAPS else ""
-    console.print(Text(f"\nlayer.head; rows are queries, columns the keys that they look at{rest}"))
 
 
 def _drawn(cells: np.ndarray, console: Console) -> list[Text]:
@@ -263,7 +268,7 @@ def _drawn(cells: np.ndarray, console: Console) -> list[Text]:
     lines = []
     for i in range(0, len(cells), 2):
         line = Text()
-        for j in range(len(cells)):
+        for j in range(cells.shape[1]):
             upper = _colour(bright[i, j])
             lower = _colour(bright[i + 1, j]) if i + 1 < len(cells) else "default"
             line.append("▀", style=f"{upper} on {lower}")

@@ -1,4 +1,7 @@
-"""The first-principles questions, answered in prose. One file a question, in `questions/`."""
+"""The first-principles questions. Their prose: one file a question, in `questions/`.
+
+The experiments are in modules of their own, which import torch; this one does not.
+"""
 
 import difflib
 import re
@@ -11,12 +14,17 @@ from tformer.errors import RequestError
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its place in the list, a short name for the command line, and its answer."""
+    """A question, its place in the list, a short name for the command line, and its answer in words."""
 
     number: int
     slug: str
     title: str
     text: str  # Markdown, without the title
+
+    @property
+    def short(self) -> str:
+        """The answer in ten lines: what stands before the first heading."""
+        return self.text.partition("\n## ")[0].strip()
 
 
 @cache

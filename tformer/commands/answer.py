@@ -1,10 +1,18 @@
-"""`tformer answer`: the first-principles questions."""
+"""`tformer answer`: the first-principles questions, in words and with evidence."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tformer.commands.options import Json, print_json
+from tformer.commands.options import Json, at_least, print_json, refuse_existing
+from tformer.errors import RequestError
+
+if TYPE_CHECKING:
+    from tformer.answer import Question
+    from tformer.answer.lab import Subject
+
+REPORTS = (".html", ".md")
 
 
 def command(
@@ -14,16 +22,51 @@ def command(
             help="A number, a slug, words of one, or all. Lists them if left out.", show_default=False
         ),
     ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full/--quick", help="Minutes: deeper models, more seeds. Or seconds: at most 30 each."
+        ),
+    ] = False,
+    prose: Annotated[
+        bool, typer.Option("--prose", help="The whole answer in words, and no experiment.")
+    ] = False,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            help="Examine this run or Hugging Face directory where the experiment can; else small models "
+            "that it trains itself."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights and data: other draws, the same claims.")] = 0,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write prose, tables and figures as one page, .html or .md.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --report.")] = False,
     json: Json = False,
 ) -> None:
-    """Answer the questions that every course on transformers begins with.
+    """Answer the questions that every course on transformers begins with: in words, and with experiments
+    run here and now on the modules that train uses.
 
-    Examples: tformer answer; tformer answer 2; tformer answer why so many skip connections.
+    Each claim has a threshold that was chosen before looking, and can fail: then the exit code is 1.
+
+    Examples: tformer answer; tformer answer 2; tformer answer why so many skip connections;
+    tformer answer heads --run reversal; tformer answer all --report answers.html.
     """
     from tformer import answer, render
 
+    at_least("--seed", seed, 0)
+    if report is not None:
+        if report.suffix not in REPORTS:
+            raise RequestError(f"--report {report}", f"expected a name ending in {' or '.join(REPORTS)}")
+        if prose:
+            raise RequestError("--report with --prose", "a report shows the experiments", "leave one out")
+        refuse_existing(report, overwrite)
     console = render.out()
     if not question:
+        if full or prose or report or run:
+            raise RequestError("no question is named", "expected 1 to 6, a slug, words of one, or all")
         if json:
             for q in answer.questions():
                 print_json({"number": q.number, "slug": q.slug, "question": q.title})
@@ -34,8 +77,50 @@ def command(
     found, guessed = answer.find(" ".join(question))
     if guessed:
         render.say(f"taken as question {found[0].number}: {found[0].title}")
+    if prose:
+        for q in found:
+            if json:
+                print_json({"question": q.title, "claims": [], "evidence": {}, "text": q.text})
+            else:
+                render.markdown(f"# {q.number}. {q.title}\n\n{q.text}\n", console)
+        return
+    if not _with_evidence(found, full, _subject(run), seed, report, json):
+        raise typer.Exit(1)
+
+
+def _subject(run: str | None) -> "Subject | None":
+    if run is None:
+        return None
+    from tformer.answer.lab import load_subject
+    from tformer.runs import find_run
+
+    return load_subject(find_run(run))
+
+
+def _with_evidence(
+    found: "list[Question]", full: bool, subject: "Subject | None", seed: int, report: Path | None, json: bool
+) -> bool:
+    """Run, show and write; whether every claim held."""
+    from tformer import render, render_answer
+    from tformer.answer.experiments import investigate
+    from tformer.answer.report import write_report
+    from tformer.evidence import FULL, QUICK
+    from tformer.progress import experiments_progress
+
+    console = render.out()
+    answers = []
     for q in found:
+        if not json:
+            render_answer.question(q, console)
+        with experiments_progress() as shown:
+            answers.append(investigate(q, FULL if full else QUICK, seed, subject, shown))
         if json:
-            print_json({"question": q.title, "claims": [], "evidence": {}, "text": q.text})
+            print_json(answers[-1].as_dict())
         else:
-            render.markdown(f"# {q.number}. {q.title}\n\n{q.text}\n", console)
+            render_answer.evidence(answers[-1], console)
+    if len(found) > 1 and not json:
+        render_answer.summary(answers, console)
+    if report is not None:
+        write_report(report, answers, subject.folder if subject else None)
+        render.say(f"wrote {report}")
+    return all(a.passed for a in answers)

@@ -1,0 +1,130 @@
+"""Questions to experiments: which belong to which, and running them over several seeds."""
+
+import importlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from tformer.answer import Question
+from tformer.answer.lab import Subject
+from tformer.evidence import Budget, Claim, Experiment, Finding
+
+ROOMS = {  # the module of each question's experiments
+    "rnn-vs-transformer": "recurrence",
+    "q-k-v": "qkv",
+    "dense-layers": "dense",
+    "skip-connections": "skips",
+    "causal-mask": "mask",
+    "heads": "heads",
+}
+SEEDS_APART = 1000  # so that --seed 0 and --seed 1 share no draw
+Progress = Callable[[str, int, int], None]  # what is being measured; seeds done, in all
+
+
+@dataclass(frozen=True)
+class Result:
+    """One experiment done: what was measured for each seed, and what it shows. Or why it was left out."""
+
+    slug: str
+    title: str
+    evidence: tuple[dict[str, Any], ...]  # plain numbers, one for each seed
+    finding: Finding
+    seconds: float
+    skipped: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question with its evidence."""
+
+    question: Question
+    budget: Budget
+    seed: int
+    results: tuple[Result, ...]
+
+    @property
+    def claims(self) -> list[Claim]:
+        """Of all experiments, in order."""
+        return [claim for result in self.results for claim in result.finding.claims]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every claim holds."""
+        return all(claim.passed for claim in self.claims)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `--json` has it: every number."""
+        return {
+            "question": self.question.title, "number": self.question.number, "slug": self.question.slug,
+            "budget": self.budget.name, "seed": self.seed,
+            "claims": [claim.as_dict() for claim in self.claims],
+            "evidence": {
+                r.slug: {
+                    "title": r.title, "seconds": round(r.seconds, 3),
+                    **({"skipped": r.skipped} if r.skipped else {"by_seed": [plain(e) for e in r.evidence]}),
+                }
+                for r in self.results
+            },
+            "text": self.question.text,
+        }  # fmt: skip
+
+
+def plain(value: Any) -> Any:
+    """For JSON: no NaN, no infinity, keys that are strings."""
+    if isinstance(value, dict):
+        return {str(key): plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def experiments_of(question: Question) -> tuple[Experiment[Any], ...]:
+    """In the order in which they are told."""
+    room = importlib.import_module(f"tformer.answer.{ROOMS[question.slug]}")
+    found: tuple[Experiment[Any], ...] = room.EXPERIMENTS
+    return found
+
+
+def investigate(
+    question: Question,
+    budget: Budget,
+    seed: int = 0,
+    subject: Subject | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Answer:
+    """Run every experiment of a question. The same seed on the same machine gives the same numbers."""
+    experiments = experiments_of(question)
+    total = sum(budget.pick(*e.seeds) for e in experiments)
+    results, done = [], 0
+    with one_thread():
+        for experiment in experiments:
+            began, n = time.perf_counter(), budget.pick(*experiment.seeds)
+            why = experiment.skip(subject)
+            measured = []
+            for i in range(n):
+                progress(experiment.title, done, total)
+                if not why:
+                    measured.append(experiment.measure(budget, SEEDS_APART * seed + i, subject))
+                done += 1
+            finding = experiment.show(measured) if measured else Finding()
+            evidence = tuple(asdict(e) for e in measured)
+            seconds = time.perf_counter() - began
+            results.append(Result(experiment.slug, experiment.title, evidence, finding, seconds, why or ""))
+    progress("", total, total)
+    return Answer(question, budget, seed, tuple(results))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The models are too small to share among threads, and one thread adds up in one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

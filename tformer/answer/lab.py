@@ -1,0 +1,158 @@
+"""What the experiments share: small models with parts replaced, one training loop, the run of --run.
+
+The models are `tformer.model`'s, the loop is `tformer.train`'s: what is shown is what `tformer train` uses.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tformer import answer
+from tformer.config import Config, Layer, ModelConfig, TrainConfig, merge
+from tformer.corpus import CORPORA, load_corpus
+from tformer.data import Batches, Reversal, rng, split_text
+from tformer.errors import RequestError, TformerError
+from tformer.huggingface import load_model
+from tformer.model import Transformer
+from tformer.optim import Optimizers
+from tformer.runner import reversal_task
+from tformer.runs import read_record, task_of
+from tformer.tokenizer import Tokenizer
+from tformer.train import Report, State, fit
+
+STREAM_SUBJECT = 100  # of random ids where a run has no text
+
+# ---------------------------------------------------------------------------- the run of --run
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained run, or a Hugging Face directory, to be examined. Without a tokenizer its ids are random."""
+
+    folder: Path
+    model: Transformer
+    tokenizer: Tokenizer | None
+    task: Reversal | None  # of a run on reversal
+    text_ids: np.ndarray | None  # of its validation text, or of some prose; None: nothing to read
+
+    def ids(self, n: int, length: int, seed: int = 0) -> Tensor:
+        """`n` inputs of at most `length` positions, shape (n, ≤ length): fresh sequences, text, or random."""
+        length = min(length, self.model.config.n_ctx)
+        if self.task:
+            inputs = self.task.fresh(n, index=1 + seed)[0][:, :length]
+        elif self.text_ids is not None and len(self.text_ids) >= length:
+            random = rng(seed, STREAM_SUBJECT, 0)
+            starts = random.integers(len(self.text_ids) - length + 1, size=n)
+            inputs = self.text_ids[starts[:, None] + np.arange(length)]
+        else:
+            size = self.model.config.vocab_size
+            inputs = rng(seed, STREAM_SUBJECT, 1).integers(size, size=(n, length))
+        return torch.from_numpy(np.ascontiguousarray(inputs).astype(np.int64))
+
+
+def load_subject(folder: Path) -> Subject:
+    """The model of a directory, its tokenizer if it has one, and something to read for it."""
+    record = read_record(folder)
+    model = load_model(folder)
+    tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
+    task = None
+    if task_of(record) == "reversal":
+        own = {section: record.get(section) or {} for section in Config.model_fields}
+        task = reversal_task(merge([Layer(str(folder / "tformer.yaml"), own)]))
+    return Subject(folder, model, tokenizer, task, _text_ids(record, tokenizer) if not task else None)
+
+
+def _text_ids(record: dict[str, Any], tokenizer: Tokenizer | None) -> np.ndarray | None:
+    """Ids of the validation part of what a run was trained on, if it lies here; else of our own prose."""
+    if tokenizer is None:
+        return None
+    prose = "\n\n".join(question.text for question in answer.questions())
+    for text in (_validation_text(record), prose):
+        try:
+            if text and len(ids := tokenizer.encode_array([text[:200_000]])):
+                return ids
+        except TformerError:  # a character that its alphabet lacks
+            continue
+    return None
+
+
+def _validation_text(record: dict[str, Any]) -> str:
+    """Nothing is downloaded here."""
+    sources = ((record.get("record") or {}).get("data") or {}).get("source") or []
+    here = [s for s in sources if (CORPORA[s].path if s in CORPORA else Path(s)).exists()]
+    if not sources or here != sources or any(s.endswith(".npy") for s in sources):
+        return ""
+    fraction = float((record.get("data") or {}).get("val_fraction", 0.1))
+    try:
+        return split_text(load_corpus(sources).text, fraction or 1.0).val
+    except RequestError:
+        return ""
+
+
+# ---------------------------------------------------------------------------- building and training
+
+
+def tiny(**changes: Any) -> ModelConfig:
+    """The model that the experiments change one thing of: 2 blocks, 4 heads, width 64."""
+    return ModelConfig.model_validate({"n_layers": 2, "n_heads": 4, "d_model": 64} | changes)
+
+
+def build(
+    config: ModelConfig, seed: int, replace: Callable[[Transformer], object] = lambda model: None
+) -> Transformer:
+    """A fresh model; `replace` puts other parts into it, after the same draw of weights."""
+    torch.manual_seed(seed)
+    model = Transformer(config)
+    replace(model)
+    return model
+
+
+def n_parameters(model: nn.Module) -> int:
+    """Trained numbers, each tensor once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def train(
+    model: nn.Module,
+    batches: Batches,
+    steps: int,
+    seed: int,
+    on_step: Callable[[Report], object] = lambda report: None,
+    **settings: Any,
+) -> list[float]:
+    """Train with `tformer.train.fit`, AdamW, and return the loss of every step in nats a token.
+
+    `model` is a Transformer or has its interface: `model(ids) -> logits` and `model.config`. A training
+    that diverges raises DivergedError, as `tformer train` does.
+    """
+    values = {
+        "seed": seed, "steps": steps, "batch_size": 64, "lr": 3e-3, "warmup_steps": min(20, steps // 10),
+        "weight_decay": 0.0, "lr_final": 0.0, "precision": "fp32",
+    } | settings  # fmt: skip
+    config = TrainConfig.model_validate(values)
+    optimizers = Optimizers(model, config)
+    losses = []
+    for report in fit(cast(Transformer, model), optimizers, batches, config, State()):
+        losses.append(report.loss)
+        on_step(report)
+    model.eval()
+    return losses
+
+
+@torch.inference_mode()
+def accuracies(model: nn.Module, task: Reversal, n: int = 500, index: int = 1) -> np.ndarray:
+    """Accuracy at each target position of `n` fresh sequences, shape (n_ctx,)."""
+    inputs, targets = (torch.from_numpy(np.ascontiguousarray(a)) for a in task.fresh(n, index))
+    model.eval()
+    return (model(inputs).argmax(-1) == targets).double().mean(0).numpy()
+
+
+def halves(by_position: np.ndarray, task: Reversal) -> tuple[float, float]:
+    """Mean accuracy of the first half, which nothing can predict, and of the second, which is known."""
+    first = task.length - 1
+    return float(by_position[:first].mean()) if first else 1 / task.symbols, float(by_position[first:].mean())
