@@ -117,7 +117,7 @@ def _canvas(width: float, height: float) -> "Canvas":
 
 
 def _lines(figure: Lines) -> "Canvas":
-    canvas = _canvas(7, 3.8)
+    canvas = _canvas(6.4, 3.6)
     axes = canvas.subplots()
     for series, colour in zip(figure.series, _colours(len(figure.series)), strict=True):
         marker = "o" if len(series.x) <= 12 else None
@@ -129,8 +129,11 @@ def _lines(figure: Lines) -> "Canvas":
     axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
     if figure.log_x:
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")  # the default is TeX
     if figure.log_y:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
     _tidy(axes)
     if len(figure.series) > 1:
         axes.legend(framealpha=0, fontsize=9)
@@ -140,7 +143,7 @@ def _lines(figure: Lines) -> "Canvas":
 def _bars(figure: Bars) -> "Canvas":
     names = [name for name, _ in figure.bars][::-1]
     numbers = [number for _, number in figure.bars][::-1]
-    canvas = _canvas(7, 0.9 + 0.36 * len(names))
+    canvas = _canvas(6.4, 0.9 + 0.36 * len(names))
     axes = canvas.subplots()
     axes.barh(
         names, [n.mean for n in numbers], xerr=[n.half_width for n in numbers], color=PALETTE[0],
