@@ -1,0 +1,172 @@
+"""`report.html` of a run: one page that shows how it was made, how it went, and how it was judged.
+
+Reads what lies in the run directory; the model is needed only to see where its heads look.
+"""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from tformer import page
+from tformer.config import dump_yaml
+from tformer.evidence import Bars, Figure, Heat, Lines, Numbers, Series
+from tformer.plots import figure_svg
+
+MOST_POINTS = 400  # of a curve
+MOST_MAPS = 16  # heads that are drawn
+FACTS = {  # of a result, with what they are called
+    "parameters": "parameters", "steps": "steps", "tokens": "tokens seen", "seconds": "seconds of training",
+    "val_loss": "validation loss (nats per token)", "bits_per_byte": "bits per byte",
+    "loss": "loss of the last step (nats per token)", "kept_step": "weights are of step",
+}  # fmt: skip
+
+
+def run_page(
+    name: str,
+    record: dict[str, Any],
+    metrics: Sequence[dict[str, Any]],
+    evals: Sequence[dict[str, Any]],
+    attention: tuple[str, np.ndarray] | None = None,
+) -> str:
+    """The page of a run.
+
+    `record` is its `tformer.yaml`, `metrics` and `evals` the lines of its files, `attention` a text with
+    the weights of every head on it, shape (layer, head, query, key).
+    """
+    met = record.get("record") or {}
+    parts = [f"<h1>{escape(name)}</h1>", f'<p class="dim">{escape(_origin(met))}</p>', _facts(met)]
+    parts += _curves(metrics)
+    parts += _samples(metrics)
+    parts += _evals(evals)
+    if attention is not None:
+        parts += _attention(*attention)
+    settings = escape(dump_yaml(record))
+    parts += [
+        "<h2>Configuration</h2>",
+        "<p>The whole of it, as <code>tformer train --config</code> takes it.</p>",
+        f"<details><summary>tformer.yaml</summary><pre>{settings}</pre></details>",
+    ]
+    return page.page(name, "\n".join(parts))
+
+
+def _origin(met: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in (met.get("versions") or {}).items())
+    sources = ", ".join(str(s) for s in (met.get("data") or {}).get("source") or [])
+    trained = f"Trained on {sources}" if sources else "Trained"
+    return f"{trained}, on {met.get('device', 'an unknown device')}, with {versions or 'unknown versions'}."
+
+
+def _facts(met: dict[str, Any]) -> str:
+    result, tokenizer = met.get("result") or {}, met.get("tokenizer") or {}
+    rows = [[said, _number(result[key])] for key, said in FACTS.items() if result.get(key) is not None]
+    if tokenizer:
+        rows.append(["tokenizer", f"{tokenizer.get('kind')}, {tokenizer.get('size'):,} tokens"])
+    if not result:
+        rows.append(["state", "not at its end yet"])
+    return page.table("", ("", ""), rows, (False, True))
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:,.4f}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def _shown(figure: Figure, name: str) -> str:
+    return page.figure(figure_svg(figure, name), figure.title)
+
+
+# ---------------------------------------------------------------------------- training
+
+
+def _curves(metrics: Sequence[dict[str, Any]]) -> list[str]:
+    keys = {"training": "loss", "validation": "val_loss", "next word (LAMBADA)": "next_word_loss"}
+    losses = [s for said, key in keys.items() if (s := _series(said, metrics, key))]
+    if not losses:
+        return []
+    title = "Cross-entropy as it trained"
+    figures: list[Figure] = [Lines(title, "step", "nats per token", tuple(losses))]
+    if rate := _series("learning rate", metrics, "lr"):
+        figures.append(Lines("The learning rate", "step", "learning rate", (rate,)))
+    return ["<h2>Training</h2>", *(_shown(f, f"curve-{i}") for i, f in enumerate(figures))]
+
+
+def _series(name: str, metrics: Sequence[dict[str, Any]], key: str) -> Series | None:
+    seen = [(m["step"], m[key]) for m in metrics if isinstance(m.get(key), (int, float)) and "step" in m]
+    if not seen:
+        return None
+    thinned = seen[:: -(-len(seen) // MOST_POINTS)]
+    if thinned[-1] != seen[-1]:
+        thinned.append(seen[-1])
+    return Series(name, tuple(x for x, _ in thinned), tuple(y for _, y in thinned))
+
+
+def _samples(metrics: Sequence[dict[str, Any]]) -> list[str]:
+    samples = [(m["step"], m["sample"]) for m in metrics if isinstance(m.get("sample"), str)]
+    if not samples:
+        return []
+    shown = (f'<p class="dim">step {step:,}</p><pre>{escape(text)}</pre>' for step, text in samples[-12:])
+    return ["<h2>What it wrote as it trained</h2>", *shown]
+
+
+# ---------------------------------------------------------------------------- evaluations
+
+
+def _evals(evals: Sequence[dict[str, Any]]) -> list[str]:
+    latest = {str(line.get("task")): line for line in evals}
+    parts = ["<h2>Evaluations</h2>"] if latest else []
+    for i, (task, line) in enumerate(latest.items()):
+        parts.append(f"<h3>{escape(task)}</h3>")
+        if line.get("on"):
+            parts.append(f'<p class="dim">on {escape(str(line["on"]))}</p>')
+        figure = _eval_figure(line.get("result") or {})
+        if figure:
+            parts.append(_shown(figure, f"eval-{i}"))
+        rows = [[key.replace("_", " "), _number(value)] for key, value in _scalars(line.get("result") or {})]
+        parts.append(page.table("", ("", ""), rows, (False, True)))
+    return parts
+
+
+def _scalars(result: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Numbers and words of a result, not its lists."""
+    return [(k, v) for k, v in result.items() if k != "run" and isinstance(v, (bool, int, float, str))]
+
+
+def _eval_figure(result: dict[str, Any]) -> Figure | None:
+    if positions := result.get("positions"):
+        if isinstance(positions[0], dict) and "accuracy" in positions[0]:
+            bars = tuple(
+                (f"{p['position']} ({p['half']} half)", Numbers((p["accuracy"],), ".3f")) for p in positions
+            )
+            chance = ("chance", float(result.get("chance", 0)))
+            return Bars("Accuracy of each target position", "accuracy", bars, chance)
+    elif (by_position := result.get("by_position")) and len(by_position) > 1:
+        x = tuple(range(1, len(by_position) + 1))
+        series = (Series("loss", x, tuple(by_position)),)
+        title = "Loss by position in the window: what more context is worth"
+        return Lines(title, "position", "nats per token", series, log_x=True)
+    return None
+
+
+def _attention(text: str, weights: np.ndarray) -> list[str]:
+    heads = [
+        (f"{layer + 1}.{head + 1}", tuple(map(tuple, weights[layer, head].tolist())))
+        for layer in range(weights.shape[0])
+        for head in range(weights.shape[1])
+    ]
+    more = f" (the first {MOST_MAPS} of {len(heads)} heads)" if len(heads) > MOST_MAPS else ""
+    title = f"Attention by layer.head: a row for each query, a column for each key{more}"
+    figure = Heat(title, "query", "key", tuple(heads[:MOST_MAPS]))
+    return [
+        "<h2>Where its heads look</h2>",
+        f"<p>On: <code>{escape(text)}</code></p>",
+        _shown(figure, "maps"),
+    ]
