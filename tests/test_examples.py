@@ -1,10 +1,12 @@
 """The examples do what they say."""
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tformer.config import file_layer, merge, preset_layer
 
@@ -35,14 +37,40 @@ def test_the_configuration_is_valid():
     assert config.model.family == "nanochat"
 
 
-def test_sweep_and_pipeline_run(tmp_path):
-    (tmp_path / "my.txt").write_text(
-        "All the world's a stage,\nAnd all the men and women merely players\n" * 60
-    )
+@pytest.fixture
+def text(tmp_path):
+    """A small text in the working directory of the examples."""
+    path = tmp_path / "my.txt"
+    path.write_text("All the world's a stage,\nAnd all the men and women merely players\n" * 60)
+    return path
+
+
+def test_sweep_sorts_by_loss(tmp_path, text):
     table = run(EXAMPLES / "sweep.sh", "my.txt", "5", cwd=tmp_path).splitlines()
     losses = [float(line.split()[0]) for line in table]
     assert losses == sorted(losses, reverse=True)
     assert len(losses) == 3
-    best = table[-1].split()[-1]
-    samples = run(EXAMPLES / "pipeline.sh", best, cwd=tmp_path, stdin="All the\nAnd\n").splitlines()
-    assert [json.loads(line)["prompt"] for line in samples] == ["All the"] * 3 + ["And"] * 3
+
+
+@pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed")
+def test_a_corpus_of_ones_own_and_a_pipeline_with_jq(tmp_path, text):
+    judged = run(EXAMPLES / "my_corpus.sh", "my.txt", "6", cwd=tmp_path)
+    assert "perplexity" in judged and "The " in judged
+    lines = run(EXAMPLES / "pipeline.sh", "mine", cwd=tmp_path, stdin="All the\nAnd\n").strip().split("\n")
+    assert [line[:3] for line in lines] == ["All"] * 3 + ["And"] * 3
+
+
+def test_a_gpt2_directory_is_fine_tuned_and_loads_in_transformers(tmp_path, text):
+    transformers = pytest.importorskip("transformers")
+    run("tformer", "train", "my.txt", "--tokenizer", "bpe", "--steps", "2", "--out", "first", cwd=tmp_path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "first")
+    model.save_pretrained(tmp_path / "gpt2")
+    transformers.AutoTokenizer.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "gpt2")
+    judged = run(EXAMPLES / "fine_tune.sh", "gpt2", "my.txt", "5", cwd=tmp_path)
+    before, after = (
+        float(line.split()[1]) for line in judged.splitlines() if line.startswith("cross-entropy")
+    )
+    assert after < before
+    script = EXAMPLES / "load_in_transformers.py"
+    written = run(sys.executable, script, "runs/fine-tuned", "All the world", cwd=tmp_path)
+    assert written.startswith("All the world") and len(written) > len("All the world\n")
