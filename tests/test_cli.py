@@ -416,3 +416,33 @@ def test_free_words_find_the_nearest_question(tmp_path):
     done = tformer("answer", "why", "skip", "conections", "--prose", cwd=tmp_path, check=0)
     assert "skip" in done.stdout
     assert "taken as question 4" in done.stderr
+
+
+# ---------------------------------------------------------------------------- completion
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("tformer ", {"tokenize", "train", "eval", "sample", "answer"}),
+        ("tformer ans", {"answer"}),
+        ("tformer eval --run ", {"mine", "other"}),
+        ("tformer sample --run m", {"mine"}),
+        ("tformer answer sk", {"skip-connections"}),
+        ("tformer train --device c", {"cpu", "cuda"}),
+    ],
+)
+def test_the_shell_completes_commands_runs_and_words(tmp_path, typed, offered):
+    for name in ("mine", "other"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "tformer.yaml").write_text("model: {}\n")
+    environment = ENVIRONMENT | {
+        "_TFORMER_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" ")),
+    }  # fmt: skip
+    binary = tmp_path / "tformer"
+    binary.write_text(
+        f"#!{sys.executable}\nimport sys; sys.argv[0] = 'tformer'; import tformer.cli; tformer.cli.main()\n"
+    )
+    binary.chmod(0o755)
+    done = subprocess.run([binary], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert set(done.stdout.split()) == offered

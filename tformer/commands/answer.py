@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tformer.commands.options import Json, at_least, print_json, refuse_existing
+from tformer.commands.options import Json, at_least, complete_run, print_json, refuse_existing
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
@@ -15,11 +15,20 @@ if TYPE_CHECKING:
 REPORTS = (".html", ".md")
 
 
+def complete_question(incomplete: str) -> list[str]:
+    """For the shell: the slugs."""
+    from tformer.answer import questions
+
+    return [slug for slug in (*(q.slug for q in questions()), "all") if slug.startswith(incomplete)]
+
+
 def command(
     question: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A number, a slug, words of one, or all. Lists them if left out.", show_default=False
+            help="A number, a slug, words of one, or all. Lists them if left out.",
+            show_default=False,
+            autocompletion=complete_question,
         ),
     ] = None,
     full: Annotated[
@@ -35,7 +44,8 @@ def command(
         str | None,
         typer.Option(
             help="Examine this run or Hugging Face directory where the experiment can; else small models "
-            "that it trains itself."
+            "that it trains itself.",
+            autocompletion=complete_run,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and data: other draws, the same claims.")] = 0,

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,13 +11,31 @@ import typer
 
 from tformer.errors import RequestError
 
+
+def completes(*words: str) -> Callable[[str], list[str]]:
+    """For the shell: which of these words begin so."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def complete_run(incomplete: str) -> list[str]:
+    """For the shell: the runs in `runs/`."""
+    from tformer.runs import all_runs
+
+    return [folder.name for folder in all_runs() if folder.name.startswith(incomplete)]
+
+
 Device = Annotated[
-    str, typer.Option(envvar="TFORMER_DEVICE", help="auto, cpu, cuda, cuda:N or mps.", show_envvar=True)
-]
+    str,
+    typer.Option(
+        envvar="TFORMER_DEVICE", help="auto, cpu, cuda, cuda:N or mps.", show_envvar=True,
+        autocompletion=completes("auto", "cpu", "cuda", "mps"),
+    ),
+]  # fmt: skip
 Run = Annotated[
     str | None,
     typer.Option(
-        help="A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out."
+        help="A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out.",
+        autocompletion=complete_run,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
