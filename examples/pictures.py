@@ -1,0 +1,64 @@
+"""The README's pictures, from real runs: python examples/pictures.py [FOLDER], about two minutes.
+
+Each is what the command shows on a terminal of 88 columns, as Rich exports it.
+"""
+
+import os
+import re
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.terminal_theme import TerminalTheme
+
+from tformer import progress, render
+from tformer.cli import app
+
+DARK = TerminalTheme(
+    (22, 25, 30), (215, 221, 229),
+    [(70, 76, 84), (240, 104, 96), (92, 190, 112), (214, 170, 70), (96, 160, 240), (190, 140, 240),
+     (80, 186, 196), (215, 221, 229)],
+)  # fmt: skip
+PICTURES = {  # name: the command
+    "reversal": ["train", "reversal"],
+    "attention": ["eval", "attention", "--run", "reversal"],
+    "answer": ["answer", "causal-mask", "--run", "reversal"],
+}
+
+
+class Final(progress.TrainingProgress):
+    """The live line as it stands at the end: a recording shows no movement."""
+
+    def __enter__(self) -> "Final":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.console.print(self.progress.get_renderable())
+
+
+def draw(command: list[str], path: Path) -> None:
+    """Run a command on a terminal that records, and save what it shows."""
+    console = Console(record=True, force_terminal=True, color_system="truecolor", width=88, file=sys.stderr)
+    for room in (render, progress):
+        for stream in ("out", "err"):
+            if hasattr(room, stream):
+                setattr(room, stream, lambda: console)
+    with suppress(typer.Exit):
+        app(command, standalone_mode=False)
+    title = " ".join(["tformer", *command])
+    svg = console.export_svg(title=title, theme=DARK, unique_id=path.stem)
+    path.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.S))  # a picture fetches no fonts
+
+
+if __name__ == "__main__":
+    progress.TrainingProgress = Final
+    folder = Path(*sys.argv[1:] or [Path(__file__).parent / "pictures"]).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place:
+        os.chdir(place)
+        os.environ.pop("TFORMER_RUNS", None)
+        for name, command in PICTURES.items():
+            draw(command, folder / f"{name}.svg")
