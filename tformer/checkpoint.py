@@ -32,7 +32,7 @@ from tformer.huggingface import (
 )
 from tformer.model import Transformer
 from tformer.optim import Optimizers
-from tformer.runs import read_record
+from tformer.runs import read_lines, read_record
 from tformer.tokenizer import Tokenizer
 from tformer.train import State
 
@@ -43,7 +43,7 @@ TENSOR_FILES = ("model.safetensors", "optimizer.safetensors")
 MAX_MANIFEST_BYTES = 1 << 20
 RUN_FILES = (
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
-    "tformer.yaml", "metrics.jsonl", "loss.svg",
+    "tformer.yaml", "metrics.jsonl", "evals.jsonl", "loss.svg", "report.html",
 )  # fmt: skip
 
 
@@ -145,12 +145,7 @@ class Run:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines so far; a last line that was cut short is passed over."""
-        lines = []
-        with contextlib.suppress(FileNotFoundError):
-            for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError):
-                    lines.append(json.loads(line))
-        return [line for line in lines if isinstance(line, dict)]
+        return read_lines(self.metrics)
 
     def rewind_metrics(self, step: int) -> None:
         """Drop lines past a step, which a resumed run writes again."""

@@ -1,18 +1,31 @@
 """`report.html` of a run: one page that shows how it was made, how it went, and how it was judged.
 
-Reads what lies in the run directory; the model is needed only to see where its heads look.
+`evals.jsonl` keeps what `tformer eval` found, a line for each; the page shows those of the weights that
+lie there now.
 """
 
+import datetime
+import hashlib
+import json
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tformer import page
+from tformer.attention_maps import attention_weights
 from tformer.config import dump_yaml
+from tformer.errors import TformerError
 from tformer.evidence import Bars, Figure, Heat, Lines, Numbers, Series
+from tformer.files import write_file
+from tformer.model import Transformer
 from tformer.plots import figure_svg
+from tformer.runner import recorded_reversal
+from tformer.runs import read_lines, read_record
+from tformer.tokenizer import Tokenizer
 
 MOST_POINTS = 400  # of a curve
 MOST_MAPS = 16  # heads that are drawn
@@ -21,6 +34,59 @@ FACTS = {  # of a result, with what they are called
     "val_loss": "validation loss (nats per token)", "bits_per_byte": "bits per byte",
     "loss": "loss of the last step (nats per token)", "kept_step": "weights are of step",
 }  # fmt: skip
+
+
+MOST_TOKENS = 32  # of the text that attention is drawn on
+
+
+def keep_eval(folder: Path, task: str, result: dict[str, Any], on: str = "") -> None:
+    """Add what an evaluation found to `evals.jsonl` of a run. Nothing is kept in a foreign directory."""
+    if (folder / "tformer.yaml").exists():
+        line = {
+            "task": task, "on": on, "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "weights": weights_hash(folder), "result": result,
+        }  # fmt: skip
+        with (folder / "evals.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def weights_hash(folder: Path) -> str:
+    """sha256 of `model.safetensors`."""
+    with (folder / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_page(folder: Path, model: Transformer) -> None:
+    """Write `report.html` of a run from what lies in it; `model` is its weights, to see where heads look."""
+    record = read_record(folder)
+    metrics = read_lines(folder / "metrics.jsonl")
+    here = weights_hash(folder)
+    evals = [line for line in read_lines(folder / "evals.jsonl") if line.get("weights") == here]
+    text = run_page(folder.name, record, metrics, evals, _attention_on(folder, record, metrics, model))
+    write_file(folder / "report.html", text.encode())
+
+
+def _attention_on(
+    folder: Path, record: dict[str, Any], metrics: Sequence[dict[str, Any]], model: Transformer
+) -> tuple[str, np.ndarray] | None:
+    """A reversal sequence, or what the model wrote last, and the weights of every head on it."""
+    tokenizer = Tokenizer.load(folder)
+    task = recorded_reversal(record, str(folder / "tformer.yaml"))
+    samples = [m["sample"] for m in metrics if isinstance(m.get("sample"), str)]
+    if task:
+        ids = [int(i) for i in task.fresh(1, index=1)[0][0]]
+    elif samples:
+        try:
+            ids = tokenizer.encode(samples[-1])[: min(MOST_TOKENS, model.config.n_ctx)]
+        except TformerError:  # a replacement character that its alphabet lacks
+            return None
+    else:
+        return None
+    if len(ids) < 2:
+        return None
+    device = next(model.parameters()).device
+    weights = attention_weights(model, torch.tensor([ids], device=device))[:, 0].float().cpu().numpy()
+    return "".join(tokenizer.text_of(i) for i in ids), weights
 
 
 def run_page(

@@ -24,7 +24,7 @@ from tformer.model import Transformer
 from tformer.optim import Optimizers
 from tformer.plots import loss_svg
 from tformer.pretrained import Pretrained, read_pretrained
-from tformer.runs import check_hash, tokenizer_path
+from tformer.runs import check_hash, task_of, tokenizer_path
 from tformer.tokenizer import KINDS, Tokenizer
 from tformer.train import Report, State, Validate, fit
 
@@ -54,6 +54,14 @@ class Data:
 def reversal_task(config: Config) -> Reversal:
     """The task that the configuration describes."""
     return Reversal(config.data.reversal_length, config.data.reversal_symbols, config.train.seed)
+
+
+def recorded_reversal(record: dict[str, Any], source: str) -> Reversal | None:
+    """The task of a run on reversal, from its `tformer.yaml`; None for a run on text."""
+    if task_of(record) != "reversal":
+        return None
+    own = {section: record.get(section) or {} for section in Config.model_fields}
+    return reversal_task(merge([Layer(source, own)]))
 
 
 def prepare_data(

@@ -1,5 +1,6 @@
 """Which run is meant: names, `runs/`, the newest that suits. Paths alone; imports no torch."""
 
+import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -68,6 +69,16 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not shaped or not isinstance(met.get("data", {}), dict):
         raise RequestError(f"{path} is damaged", "expected the sections model, data, train and record")
     return values
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; none where there is no file. A line cut short is passed over."""
+    lines = []
+    with suppress(FileNotFoundError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                lines.append(json.loads(line))
+    return [line for line in lines if isinstance(line, dict)]
 
 
 def task_of(record: dict[str, Any]) -> str:

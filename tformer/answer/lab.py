@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from tformer import answer
-from tformer.config import Config, Layer, ModelConfig, TrainConfig, merge
+from tformer.config import ModelConfig, TrainConfig
 from tformer.corpus import CORPORA, load_corpus
 from tformer.data import Batches, Reversal, rng, split_text
 from tformer.errors import RequestError, TformerError
 from tformer.huggingface import load_model
 from tformer.model import Transformer
 from tformer.optim import Optimizers
-from tformer.runner import reversal_task
-from tformer.runs import read_record, task_of
+from tformer.runner import recorded_reversal
+from tformer.runs import read_record
 from tformer.tokenizer import Tokenizer
 from tformer.train import Report, State, fit
 
@@ -60,10 +60,7 @@ def load_subject(folder: Path) -> Subject:
     record = read_record(folder)
     model = load_model(folder)
     tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
-    task = None
-    if task_of(record) == "reversal":
-        own = {section: record.get(section) or {} for section in Config.model_fields}
-        task = reversal_task(merge([Layer(str(folder / "tformer.yaml"), own)]))
+    task = recorded_reversal(record, str(folder / "tformer.yaml"))
     return Subject(folder, model, tokenizer, task, _text_ids(record, tokenizer) if not task else None)
 
 

@@ -154,14 +154,12 @@ def _recorded_sources(folder: Path, record: dict[str, Any]) -> list[str]:
 
 
 def _task(folder: Path, record: dict[str, Any]) -> "Reversal":
-    from tformer.config import Config, Layer, merge
-    from tformer.runner import reversal_task
-    from tformer.runs import task_of
+    from tformer.runner import recorded_reversal
 
-    if task_of(record) != "reversal":
+    task = recorded_reversal(record, str(folder / "tformer.yaml"))
+    if task is None:
         raise RequestError(f"{folder} is not a run on reversal", "", "train one with: tformer train reversal")
-    own = {section: record.get(section) or {} for section in Config.model_fields}
-    return reversal_task(merge([Layer(str(folder / "tformer.yaml"), own)]))
+    return task
 
 
 def _reversal(request: Request) -> bool:
