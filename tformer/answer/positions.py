@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from tformer.answer.lab import Subject, accuracies, build, tiny, train
 from tformer.data import rng
 from tformer.evidence import Bars, Budget, Claim, Experiment, Finding, Numbers, Table
-from tformer.model import CausalSelfAttention, KVCache, Rotation, Transformer, attention, rotary_angles
+from tformer.model import (
+    Block,
+    CausalSelfAttention,
+    KVCache,
+    Rotation,
+    Transformer,
+    attention,
+    rotary_angles,
+)  # fmt: skip
 
 STREAM_ORDER, STREAM_ORDER_EVAL = 101, 102
 
@@ -60,6 +68,7 @@ def with_attention(kind: type[CausalSelfAttention]) -> Callable[[Transformer], N
 
     def replace(model: Transformer) -> None:
         for block in model.blocks:
+            assert isinstance(block, Block)
             part = kind(model.config).to(block.attn.qkv.weight.dtype)
             part.load_state_dict(block.attn.state_dict())
             block.attn = part
@@ -175,8 +184,8 @@ def show_permutation(measured: Sequence[PermutationEvidence]) -> Finding:
     )  # fmt: skip
     said = (
         "Inputs in another order, in float64. Without a mask each output is compared with that of the same "
-        "token before; under it the last output, whose token stays in its place. One limit stays under the mask, at any depth: one token repeated looks "
-        "alike at every position."
+        "token before; under it the last output, whose token stays in its place. One limit remains under the "
+        "mask, at any depth: one token repeated looks alike at every position."
     )
     return Finding(said, (table,), (), claims)
 
@@ -273,7 +282,8 @@ def show_order(measured: Sequence[OrderEvidence]) -> Finding:
     )  # fmt: skip
     because = f"Halfway between {guessing:.3f}, the best that is possible without order, and 1."
     claims = (
-        Claim("One layer without positions can only guess", numbers["none, 1 layer"], "at most", half, because),
+        Claim("One layer without positions can only guess", numbers["none, 1 layer"], "at most", half,
+              because),
         Claim("Sinusoidal, learned and rotary positions each tell it the order", placed, "at least", half,
               because),
         Claim("From two layers on, the causal mask alone does", numbers["none, 2 layers"], "at least", half,
@@ -282,7 +292,7 @@ def show_order(measured: Sequence[OrderEvidence]) -> Finding:
     said = (
         "The task: all symbols once, in random order; name the token before. The blocks are GPT-2's in every "
         "variant, only the positions differ: rotary ones are put into its attention, sinusoids are scaled to "
-        "the size of the embeddings. The last variant lacks the mask, so it cannot even tell which tokens came "
+        "the size of the embeddings. The last variant has no mask, so it cannot even tell which tokens came "
         "before: two layers by themselves bring no order."
     )
     return Finding(said, (), (figure,), claims)
