@@ -70,17 +70,19 @@ class RecallEvidence:
 def measure_recall(budget: Budget, seed: int, subject: Subject | None) -> RecallEvidence:
     """Train each model afresh for each distance, on the same batches."""
     distances = budget.pick(quick=(4, 16), full=(4, 8, 16, 32, 64))
-    steps = budget.pick(quick=150, full=300)
+    steps = budget.pick(quick=120, full=300)
     accuracy: dict[str, list[float]] = {name: [] for name in LEARNERS}
     share: dict[str, list[float]] = {name: [] for name in LEARNERS}
     parameters: dict[str, int] = {}
     for distance in distances:
         task = Recall(distance, seed=seed)
-        config = tiny(vocab_size=task.symbols + 1, n_ctx=task.n_ctx, d_model=32)
+        config = tiny(vocab_size=task.symbols + 1, n_ctx=task.n_ctx, n_layers=1, d_model=48)
         for name, bias in LEARNERS.items():
             model: Any = build(config, seed)
             if bias is not None:
-                model = build_lstm(as_large_as(n_parameters(model), task.symbols + 1, 32, bias), seed)
+                model = build_lstm(
+                    as_large_as(n_parameters(model), config.vocab_size, config.d_model, bias), seed
+                )
             train(model, task, steps, seed, batch_size=32, lr=LR if bias is None else LSTM_LR)
             accuracy[name].append(float(accuracies(model, task)[-1]))
             share[name].append(reach(model, torch.from_numpy(task.fresh(16)[0]))[distance])

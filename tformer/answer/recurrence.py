@@ -87,7 +87,7 @@ def measure_steps(budget: Budget, seed: int, subject: Subject | None) -> StepsEv
     model = build(tiny(vocab_size=SYMBOLS, n_ctx=timed[-1]), seed)
     config = as_large_as(n_parameters(model), SYMBOLS, model.config.d_model)
     counted = (subject.model if subject else model).config
-    lengths = tuple(sorted({max(1, min(longest, counted.n_ctx) // 4**i) for i in range(3)}))
+    lengths = tuple(sorted({max(2, min(longest, counted.n_ctx) // 4**i) for i in range(3)}))
     inspected = copy.deepcopy(subject.model if subject else model).double()
     recurrent = build_lstm(config, seed).double()
     ids = torch.randint(min(SYMBOLS, counted.vocab_size), (1, lengths[-1]))
@@ -142,8 +142,8 @@ def show_steps(measured: Sequence[StepsEvidence]) -> Finding:
         f"thread does not, there the amount of work decides. From {first.timed_lengths[0]} to "
         f"{first.timed_lengths[-1]} positions ({first.timed_lengths[-1] // first.timed_lengths[0]} times as "
         f"many) a step of the transformer took {growth[0]:.0f} times as long here and one of the LSTM, of as "
-        f"many parameters, {growth[1]:.0f} times as long; at the end the transformer's took {ratio:.1f} times "
-        "what the LSTM's did."
+        f"many parameters, {growth[1]:.0f} times; at the end the transformer's took {ratio:.1f} times the "
+        "LSTM's."
     )
     return Finding(said, (counted,), (figure,), claims)
 
@@ -222,7 +222,7 @@ def show_reach(measured: Sequence[ReachEvidence]) -> Finding:
         Claim(f"Through attention, {FAR} tokens are not farther than 1 (ratio of gradients)",
               ratios["transformer"], "at least", 0.1, no_loss),
         Claim("Through an LSTM as torch initialises it, the gradient vanishes", ratios[CLOSED], "at most",
-              3e-10, f"Forget gates at 0.5 leave 0.5^{FAR - 1} = 1e-19; if all were left, 1: halfway in logs."),
+              3e-10, f"Forget gates at 0.5 leave 0.5^{FAR - 1} = 1e-19, open ones 1: halfway on a log scale."),
         Claim("That is no law: through one whose forget gates start open it does not", ratios[OPEN],
               "at least", 0.1, f"sigmoid(4) = 0.982 leaves 0.32 after {FAR - 1} tokens, by the cell alone."),
     )  # fmt: skip
@@ -331,7 +331,7 @@ def show_carried(measured: Sequence[CarriedEvidence]) -> Finding:
 
 EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment("steps", "Steps that wait for each other", measure_steps, show_steps, seeds=(2, 3),
-               skip=lambda s: _too_short(s, 2)),
+               skip=lambda s: _too_short(s, 3)),
     Experiment("gradient", "How far back a gradient reaches", measure_reach, show_reach, seeds=(3, 5)),
     Experiment("carried", "What generation carries along", measure_carried, show_carried, seeds=(2, 3),
                skip=lambda s: _too_short(s, 8)),
