@@ -138,8 +138,8 @@ def show_steps(measured: Sequence[StepsEvidence]) -> Finding:
               "A count: h of one token is an input of the next, so one operation at the very least."),
     )  # fmt: skip
     said = (
-        "Counted in the graph that autograd records. Parallel hardware turns the short chain into time; one "
-        f"thread does not, there the amount of work decides. From {first.timed_lengths[0]} to "
+        "Counted in the graph that autograd records. Parallel hardware turns a short chain into a short time; "
+        f"one thread, which does one thing after the other anyway, does not. From {first.timed_lengths[0]} to "
         f"{first.timed_lengths[-1]} positions ({first.timed_lengths[-1] // first.timed_lengths[0]} times as "
         f"many) a step of the transformer took {growth[0]:.0f} times as long here and one of the LSTM, of as "
         f"many parameters, {growth[1]:.0f} times; at the end the transformer's took {ratio:.1f} times the "
@@ -222,7 +222,7 @@ def show_reach(measured: Sequence[ReachEvidence]) -> Finding:
         Claim(f"Through attention, {FAR} tokens are not farther than 1 (ratio of gradients)",
               ratios["transformer"], "at least", 0.1, no_loss),
         Claim("Through an LSTM as torch initialises it, the gradient vanishes", ratios[CLOSED], "at most",
-              3e-10, f"Forget gates at 0.5 leave 0.5^{FAR - 1} = 1e-19, open ones 1: halfway on a log scale."),
+              3e-10, f"Gates at 0.5 leave 0.5^{FAR - 1} = 1e-19, open ones 1: halfway on a log scale."),
         Claim("That is no law: through one whose forget gates start open it does not", ratios[OPEN],
               "at least", 0.1, f"sigmoid(4) = 0.982 leaves 0.32 after {FAR - 1} tokens, by the cell alone."),
     )  # fmt: skip
