@@ -16,6 +16,13 @@ from tformer.errors import RequestError
 if TYPE_CHECKING:
     from tformer.data import Reversal
 
+EXAMPLES = (
+    "tformer eval",
+    "tformer eval loss --run shakespeare --data my.txt",
+    "tformer eval causality --json",
+    'tformer eval attention --prompt "To be, or not to be" --out heads.svg',
+)
+
 
 def command(
     task: Annotated[
@@ -49,11 +56,11 @@ def command(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Judge a run: cross-entropy, perplexity and bits per byte; accuracy on the reversal task; whether
-    any logit depends on a later token; where each head looks, and which heads carry the reversal.
+    """Judge a run, or any Hugging Face directory of the two families.
 
-    Examples: tformer eval; tformer eval loss --run shakespeare --data my.txt; tformer eval causality --json;
-    tformer eval attention --prompt "To be, or not to be" --out heads.svg.
+    loss: cross-entropy, perplexity, bits per byte. reversal: accuracy by position, and the verdict on the
+    mask. causality: whether any logit depends on a later token. attention: where each head looks, and
+    which heads carry the reversal. A check that fails is exit code 1.
     """
     if task is not None and task not in TASKS:
         raise RequestError(f"no evaluation {task!r}", f"expected {', '.join(TASKS)}")
