@@ -6,7 +6,7 @@ Puts the rooms together; knows nothing of terminals or command lines.
 import hashlib
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,8 @@ class Session:
     record: dict[str, Any]
     problems: list[str] = field(default_factory=list)  # checkpoints that were passed over
     forward: Callable[..., Any] | None = None
+    # What else is measured at an evaluation; each gives entries of metrics.jsonl.
+    at_evaluation: list[Callable[["Session"], dict[str, Any]]] = field(default_factory=list)
 
     def validate(self) -> tuple[float, float]:
         """Loss in nats a token and bits per byte on the whole validation part."""
@@ -303,6 +305,10 @@ def train_session(session: Session, stop: Callable[[], bool] = lambda: False) ->
     )  # fmt: skip
     for report in reports:
         state = session.state = report.state
+        if report.val_loss is not None:
+            report = replace(
+                report, noted={k: v for f in session.at_evaluation for k, v in f(session).items()}
+            )
         ended = state.step == config.steps or report.stops_early
         if state.step % config.log_every == 0 or report.val_loss is not None or ended:
             run.log(metrics_line(report))
@@ -325,7 +331,7 @@ def metrics_line(report: Report) -> dict[str, Any]:
         "grad_norm": report.grad_norm,
     }  # fmt: skip
     if report.val_loss is not None:
-        line |= {"val_loss": report.val_loss, "bits_per_byte": report.bits_per_byte}
+        line |= {"val_loss": report.val_loss, "bits_per_byte": report.bits_per_byte} | report.noted
     return line
 
 

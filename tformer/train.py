@@ -7,7 +7,8 @@ would have taken.
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,7 @@ class Report:
     bits_per_byte: float | None = None
     is_best: bool = False
     stops_early: bool = False
+    noted: dict[str, Any] = field(default_factory=dict)  # what else was measured where it was evaluated
 
 
 def is_exhausted(state: State, train: TrainConfig) -> bool:

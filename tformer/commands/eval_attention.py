@@ -4,14 +4,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tformer.commands.options import print_json, refuse_existing
+from tformer.commands.evaluation import Outcome, Request
+from tformer.commands.options import refuse_existing
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
     import numpy as np
+    from rich.console import Console
 
     from tformer.attention_maps import Mirror
-    from tformer.commands.evaluate import Request
     from tformer.data import Reversal
     from tformer.tokenizer import Tokenizer
 
@@ -27,7 +28,7 @@ def check_out(out: Path | None, overwrite: bool) -> None:
         refuse_existing(out, overwrite)
 
 
-def attention(request: "Request", task: "Reversal | None") -> None:
+def attention(request: Request, task: "Reversal | None") -> Outcome:
     """Draw the weights on one sequence; on a reversal run, say which heads carry the reversal."""
     import torch
 
@@ -48,18 +49,20 @@ def attention(request: "Request", task: "Reversal | None") -> None:
         picture = attention_picture(weights, tokens, folder.name, out.suffix.removeprefix("."))
         write_file(out, picture)
         render.say(f"wrote {out}")
-    if request.json:
-        print_json(
-            {"run": str(folder), "tokens": tokens, "ids": ids, "weights": weights.round(6).tolist(),
-             "mirror": asdict(found) | {"carriers": [[h.layer, h.head] for h in found.carriers]}
-             if found else None}
-        )  # fmt: skip
-        return
-    facts = {"run": str(folder), "text": render.printable("".join(tokens), terminal=True)}
-    render.fact_table(render.out(), facts)
-    render.attention_maps(_maps(weights, found), render.out())
-    if found:
-        render.mirror_verdict(found, render.out())
+    result = {
+        "tokens": tokens, "ids": ids, "weights": weights.round(6).tolist(),
+        "mirror": asdict(found) | {"carriers": [[h.layer, h.head] for h in found.carriers]}
+        if found else None,
+    }  # fmt: skip
+
+    def show(console: "Console") -> None:
+        facts = {"run": str(folder), "text": render.printable("".join(tokens), terminal=True)}
+        render.fact_table(console, facts)
+        render.attention_maps(_maps(weights, found), console)
+        if found:
+            render.mirror_verdict(found, console)
+
+    return Outcome(result, show, kept=False)
 
 
 def _maps(weights: "np.ndarray", found: "Mirror | None") -> "list[tuple[str, np.ndarray]]":
@@ -76,7 +79,7 @@ def _maps(weights: "np.ndarray", found: "Mirror | None") -> "list[tuple[str, np.
     ]
 
 
-def _ids(request: "Request", tokenizer: "Tokenizer", task: "Reversal | None") -> list[int]:
+def _ids(request: Request, tokenizer: "Tokenizer", task: "Reversal | None") -> list[int]:
     from tformer import render
     from tformer.corpus import load_corpus
 

@@ -1,36 +1,27 @@
 """`tformer eval`: judge a run. Each task is a function that says its result and whether it passed."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tformer.commands.eval_attention import attention, check_out
+from tformer.commands.eval_loss import loss
+from tformer.commands.evaluation import Outcome, Request
 from tformer.commands.options import Device, Json, Run, at_least, print_json
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
     from tformer.data import Reversal
-    from tformer.model import Transformer
 
-
-@dataclass(frozen=True)
-class Request:
-    """What every task gets: the run that is judged, and the options."""
-
-    folder: Path
-    record: dict[str, Any]
-    model: "Transformer"
-    data: list[str]
-    prompt: str | None
-    out: Path | None
-    n: int
-    positions: int
-    seed: int
-    precision: str
-    json: bool
+EXAMPLES = (
+    "tformer eval",
+    "tformer eval loss --run shakespeare --data my.txt",
+    "tformer eval causality --json",
+    'tformer eval attention --prompt "To be, or not to be" --out heads.svg',
+)
 
 
 def command(
@@ -65,11 +56,11 @@ def command(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Judge a run: cross-entropy, perplexity and bits per byte; accuracy on the reversal task; whether
-    any logit depends on a later token; where each head looks, and which heads carry the reversal.
+    """Judge a run, or any Hugging Face directory of the two families.
 
-    Examples: tformer eval; tformer eval loss --run shakespeare --data my.txt; tformer eval causality --json;
-    tformer eval attention --prompt "To be, or not to be" --out heads.svg.
+    loss: cross-entropy, perplexity, bits per byte. reversal: accuracy by position, and the verdict on the
+    mask. causality: whether any logit depends on a later token. attention: where each head looks, and
+    which heads carry the reversal. A check that fails is exit code 1.
     """
     if task is not None and task not in TASKS:
         raise RequestError(f"no evaluation {task!r}", f"expected {', '.join(TASKS)}")
@@ -96,61 +87,22 @@ def command(
     record = read_record(folder)
     task = task or ("loss" if data else "reversal" if task_of(record) == "reversal" else "loss")
     model = load_model(folder, resolved)
-    request = Request(folder, record, model, data or [], prompt, out, n, positions, seed, precision, json)
-    if not TASKS[task](request):
-        raise typer.Exit(1)
-
-
-def _loss(request: Request) -> bool:
-    from tformer import evaluate, render
-    from tformer.corpus import load_corpus
-    from tformer.data import load_token_file, split_text, token_hash
-    from tformer.progress import steps_progress
-    from tformer.runs import check_hash, recorded_hash
-    from tformer.tokenizer import Tokenizer
-
-    folder, record, model = request.folder, request.record, request.model
-    tokenizer = Tokenizer.load(folder)
-    validation = not request.data
-    sources = request.data or _recorded_sources(folder, record)
-    fraction = float((record.get("data") or {}).get("val_fraction", 0.1)) if validation else 1.0
-    if validation and fraction == 0:
-        raise RequestError(
-            f"{folder} keeps no text for validation", "data.val_fraction is 0", "give --data FILE"
-        )
-    expected = recorded_hash(record) if validation else None
-    if len(sources) == 1 and sources[0].endswith(".npy"):
-        ids = load_token_file(Path(sources[0]), tokenizer.vocab_size)
-        check_hash(token_hash(ids), expected, "give --data FILE")
-        ids = ids[int((1 - fraction) * len(ids)) :]
+    request = Request(folder, record, model, data or [], prompt, out, n, positions, seed, precision)
+    outcome = TASKS[task](request)
+    if json:
+        print_json({"run": str(folder)} | outcome.result)
     else:
-        corpus = load_corpus(sources)
-        check_hash(corpus.sha256, expected, "give --data FILE")
-        ids = tokenizer.encode_array([split_text(corpus.text, fraction).val])
-    with steps_progress("scoring") as shown:
-        result = evaluate.loss(model, ids, tokenizer.n_bytes, request.precision, shown)
-    if request.json:
-        print_json(asdict(result) | {"run": str(folder), "perplexity": result.perplexity})
-        return True
-    facts = {
-        "run": str(folder),
-        "text": "its validation part" if validation else " ".join(sources),
-        "tokens": f"{result.tokens:,} scored, {result.bytes:,} bytes",
-        "cross-entropy": f"{result.loss:.4f} nats per token",
-        "perplexity": f"{result.perplexity:.3f}",
-        "bits per byte": f"{result.bits_per_byte:.4f}",
-    }
-    render.loss_table(facts, result, render.out())
-    return True
+        outcome.show(render.out())
+    if outcome.kept and record:  # a foreign directory is left as it is
+        from tformer.report import keep_eval, write_page
 
-
-def _recorded_sources(folder: Path, record: dict[str, Any]) -> list[str]:
-    sources = (record.get("record") or {}).get("data", {}).get("source")
-    if not sources or not isinstance(sources, list):
-        raise RequestError(f"{folder} does not say what it was trained on", "", "give --data FILE")
-    if "-" in sources:
-        raise RequestError(f"{folder} was trained on standard input", "", "give --data FILE")
-    return list(sources)
+        try:
+            keep_eval(folder, task, outcome.result, outcome.on)
+            write_page(folder, model)
+        except OSError as error:
+            render.warn(f"the result is not kept in {folder}: {error.strerror or error}")
+    if not outcome.passed:
+        raise typer.Exit(1)
 
 
 def _task(folder: Path, record: dict[str, Any]) -> "Reversal":
@@ -162,43 +114,36 @@ def _task(folder: Path, record: dict[str, Any]) -> "Reversal":
     return task
 
 
-def _reversal(request: Request) -> bool:
+def _reversal(request: Request) -> Outcome:
     from tformer import evaluate, render
 
     task = _task(request.folder, request.record)
     result = evaluate.reversal(request.model, task, request.n, request.precision, index=request.seed)
-    if request.json:
-        print_json({"run": str(request.folder)} | asdict(result))
-    else:
-        render.reversal_table(result, render.out())
-    return result.passed
+    return Outcome(
+        asdict(result), lambda console: render.reversal_table(result, console), result.passed,
+        on=f"{result.positions[0].n:,} fresh sequences",
+    )  # fmt: skip
 
 
-def _causality(request: Request) -> bool:
+def _causality(request: Request) -> Outcome:
     from tformer import render
     from tformer.causality import causality
     from tformer.progress import steps_progress
 
     with steps_progress("changing tokens") as shown:
         result = causality(request.model, request.positions, request.precision, request.seed, shown)
-    if request.json:
-        print_json({"run": str(request.folder)} | asdict(result))
-    else:
-        render.causality_picture(result, render.out())
-    return result.passed
+    return Outcome(asdict(result), lambda console: render.causality_picture(result, console), result.passed)
 
 
-def _attention(request: Request) -> bool:
+def _attention(request: Request) -> Outcome:
     from tformer.runs import task_of
 
     is_reversal = task_of(request.record) == "reversal"
-    task = _task(request.folder, request.record) if is_reversal else None
-    attention(request, task)
-    return True
+    return attention(request, _task(request.folder, request.record) if is_reversal else None)
 
 
-TASKS: dict[str, Callable[[Request], bool]] = {
-    "loss": _loss,
+TASKS: dict[str, Callable[[Request], Outcome]] = {
+    "loss": loss,
     "reversal": _reversal,
     "causality": _causality,
     "attention": _attention,

@@ -1,0 +1,38 @@
+"""What the tasks of `tformer eval` share: what each is asked, and what each returns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tformer.model import Transformer
+
+
+@dataclass(frozen=True)
+class Request:
+    """What every task gets: the run that is judged, and the options."""
+
+    folder: Path
+    record: dict[str, Any]
+    model: "Transformer"
+    data: list[str]
+    prompt: str | None
+    out: Path | None
+    n: int
+    positions: int
+    seed: int
+    precision: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task found: as `--json` has it, how it is shown, and whether the check passed."""
+
+    result: dict[str, Any]
+    show: "Callable[[Console], object]"
+    passed: bool = True
+    on: str = ""  # what it was measured on, in words
+    kept: bool = True  # in the run's evals.jsonl and report.html
