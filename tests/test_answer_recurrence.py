@@ -1,6 +1,5 @@
 """Question 1: order, recurrence and memory. Each claim holds, and fails where its mechanism is broken."""
 
-import math
 from collections import Counter
 from dataclasses import replace
 
@@ -8,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_config, tiny_model
+from conftest import tiny_model
 from torch import nn
 
-from tformer.answer import lstm, memory, positions, recurrence
+from tformer.answer import memory, positions, recurrence
 from tformer.answer.lab import Subject, build, n_parameters
 from tformer.answer.lstm import LSTM, LSTMConfig, as_large_as, build_lstm, size
 from tformer.answer.memory import Recall
@@ -68,9 +67,8 @@ def test_the_lstm_is_its_equations(n_layers):
     for t in range(9):
         x = model.embed.weight[ids[:, t]]
         for layer, (h, c) in enumerate(state):
-            w, u, b, d = (
-                getattr(model.lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            )  # fmt: skip
+            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            w, u, b, d = (getattr(model.lstm, f"{name}_l{layer}") for name in names)
             i, f, g, o = (x @ w.T + b + h @ u.T + d).chunk(4, dim=1)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             x = o.sigmoid() * c.tanh()
@@ -350,7 +348,7 @@ def test_neither_short_sight_nor_a_lack_of_recurrence_can_recall(monkeypatch):
     evidence = memory.measure_recall(QUICK, 0, None)
     assert verdicts(memory.show_recall([evidence])) == [False, False, True]
     assert max(evidence.accuracy["transformer"]) < 0.3 and max(evidence.share["transformer"]) == 0
-    learned = {name: (1.0, 1.0) for name in evidence.accuracy}
+    learned = dict.fromkeys(evidence.accuracy, (1.0, 1.0))
     assert verdicts(memory.show_recall([replace(evidence, accuracy=learned)])) == [True, True, False]
 
 
@@ -359,7 +357,7 @@ def test_reversal_is_learned_at_every_distance_by_attention_first():
     assert verdicts(memory.show_reversal([evidence])) == [True, True]
     n, other = evidence.parameters["transformer"], evidence.parameters["LSTM"]
     assert other == pytest.approx(n, rel=0.02)
-    equal = {name: evidence.accuracy["transformer"] for name in evidence.accuracy}
+    equal = dict.fromkeys(evidence.accuracy, evidence.accuracy["transformer"])
     assert verdicts(memory.show_reversal([replace(evidence, accuracy=equal)])) == [True, False]
 
 

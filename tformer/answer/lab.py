@@ -6,7 +6,7 @@ The models are `tformer.model`'s, the loop is `tformer.train`'s: what is shown i
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -134,7 +134,7 @@ def train(
     config = TrainConfig.model_validate(values)
     optimizers = Optimizers(model, config)
     losses = []
-    for report in fit(cast(Transformer, model), optimizers, batches, config, State()):
+    for report in fit(model, optimizers, batches, config, State()):
         losses.append(report.loss)
         on_step(report)
     model.eval()

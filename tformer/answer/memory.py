@@ -69,7 +69,7 @@ class RecallEvidence:
 
 def measure_recall(budget: Budget, seed: int, subject: Subject | None) -> RecallEvidence:
     """Train each model afresh for each distance, on the same batches."""
-    distances = budget.pick(quick=(4, 16), full=(4, 8, 16, 32, 64))
+    distances = budget.pick(quick=(4, 16), full=(4, 8, 16, 32))
     steps = budget.pick(quick=120, full=300)
     accuracy: dict[str, list[float]] = {name: [] for name in LEARNERS}
     share: dict[str, list[float]] = {name: [] for name in LEARNERS}

@@ -257,7 +257,7 @@ class OrderEvidence:
 def measure_order(budget: Budget, seed: int, subject: Subject | None) -> OrderEvidence:
     """Train each variant from the same draw on the same batches."""
     task = Previous(budget.pick(quick=8, full=12), seed)
-    steps, width = budget.pick(quick=(100, 48), full=(400, 64))
+    steps, width = budget.pick(quick=(100, 48), full=(300, 64))
     found = {}
     for variant in VARIANTS:
         config = tiny(

@@ -83,7 +83,7 @@ def step_ms(model: nn.Module, length: int, steps: int, sequences: int, seed: int
 def measure_steps(budget: Budget, seed: int, subject: Subject | None) -> StepsEvidence:
     """Count on one sequence, with the run's architecture if there is one; time small models of one size."""
     longest = budget.pick(quick=128, full=512)
-    timed = tuple(2**i for i in range(4, budget.pick(quick=9, full=11)))
+    timed = tuple(2**i for i in range(4, budget.pick(quick=9, full=10)))
     model = build(tiny(vocab_size=SYMBOLS, n_ctx=timed[-1]), seed)
     config = as_large_as(n_parameters(model), SYMBOLS, model.config.d_model)
     counted = (subject.model if subject else model).config
@@ -138,8 +138,8 @@ def show_steps(measured: Sequence[StepsEvidence]) -> Finding:
               "A count: h of one token is an input of the next, so one operation at the very least."),
     )  # fmt: skip
     said = (
-        "Counted in the graph that autograd records. Parallel hardware turns a short chain into a short time; "
-        f"one thread, which does one thing after the other anyway, does not. From {first.timed_lengths[0]} to "
+        "Counted in the graph that autograd records. Parallel hardware makes a short chain a short time; one "
+        f"thread, which does one thing after the other anyway, does not. From {first.timed_lengths[0]} to "
         f"{first.timed_lengths[-1]} positions ({first.timed_lengths[-1] // first.timed_lengths[0]} times as "
         f"many) a step of the transformer took {growth[0]:.0f} times as long here and one of the LSTM, of as "
         f"many parameters, {growth[1]:.0f} times; at the end the transformer's took {ratio:.1f} times the "
@@ -186,7 +186,7 @@ def measure_reach(budget: Budget, seed: int, subject: Subject | None) -> ReachEv
     """Models with random weights of one size, in float64; and the run, on its own text."""
     length = 2 * FAR
     model = build(tiny(vocab_size=SYMBOLS, n_ctx=length), seed, stir)
-    ids = torch.randint(SYMBOLS, (budget.pick(quick=4, full=32), length))
+    ids = torch.randint(SYMBOLS, (budget.pick(quick=4, full=16), length))
     shares = {"transformer": reach(model.double().eval(), ids)}
     for name, bias in FORGET_BIASES.items():
         config = as_large_as(n_parameters(model), SYMBOLS, model.config.d_model, bias)
