@@ -33,8 +33,8 @@ class Forgetful(LSTM):
     """Starts afresh at every token: no recurrence."""
 
     def carry(self, ids, state=None):
-        logits, state = super().carry(ids.reshape(-1, 1))
-        return logits.view(*ids.shape, -1), state
+        hidden, state = self.lstm(self.embed(ids).flatten(0, 1)[:, None])
+        return self.unembed(hidden).view(*ids.shape, -1), state
 
 
 def forgetful(config, seed):
@@ -264,8 +264,8 @@ def test_reach_is_the_norm_of_the_jacobian():
 
     norms = torch.autograd.functional.jacobian(last, x).square().sum((0, 1, 3)).sqrt().flip(0)
     torch.manual_seed(0)
-    shares = torch.tensor(reach(model, ids, draws=2000), dtype=torch.float64)
-    assert torch.allclose(shares, norms / norms.sum(), rtol=0.1)
+    shares = torch.tensor(reach(model, ids, draws=500), dtype=torch.float64)
+    assert torch.allclose(shares, norms / norms.sum(), rtol=0.15)
 
 
 def test_a_gradient_reaches_far_through_attention_and_open_gates():
@@ -361,6 +361,7 @@ def test_reversal_is_learned_at_every_distance_by_attention_first():
     assert verdicts(memory.show_reversal([replace(evidence, accuracy=equal)])) == [True, False]
 
 
+@pytest.mark.slow
 def test_a_transformer_that_does_not_see_far_does_not_reverse(monkeypatch):
     monkeypatch.setattr(memory, "build", short_sighted)
     monkeypatch.setattr(memory, "build_lstm", lambda config, seed: forgetful(LSTMConfig(10, 4, 4), seed))
