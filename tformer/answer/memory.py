@@ -195,8 +195,8 @@ def show_reversal(measured: Sequence[ReversalEvidence]) -> Finding:
     said = (
         f"{first.parameters['transformer']:,} parameters against {first.parameters['LSTM']:,}, the same "
         "batches, each at the learning rate that suits it. What the LSTM lacks is time to learn, not room: "
-        f"after {first.steps[LONGER]} steps it names {mean:.0%} right. Nor need it fail with distance, as is often "
-        f"said: the farthest token, the first one read, is right in {last:.0%} then, the worst one in "
+        f"after {first.steps[LONGER]} steps it names {mean:.0%} right. Nor need it fail with distance, as is "
+        f"often said: the farthest token, the first one read, is right in {last:.0%} then, the worst in "
         f"{worst:.0%}. (A tally of what was read, less what was named, is enough for the last one.)"
     )
     return Finding(said, (table,), (figure,), claims)
