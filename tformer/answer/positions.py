@@ -158,13 +158,14 @@ def show_permutation(measured: Sequence[PermutationEvidence]) -> Finding:
     """Only the mask of two layers, or positions, tell one order from another."""
     by_name = {name: _numbers(measured, name) for name in asdict(measured[0])}
     rows = (
-        ("no mask, no positions, 2 layers", "all tokens shuffled", by_name["unmasked"]),
-        ("causal mask, no positions, 1 layer", "earlier tokens reversed", by_name["one_layer"]),
-        ("causal mask, no positions, 2 layers", "earlier tokens reversed", by_name["two_layers"]),
-        ("causal mask, positions, 1 layer", "earlier tokens reversed", by_name["with_positions"]),
-        ("causal mask, no positions, 2 layers", "one token repeated", by_name["one_token"]),
+        ("none", "none", "2", "all tokens shuffled", by_name["unmasked"]),
+        ("causal", "none", "1", "earlier tokens reversed", by_name["one_layer"]),
+        ("causal", "none", "2", "earlier tokens reversed", by_name["two_layers"]),
+        ("causal", "its own", "1", "earlier tokens reversed", by_name["with_positions"]),
+        ("causal", "none", "2", "one token repeated", by_name["one_token"]),
     )
-    table = Table("How far the output moves", ("model", "input", "of largest"), rows)
+    columns = ("mask", "positions", "layers", "input", "of largest")
+    table = Table("How far the output moves", columns, rows)
     because = (
         "Float64 rounds at 1e-16, an output that depends on order moves by up to 1: halfway on a log scale."
     )

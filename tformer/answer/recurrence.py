@@ -1,7 +1,9 @@
 """Evidence for question 1: steps that wait for each other, how far a gradient reaches, what is carried."""
 
 import copy
+import math
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,12 +17,31 @@ from tformer.answer.lab import Subject, build, n_parameters, tiny, train
 from tformer.answer.lstm import LSTMConfig, as_large_as, build_lstm
 from tformer.answer.positions import stir
 from tformer.data import rng
-from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Series, Table, over_seeds
+from tformer.evidence import (
+    Budget,
+    Cell,
+    Claim,
+    Experiment,
+    Finding,
+    Lines,
+    Numbers,
+    Series,
+    Table,
+    over_seeds,
+)
 from tformer.model import KVCache, Transformer
 from tformer.train import cross_entropy
 
 SYMBOLS = 32
 STREAM_NOISE = 103
+
+
+def on_log_scale(name: str, x: Sequence[float], curves: Sequence[Sequence[float]]) -> Series:
+    """Of positive curves, their mean and its interval in logarithms: an interval that stays positive."""
+    logs = over_seeds(name, x, [[math.log(max(y, sys.float_info.min)) for y in curve] for curve in curves])
+    y, low, high = (tuple(map(math.exp, values)) for values in (logs.y, logs.low, logs.high))
+    return Series(name, logs.x, y, low, high)
+
 
 # ---------------------------------------------------------------------------- steps that wait
 
@@ -115,14 +136,14 @@ def show_steps(measured: Sequence[StepsEvidence]) -> Finding:
         "Operations that wait for each other, in one forward and its loss",
         ("model", *(f"T = {n}" for n in first.chain_lengths)),
         tuple(
-            (name, *map(str, chain))
+            (name, *(Numbers((float(n),), ".0f") for n in chain))
             for name, chain in zip(names, (first.transformer_chain, first.lstm_chain), strict=True)
         ),
     )
     times = [[e.transformer_ms for e in measured], [e.lstm_ms for e in measured]]
     figure = Lines(
         f"A training step of {first.sequences} sequences, on one thread", "positions", "milliseconds",
-        tuple(over_seeds(n, first.timed_lengths, t) for n, t in zip(names, times, strict=True)),
+        tuple(on_log_scale(n, first.timed_lengths, t) for n, t in zip(names, times, strict=True)),
         log_x=True, log_y=True,
     )  # fmt: skip
     ratio = statistics.fmean(e.transformer_ms[-1] / e.lstm_ms[-1] for e in measured)
@@ -150,7 +171,7 @@ def show_steps(measured: Sequence[StepsEvidence]) -> Finding:
 
 # ---------------------------------------------------------------------------- how far a gradient reaches
 
-CLOSED, USUAL, OPEN = "LSTM, forget 0.5", "LSTM, forget 0.73", "LSTM, forget 0.98"  # kept of a cell, a token
+CLOSED, USUAL, OPEN = "LSTM, f = 0.5", "LSTM, f = 0.73", "LSTM, f = 0.98"  # the forget gates at first
 FORGET_BIASES = {CLOSED: 0.0, USUAL: 1.0, OPEN: 4.0}
 FAR = 64
 
@@ -199,14 +220,12 @@ def measure_reach(budget: Budget, seed: int, subject: Subject | None) -> ReachEv
 def show_reach(measured: Sequence[ReachEvidence]) -> Finding:
     """Geometric decay by the forget gate, none through attention."""
     first = measured[0].shares
-    series, rows = [], []
+    series, rows = [], list[tuple[Cell, ...]]()
     for name in first:
         curves = [e.shares[name] for e in measured]
-        series.append(over_seeds(name, range(len(first[name])), curves))
-        cells = [
-            Numbers(tuple(c[d] for c in curves), ".1e") if d < len(first[name]) else "-" for d in (1, 16, FAR)
-        ]
-        rows.append((name, *cells))
+        series.append(on_log_scale(name, range(len(first[name])), curves))
+        if len(first[name]) > FAR:  # a run may see less
+            rows.append((name, *(Numbers(tuple(c[d] for c in curves), ".1e") for d in (1, 16, FAR))))
     table = Table(
         "Share of the last output's gradient, by distance",
         ("model", "1 back", "16", str(FAR)),
@@ -230,7 +249,7 @@ def show_reach(measured: Sequence[ReachEvidence]) -> Finding:
         "|∂ last logits / ∂ embedding| of models of one size with random weights, in float64. The "
         "transformer's projections are drawn like its other matrices: as tformer initialises them, at zero, "
         "nothing at all would come from other tokens until the first update. The LSTMs differ in the bias of "
-        "their forget gates: 0 as torch has it, 1, and 4. The curve of a trained run shows what it uses."
+        "their forget gates f: 0 as torch has it, 1, and 4. The curve of a trained run shows what it uses."
     )
     return Finding(said, (table,), (figure,), claims)
 
@@ -260,7 +279,7 @@ def measure_carried(budget: Budget, seed: int, subject: Subject | None) -> Carri
         ids = torch.randint(SYMBOLS, (1, longest))
     recurrent = build_lstm(LSTMConfig(SYMBOLS), seed)
     symbols = ids % SYMBOLS
-    lengths = tuple(sorted({max(1, ids.shape[1] // 4**i - 1) for i in range(3)}))
+    lengths = tuple(sorted({max(2, ids.shape[1] // 4**i - 1) for i in range(3)}))
     cache_bytes, state_bytes, differences = [], [], []
     with torch.inference_mode():
         for n in lengths:
@@ -298,8 +317,8 @@ def show_carried(measured: Sequence[CarriedEvidence]) -> Finding:
         "Bytes carried from token to token, one sequence",
         ("carried", *(f"{n} tokens" for n in first.lengths)),
         (
-            ("KV cache", *(f"{b:,}" for b in first.cache_bytes)),
-            ("LSTM's h and c", *(f"{b:,}" for b in first.state_bytes)),
+            ("KV cache", *(Numbers((float(b),), ",.0f") for b in first.cache_bytes)),
+            ("LSTM's h and c", *(Numbers((float(b),), ",.0f") for b in first.state_bytes)),
         ),
     )
     x = tuple(map(float, first.lengths))
@@ -330,7 +349,7 @@ def show_carried(measured: Sequence[CarriedEvidence]) -> Finding:
 
 
 EXPERIMENTS: tuple[Experiment[Any], ...] = (
-    Experiment("steps", "Steps that wait for each other", measure_steps, show_steps, seeds=(2, 3),
+    Experiment("steps", "Steps that wait for each other", measure_steps, show_steps, seeds=(3, 5),
                skip=lambda s: _too_short(s, 3)),
     Experiment("gradient", "How far back a gradient reaches", measure_reach, show_reach, seeds=(3, 5)),
     Experiment("carried", "What generation carries along", measure_carried, show_carried, seeds=(2, 3),
