@@ -1,7 +1,9 @@
 """How sure a loss is, and whether two models differ on one text. Arithmetic on losses: knows no model.
 
-The losses of neighbouring tokens are not independent, so a token is no unit of measurement: a window of
-n_ctx tokens is, since nothing that a model sees reaches across its edges.
+The losses of neighbouring tokens are not independent, so a token is no unit of measurement. Nor is a
+window of n_ctx where a text has many: they share a scene and a subject. On 400,000 characters of
+Shakespeare the error from windows of 64 is 0.0024 nats, from stretches of 4,096 it is 0.0044. So the unit
+is a stretch of whole windows, of which a text has about a hundred: batch means, as for any correlated series.
 """
 
 import math
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tformer.errors import RequestError
+
+STRETCHES = 64  # that a long text is cut into: from so many up to just below twice as many
 
 
 def ratio_stderr(sums: np.ndarray, sizes: np.ndarray) -> float | None:
@@ -26,9 +30,13 @@ def ratio_stderr(sums: np.ndarray, sizes: np.ndarray) -> float | None:
     return math.sqrt(k / (k - 1) * float(residuals @ residuals)) / total
 
 
-def window_stderr(losses: np.ndarray, sizes: np.ndarray, n_ctx: int) -> float | None:
-    """The standard error of Σ losses / Σ sizes, both of shape (n,), with windows of n_ctx as units."""
-    starts = np.arange(0, len(losses), n_ctx)
+def stretch_stderr(losses: np.ndarray, sizes: np.ndarray, n_ctx: int) -> float | None:
+    """The standard error of Σ losses / Σ sizes, both of shape (n,), from stretches of whole windows.
+
+    A text of fewer than 128 windows has each as a unit. None for a single one.
+    """
+    windows = -(-len(losses) // n_ctx)
+    starts = np.arange(0, len(losses), n_ctx * max(1, windows // STRETCHES))
     return ratio_stderr(np.add.reduceat(losses, starts), np.add.reduceat(sizes, starts).astype(np.float64))
 
 
@@ -73,10 +81,10 @@ class Difference:
 def difference(one: Scored, other: Scored) -> Difference:
     """How much more bits per byte `one` needs than `other`, paired over the same bytes.
 
-    Both tokenizers' cuts that fall on the same byte are edges; blocks run from edge to edge and are about
-    as long as the longer of the two windows. The first token of a text is no target, so the bytes before
-    the first common edge, a few, are left out. The standard error is `ratio_stderr` of the blocks'
-    differences: what is hard for both models cancels. Raises RequestError for two different texts.
+    Where both tokenizers cut is an edge; blocks run from edge to edge and are about as long as the longer
+    of the two windows, or as the 64th part of a long text. The first token of a text is no target, so the
+    bytes before the first common edge, a few, are left out. The standard error is `ratio_stderr` of the
+    blocks' differences: what is hard for both models cancels. Raises RequestError for two different texts.
     """
     edges = np.intersect1d(one.ends, other.ends)
     if one.ends[-1] != other.ends[-1] or len(edges) < 2:
@@ -84,7 +92,7 @@ def difference(one: Scored, other: Scored) -> Difference:
             "the two models did not score the same text",
             f"{int(one.ends[-1]):,} and {int(other.ends[-1]):,} bytes, {len(edges)} common cuts",
         )
-    length = max(one.bytes_per_window, other.bytes_per_window)
+    length = max(one.bytes_per_window, other.bytes_per_window, int(edges[-1] - edges[0]) / STRETCHES)
     number = (edges - edges[0]) // length  # of the block that each edge would be in
     chosen = edges[np.concatenate(([True], number[1:] > number[:-1]))]
     if chosen[-1] != edges[-1]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tformer.comparison import window_stderr
+from tformer.comparison import stretch_stderr
 from tformer.data import Reversal, eval_windows
 from tformer.device import autocast
 from tformer.errors import RequestError
@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]  # done, in all
 class LossResult:
     """Cross-entropy over a text. `loss` is nats per token; `by_position` the mean at each position.
 
-    Standard errors take the windows for independent (`comparison.ratio_stderr`); None for a single one.
+    Standard errors are those of `comparison.stretch_stderr`; None for a text of a single window.
     """
 
     loss: float
@@ -98,10 +98,10 @@ def loss_result(losses: np.ndarray, ids: np.ndarray, n_bytes: np.ndarray, n_ctx:
     """
     sizes = n_bytes[ids[1:]]
     scored_bytes = int(sizes.sum())
-    stderr = window_stderr(losses, sizes, n_ctx)
+    stderr = stretch_stderr(losses, sizes, n_ctx)
     return LossResult(
         loss=float(losses.mean()),
-        loss_stderr=window_stderr(losses, np.ones(len(losses)), n_ctx),
+        loss_stderr=stretch_stderr(losses, np.ones(len(losses)), n_ctx),
         bits_per_byte=float(losses.sum()) / math.log(2) / max(1, scored_bytes),
         bits_per_byte_stderr=None if stderr is None else stderr / math.log(2),
         tokens=len(losses),

@@ -6,7 +6,7 @@ from html import escape
 from tformer import page
 from tformer.evidence import Lines
 from tformer.plots import figure_svg
-from tformer.render_loss import cells_of, quoted, share, visible
+from tformer.render_loss import EXTREMES, cells_of, quoted, share, visible
 from tformer.surprise import LEVELS, Surprise, Token, level
 
 # Ink and paper of each level, light and dark; the middle is the page's own.
@@ -21,6 +21,8 @@ def _levels(colours: dict[int, tuple[str, str]]) -> str:
 
 
 CSS = f"""
+body {{ max-width: 66rem; }}
+@media (max-width: 40rem) {{ td:nth-child(2) {{ white-space: normal !important; max-width: 9rem; }} }}
 .tokens {{ line-height: 1.75; overflow-wrap: anywhere; }} .tokens span {{ border-radius: 2px; }}
 .legend span {{ display: inline-block; padding: 0 0.45rem; margin: 0.1rem 0.2rem 0.1rem 0;
   border-radius: 4px; border: 1px solid var(--line); font-size: 0.85em; }}
@@ -70,8 +72,6 @@ def _surprise(found: Surprise) -> list[str]:
     legend = "".join(
         f'<span class="l{i}">{escape(name)} · {span} nats</span>' for i, (name, span) in enumerate(LEVELS)
     )
-    columns = ("at", "before", "token", "nats", "probability", "expected", "at")
-    numeric = (True, True, False, True, True, False, True)
     return [
         "<h2>Token by token</h2>",
         f"<p>{found.said}. The colour is the probability that the model gave each token; point at one for "
@@ -83,7 +83,7 @@ def _surprise(found: Surprise) -> list[str]:
             for word, tokens in (("hardest", found.hardest), ("easiest", found.easiest))
             for part in (
                 f"<h2>The {word} of all {found.of:,} tokens, each once</h2>",
-                page.table("", columns, [cells_of(token) for token in tokens], numeric),
+                page.table("", [*EXTREMES], [cells_of(token) for token in tokens], [*EXTREMES.values()]),
             )
         ),
     ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -154,7 +155,6 @@ ROOM = 120  # columns of a terminal on which a number and its error stand beside
 NARROW = {
     "parameters": "para-\nmeters", "tokens seen": "tokens\nseen", "cross-entropy": "cross-\nentropy",
     "perplexity": "perplex-\nity", "bits per byte": "bits per\nbyte", "difference to best": "to best",
-    "tokens/s": "tokens\n/s",
 }  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def comparison(
     narrow = console.is_terminal and console.width < ROOM
     grid = render.table(console)
     if narrow:
-        grid.box, grid.pad_edge = box.SIMPLE_HEAD, False
+        grid.box, grid.show_edge, grid.padding = box.SIMPLE_HEAD, False, (0, 1, 0, 0)
     for i, name in enumerate(columns):
         head = NARROW.get(name, name) if narrow else name
         grid.add_column(
@@ -198,6 +198,7 @@ LEVEL_STYLES = (
     "#ffffff on #2b6cb0", "#000000 on #a9cfe8", "",
     "#000000 on #fbdc9a", "#000000 on #f4945a", "#ffffff on #b2182b",
 )  # fmt: skip
+NO_BREAK = "\u00a0"
 LEVEL_MARKS = {4: ("[", "]"), 5: ("[[", "]]")}  # where there are no colours
 
 
@@ -228,23 +229,26 @@ def surprise(found: Surprise, console: Console) -> None:
 
 def _legend(coloured: bool) -> Text:
     legend = Text("probability (nats): ")
-    for i, (name, span) in enumerate(LEVELS):
+    for i, (name, span) in enumerate((name.replace(" ", NO_BREAK), span) for name, span in LEVELS):
+        said = f"{name}{NO_BREAK}({span})"
         if coloured:
-            legend.append(f" {name} ({span}) ", style=LEVEL_STYLES[i])
+            legend.append(f"{NO_BREAK}{said}{NO_BREAK}", style=LEVEL_STYLES[i])
             legend.append(" ")
         elif i in LEVEL_MARKS:
             opening, closing = LEVEL_MARKS[i]
-            legend.append(f"{opening}{name} ({span}){closing} ")
+            legend.append(f"{opening}{said}{closing} ")
     legend.rstrip()
     return legend
 
 
 def _extremes(title: str, tokens: Sequence[Token], console: Console) -> None:
-    columns = ("at", "before", "token", "nats", "probability", "expected", "at ")
-    grid = render.table(console, *columns, title=title, right=("at", "before", "nats", "probability", "at "))
-    room = max(10, min(BEFORE, console.width - 62)) if console.is_terminal else BEFORE
-    for token in tokens:
-        grid.add_row(*(Text(cell) for cell in cells_of(token, _has_unicode(console), room)))
+    grid = render.table(console, *EXTREMES, title=title, right=[c for c, right in EXTREMES.items() if right])
+    rows = [cells_of(token, _has_unicode(console)) for token in tokens]
+    widths = [max(map(cell_len, cells)) for cells in zip(EXTREMES, *rows, strict=True)]
+    others = sum(widths) - widths[1] + 3 * len(widths) + 1  # and the frame
+    room = max(8, min(BEFORE, console.width - others)) if console.is_terminal else BEFORE
+    for place, before, *rest in rows:
+        grid.add_row(*map(Text, (place, before[-room:], *rest)))
     _print(grid, console)
 
 
@@ -256,11 +260,17 @@ def _print(grid: Table, console: Console) -> None:
     console.print(grid)
 
 
-def cells_of(token: Token, unicode: bool = True, room: int = 40) -> tuple[str, ...]:
+EXTREMES = {  # the columns of `cells_of`, and which stand to the right
+    "at": True, "before": True, "token": False, "nats": True, "probability": True, "expected": False,
+    "with": True,
+}  # fmt: skip
+
+
+def cells_of(token: Token, unicode: bool = True) -> tuple[str, ...]:
     """A row of a table: place, context, token, loss, its probability, the guess and its probability."""
     expected = "itself" if token.expected == token.raw else quoted(token.expected)
     return (
-        f"{token.place:,}", visible(token.before, unicode)[-room:], quoted(token.raw), f"{token.loss:.4f}",
+        f"{token.place:,}", visible(token.before, unicode)[-BEFORE:], quoted(token.raw), f"{token.loss:.4f}",
         share(token.probability), expected, share(token.expected_probability),
     )  # fmt: skip
 

@@ -176,7 +176,7 @@ def compare(
     judged[1:] = [replace(j, difference=difference(j.scored, best.scored)) for j in judged[1:]]
     facts = {"text": f"{source.on}, {int(best.scored.ends[-1]):,} bytes"}
     notes = [
-        "Sorted by bits per byte. ± is one standard error, with windows of n_ctx as units; a difference is "
+        "Sorted by bits per byte. ± is one standard error, from stretches of whole windows; a difference is "
         "paired over the same bytes, and one beyond 2 standard errors is hardly chance."
     ]
     alike = all(same_cuts(j.scored, best.scored) for j in judged)
