@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -268,3 +269,65 @@ def whole(text: str) -> Written:
 def continuations(text: str, spans: Sequence[tuple[int, int]], sizes: Sequence[int]) -> list[Written]:
     """What stands after each prompt in the text, of so many characters where there are as many."""
     return [Written(text[a:b], text[b : b + size]) for (a, b), size in zip(spans, sizes, strict=True)]
+
+
+# ---------------------------------------------------------------------------- to read
+
+SHARE, LENGTH, COUNT, BITS = "share", "length", "count", "bits"
+# Of a measure its name, what a person calls it, how it is written; a row without a name is a title.
+ROWS = (
+    ("characters", "characters", COUNT),
+    ("known_words", "known words", SHARE),
+    ("bits_per_byte", "bits per byte", BITS),
+    ("repetition", "repeated 4-grams", SHARE),
+    ("distinct_1", "distinct-1", SHARE),
+    ("distinct_2", "distinct-2", SHARE),
+    ("distinct_3", "distinct-3", SHARE),
+    ("words_per_sentence", "words per sentence", LENGTH),
+    ("characters_per_line", "characters per line", LENGTH),
+    ("", "overlap, training text", ""),
+    ("longest_overlap", "  longest", COUNT),
+    ("mean_longest_overlap", "  longest of each", LENGTH),
+    ("mean_overlap", "  from each place", LENGTH),
+    ("copied", f"  in {COPIED} or more", SHARE),
+    ("", "overlap, equal texts", ""),
+    ("equal_longest_overlap", "  longest, training", COUNT),
+    ("validation_longest_overlap", "  longest, validation", COUNT),
+    ("equal_mean_overlap", "  mean, training", LENGTH),
+    ("validation_mean_overlap", "  mean, validation", LENGTH),
+)
+
+
+def cell(value: float | None, error: float | None, kind: str) -> str:
+    """A measure with its standard error.
+
+    >>> cell(0.9512, 0.0081, SHARE), cell(7.125, None, LENGTH), cell(None, None, BITS)
+    ('95.1 ±0.8 %', '7.1', '–')
+    """
+    if value is None:
+        return "–"
+    if kind == COUNT:
+        return f"{value:,}"
+    scale, digits, unit = {SHARE: (100, 1, " %"), LENGTH: (1, 1, ""), BITS: (1, 2, "")}[kind]
+    around = "" if error is None else f" ±{scale * error:.{digits}f}"
+    return f"{scale * value:.{digits}f}{around}{unit}"
+
+
+def columns_of(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The measured columns of a result of `eval generations`, by their names."""
+    sampled = {f"T {c['temperature']:g}": c for c in result["temperatures"]}
+    return sampled | {"validation": result["validation"]}
+
+
+def table_rows(result: dict[str, Any], errors: bool = True) -> list[tuple[str, ...]]:
+    """A row for each measure: what it is called, its value in each column, and in the training text."""
+    rows: list[tuple[str, ...]] = []
+    for name, label, kind in ROWS:
+        cells = [
+            cell(c[name], c["errors"].get(name) if errors else None, kind) if name else ""
+            for c in columns_of(result).values()
+        ]
+        rows.append(
+            (label, *cells, cell(result["training"][name], None, kind) if name in result["training"] else "")
+        )
+    return rows

@@ -9,40 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from tformer import render
-from tformer.generations import COPIED
+from tformer.generations import COPIED, columns_of, table_rows
 from tformer.render_answer import heading
 
-SHARE, LENGTH, COUNT, BITS = "share", "length", "count", "bits"
-# Names in the result, what a row is called, how its number is written; a row without a name is a title.
-ROWS = (
-    ("characters", "characters", COUNT),
-    ("known_words", "known words", SHARE),
-    ("bits_per_byte", "bits per byte", BITS),
-    ("repetition", "repeated 4-grams", SHARE),
-    ("distinct_1", "distinct-1", SHARE),
-    ("distinct_2", "distinct-2", SHARE),
-    ("distinct_3", "distinct-3", SHARE),
-    ("words_per_sentence", "words per sentence", LENGTH),
-    ("characters_per_line", "characters per line", LENGTH),
-    ("", "overlap, training text", ""),
-    ("longest_overlap", "  longest", COUNT),
-    ("mean_longest_overlap", "  longest of each", LENGTH),
-    ("mean_overlap", "  from each place", LENGTH),
-    ("copied", f"  in {COPIED} or more", SHARE),
-    ("", "overlap, equal texts", ""),
-    ("equal_longest_overlap", "  longest, training", COUNT),
-    ("validation_longest_overlap", "  longest, validation", COUNT),
-    ("equal_mean_overlap", "  mean, training", LENGTH),
-    ("validation_mean_overlap", "  mean, validation", LENGTH),
-)
 LEGEND = (
-    "Known words: of the words, those that the training text has. Bits per byte: what each byte costs the model "
-    "itself; below the validation text's is duller than real text. Distinct-n: of the runs of n words, the "
-    "different ones; repeated: those that the same sample had before. Overlap: characters that stand word "
-    "for word in a text: the longest of all samples, the mean of the longest of each, the mean of the "
-    "longest from every character on, the share that lies in stretches of {copied} or more. Text that the model "
-    "has never seen overlaps too: what is above the validation column is copying. Equal texts: {equal} "
-    "characters of each."
+    "Known words are in the training text. Bits per byte are what the text costs the model itself. "
+    "Repeated: came before in the same sample. Distinct-n: the different ones of all runs of n words. "
+    "Overlap: characters in a row that are in a text word for word: the longest of all, the longest of "
+    "each sample, the longest from each place on, the share that lies in stretches of {copied} or more. "
+    "Text never seen overlaps too: what is above the validation column is copied. "
+    "Equal texts: {equal} characters of each."
 )
 
 
@@ -66,34 +42,12 @@ def generations(run: str, result: dict[str, Any], console: Console) -> None:
     _samples(result, console)
 
 
-def cell(value: float | None, error: float | None, kind: str) -> str:
-    """A measure with its standard error.
-
-    >>> cell(0.9512, 0.0081, SHARE), cell(7.125, None, LENGTH), cell(None, None, BITS)
-    ('95.1 ±0.8 %', '7.1', '–')
-    """
-    if value is None:
-        return "–"
-    if kind == COUNT:
-        return f"{value:,}"
-    scale, digits, unit = {SHARE: (100, 1, " %"), LENGTH: (1, 1, ""), BITS: (1, 2, "")}[kind]
-    around = "" if error is None else f" ±{scale * error:.{digits}f}"
-    return f"{scale * value:.{digits}f}{around}{unit}"
-
-
 def _measures(result: dict[str, Any], console: Console, errors: bool) -> Table:
-    measured = {f"T {c['temperature']:g}": c for c in result["temperatures"]}
-    measured["validation"] = result["validation"]
-    names = [*measured, "training"]
+    names = [*columns_of(result), "training"]
     title = "Samples, and validation text of the same lengths" + " (± standard error)" * errors
     grid = render.table(console, "", *names, title=title, right=names)
-    for name, label, kind in ROWS:
-        cells = [
-            cell(c[name], c["errors"].get(name) if errors else None, kind) if name else ""
-            for c in measured.values()
-        ]
-        whole = cell(result["training"][name], None, kind) if name in result["training"] else ""
-        grid.add_row(Text(label, style="" if name else "bold"), *cells, whole)
+    for label, *cells in table_rows(result, errors):
+        grid.add_row(Text(label, style="" if any(cells) else "bold"), *cells)
     return grid
 
 
@@ -103,8 +57,7 @@ def _width(grid: Table, console: Console) -> int:
 
 def _copies(result: dict[str, Any], console: Console) -> None:
     """The longest stretch of each column as it stands in the training text, and the words it lacks."""
-    measured = {f"T {c['temperature']:g}": c for c in result["temperatures"]}
-    measured["validation text"] = result["validation"]
+    measured = columns_of(result)
     console.print()
     heading("The longest stretch that is in the training text", console)
     for name, c in measured.items():
