@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import FAMILIES, tiny_config, tiny_model
+from conftest import FAMILIES, needs_nanochat, tiny_config, tiny_model
 from safetensors.torch import load_file, save_file
 
 from tformer.checkpoint import Run
@@ -184,6 +184,7 @@ def test_every_setting_that_changes_the_mathematics_is_refused_by_name(family, c
 
 def test_no_field_of_transformers_configurations_has_been_forgotten():
     """Each field is read, refused, or of no account for logits; a new one makes this fail."""
+    needs_nanochat()
     no_account = {
         "use_cache", "initializer_range", "embd_pdrop", "attn_pdrop", "bos_token_id", "eos_token_id",
         "pad_token_id", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",

@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import needs_nanochat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,6 +45,8 @@ def random_model(config: ModelConfig, seed: int, std: float) -> Transformer:
 def oracle(model: Transformer) -> torch.nn.Module:
     """transformers' model with the same weights, through the layout that a run directory has."""
     config = model.config
+    if config.family == "nanochat":
+        needs_nanochat()
     values = huggingface.to_hf_config(config) | {"attn_implementation": "sdpa"}
     if config.family == "gpt2":
         theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**values))

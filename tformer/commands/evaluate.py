@@ -17,6 +17,14 @@ from tformer.errors import RequestError
 if TYPE_CHECKING:
     from tformer.data import Reversal
 
+EXAMPLES = (
+    "tformer eval",
+    "tformer eval loss --run shakespeare --data my.txt",
+    "tformer eval causality --json",
+    'tformer eval attention --prompt "To be, or not to be" --out heads.svg',
+    "tformer eval generations --temperature 0.7 --temperature 1",
+)
+
 
 def command(
     task: Annotated[
@@ -76,12 +84,12 @@ def command(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Judge a run: cross-entropy, perplexity and bits per byte; accuracy on the reversal task; whether
-    any logit depends on a later token; where each head looks, and which heads carry the reversal; what it
-    writes at several temperatures, measured beside real text.
+    """Judge a run, or any Hugging Face directory of the two families.
 
-    Examples: tformer eval; tformer eval loss --run shakespeare --data my.txt; tformer eval causality --json;
-    tformer eval attention --prompt "To be, or not to be" --out heads.svg; tformer eval generations.
+    loss: cross-entropy, perplexity, bits per byte. reversal: accuracy by position, and the verdict on the
+    mask. causality: whether any logit depends on a later token. attention: where each head looks, and
+    which heads carry the reversal. generations: what it writes at several temperatures, measured beside
+    real text. A check that fails is exit code 1.
     """
     if task is not None and task not in TASKS:
         raise RequestError(f"no evaluation {task!r}", f"expected {', '.join(TASKS)}")
