@@ -309,7 +309,8 @@ def cell(value: float | None, error: float | None, kind: str) -> str:
     if kind == COUNT:
         return f"{value:,}"
     scale, digits, unit = {SHARE: (100, 1, " %"), LENGTH: (1, 1, ""), BITS: (1, 2, "")}[kind]
-    around = "" if error is None else f" ±{scale * error:.{digits}f}"
+    # None, or 0 where no sample differs from another: that says nothing of how far off it is.
+    around = "" if not error else f" ±{scale * error:.{digits}f}"
     return f"{scale * value:.{digits}f}{around}{unit}"
 
 

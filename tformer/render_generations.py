@@ -27,13 +27,13 @@ def generations(run: str, result: dict[str, Any], console: Console) -> None:
     columns = result["temperatures"]
     facts = {
         "run": run,
-        "text": f"{result['text']}: {result['training_characters']:,} characters of training text, "
+        "text": f"{result['source']}: {result['training_characters']:,} characters of training text, "
         f"{result['validation_characters']:,} of validation text",
         "samples": f"{columns[0]['samples']} at each temperature T, of {result['max_tokens']:,} tokens",
     }
     render.fact_table(console, facts)
     grid = _measures(result, console, errors=True)
-    if console.is_terminal and _width(grid, console) > console.width:
+    if _width(grid, console) > console.width:
         grid = _measures(result, console, errors=False)
     console.print(grid)
     legend = LEGEND.format(copied=COPIED, equal=f"{result['equal_characters']:,}")
@@ -46,6 +46,7 @@ def _measures(result: dict[str, Any], console: Console, errors: bool) -> Table:
     names = [*columns_of(result), "training"]
     title = "Samples, and validation text of the same lengths" + " (± standard error)" * errors
     grid = render.table(console, "", *names, title=title, right=names)
+    grid.columns[0].no_wrap = True
     for label, *cells in table_rows(result, errors):
         grid.add_row(Text(label, style="" if any(cells) else "bold"), *cells)
     return grid

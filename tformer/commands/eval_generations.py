@@ -78,7 +78,7 @@ def generations(request: Request) -> Outcome:
     with steps_progress("looking for copies") as shown:
         found, equal = compare(columns, unseen, split.train, split.val, shown)
     result: dict[str, Any] = {
-        "text": on, "seed": request.seed, "max_tokens": request.max_tokens,
+        "source": on, "seed": request.seed, "max_tokens": request.max_tokens,
         "training_characters": len(split.train), "validation_characters": len(split.val),
         "equal_characters": equal,
         "temperatures": [
