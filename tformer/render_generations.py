@@ -17,7 +17,7 @@ LEGEND = (
     "Repeated: came before in the same sample. Distinct-n: the different ones of all runs of n words. "
     "Overlap: characters in a row that are in a text word for word: the longest of all, the longest of "
     "each sample, the longest from each place on, the share that lies in stretches of {copied} or more. "
-    "Text never seen overlaps too: what is above the validation column is copied. "
+    "Text never seen overlaps too: copying is what lies well above the validation column. "
     "Equal texts: {equal} characters of each."
 )
 
