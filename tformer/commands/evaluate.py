@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tformer.commands.eval_attention import attention
+from tformer.commands.eval_generations import check_sampling, generations
 from tformer.commands.eval_loss import compare, loss
-from tformer.commands.evaluation import Outcome, Request, keep
+from tformer.commands.evaluation import FRESH, Outcome, Request, keep
 from tformer.commands.options import Device, Json, Runs, at_least, print_json, refuse_existing
 from tformer.errors import RequestError
 
@@ -23,6 +24,7 @@ EXAMPLES = (
     "tformer eval loss --tokens 300 --out loss.html",
     "tformer eval causality --json",
     'tformer eval attention --prompt "To be, or not to be" --out heads.svg',
+    "tformer eval generations --temperature 0.7 --temperature 1",
 )
 
 
@@ -30,7 +32,8 @@ def command(
     task: Annotated[
         str | None,
         typer.Argument(
-            help="loss, reversal, causality or attention; if left out, reversal for a run on it, else loss.",
+            help="loss, reversal, causality, attention or generations; if left out, reversal for a run on "
+            "it, else loss.",
             show_default=False,
         ),
     ] = None,
@@ -39,11 +42,32 @@ def command(
         list[str] | None,
         typer.Option(
             help="For loss: score all of this text instead of the run's validation part. For attention: "
-            "show its beginning."
+            "show its beginning. For generations: compare with this text instead of the run's own."
         ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", help="For reversal: how many fresh sequences.")] = 2000,
-    prompt: Annotated[str | None, typer.Option(help="For attention: the text to show.")] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            help="For reversal and attention: how many fresh sequences (2000). For generations: "
+            "samples of each prompt (4).",
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For attention: the text to show. For generations: a text to continue (repeatable); if "
+            "left out, beginnings of lines of the validation text."
+        ),
+    ] = None,
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="For generations: one to sample at (repeatable); 0.5, 0.8 and 1 if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="For generations: tokens of each sample.")] = 200,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -63,7 +87,11 @@ def command(
         int, typer.Option(help="For causality: how many positions to change, evenly spread.")
     ] = 64,
     seed: Annotated[
-        int, typer.Option(help="For reversal and causality: which fresh sequences or tokens.")
+        int,
+        typer.Option(
+            help="For reversal and causality: which fresh sequences or tokens. For generations: which "
+            "prompts, and the seed of the first sample."
+        ),
     ] = 1,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     device: Device = "auto",
@@ -73,16 +101,19 @@ def command(
 
     loss: cross-entropy, perplexity, bits per byte; several --run make one table, sorted. reversal: accuracy
     by position, and the verdict on the mask. causality: whether any logit depends on a later token.
-    attention: where each head looks, and which heads carry the reversal. A check that fails is exit code 1.
+    attention: where each head looks, and which heads carry the reversal. generations: what it writes at
+    several temperatures, measured beside real text. A check that fails is exit code 1.
     """
     if task is not None and task not in TASKS:
         raise RequestError(f"no evaluation {task!r}", f"expected {', '.join(TASKS)}")
     if precision not in ("fp32", "bf16"):
         raise RequestError(f"--precision {precision}", "expected fp32 or bf16")
+    if task not in ("attention", "generations") and prompt:
+        raise RequestError("--prompt is for attention and generations", "", "name one of them")
+    if task != "generations" and temperature:
+        raise RequestError("--temperature is for generations", "", "tformer eval generations")
     if task is None and (data or out is not None or tokens is not None or len(run or ()) > 1):
         task = "loss"
-    if task != "attention" and prompt is not None:
-        raise RequestError("--prompt is for attention", "", "tformer eval attention")
     check_out(task, out, overwrite)
     if tokens is not None and (task != "loss" or len(run or ()) > 1):
         raise RequestError("--tokens is for loss, of one run", "", "tformer eval loss --tokens 300")
@@ -90,13 +121,14 @@ def command(
     at_least("-n", n, 1)
     at_least("--positions", positions, 1)
     at_least("--seed", seed, 0)
+    check_sampling(task, n, temperature or [], max_tokens)
     from tformer import render
     from tformer.device import resolve_device
     from tformer.huggingface import load_model
     from tformer.runs import newest_run, read_record, task_of
 
     resolved = resolve_device(device)
-    wanted = {"loss": "text", "reversal": "reversal"}.get(task or "")
+    wanted = {"loss": "text", "generations": "text", "reversal": "reversal"}.get(task or "")
     folders = find_runs(run or [], task)
     if not folders:
         folders = [newest_run(lambda r: wanted in (None, task_of(r)), f"a run on {wanted or 'anything'}")]
@@ -104,7 +136,10 @@ def command(
 
     def request_of(folder: Path) -> Request:
         record, model = read_record(folder), load_model(folder, resolved)
-        return Request(folder, record, model, data or [], prompt, out, n, positions, seed, precision, tokens)
+        return Request(
+            folder, record, model, data or [], prompt or [], out, n, positions, seed, precision,
+            tokens=tokens, temperatures=temperature or [], max_tokens=max_tokens,
+        )  # fmt: skip
 
     if len(folders) > 1:
         results, show = compare(
@@ -170,7 +205,7 @@ def _reversal(request: Request) -> Outcome:
     from tformer import evaluate, render
 
     task = _task(request.folder, request.record)
-    result = evaluate.reversal(request.model, task, request.n, request.precision, index=request.seed)
+    result = evaluate.reversal(request.model, task, request.n or FRESH, request.precision, index=request.seed)
     return Outcome(
         asdict(result), lambda console: render.reversal_table(result, console), result.passed,
         on=f"{result.positions[0].n:,} fresh sequences",
@@ -199,4 +234,5 @@ TASKS: dict[str, Callable[[Request], Outcome]] = {
     "reversal": _reversal,
     "causality": _causality,
     "attention": _attention,
+    "generations": generations,
 }

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from tformer.model import Transformer
 
+FRESH = 2000  # sequences of the reversal task, where -n does not say
+
 
 @dataclass(frozen=True)
 class Request:
@@ -19,13 +21,15 @@ class Request:
     record: dict[str, Any]
     model: "Transformer"
     data: list[str]
-    prompt: str | None
+    prompts: list[str]
     out: Path | None
-    n: int
+    n: int | None  # None: as many as the task takes
     positions: int
     seed: int
     precision: str
     tokens: int | None = None
+    temperatures: list[float] = field(default_factory=list)
+    max_tokens: int = 200
 
 
 @dataclass(frozen=True)
