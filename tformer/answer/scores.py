@@ -9,6 +9,7 @@ about 1, except where a missing scale is the point.
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -43,9 +44,12 @@ def cosine(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
 
 
 def squared_distance(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    """softmax(-‖q - k‖² / 2σ²), σ² = √d_head: a Gaussian kernel, normalised over the keys."""
-    squares = (q[..., :, None, :] - k[..., None, :, :]).square().sum(-1)
-    return masked_softmax(-squares / (2 * math.sqrt(q.shape[-1])), mask)
+    """softmax(-‖q - k‖² / 2σ²), σ² = √d_head: a Gaussian kernel, normalised over the keys.
+
+    ‖q‖² is the same for all keys, so the softmax cancels it; no pair needs a difference of its own.
+    """
+    scores = (q @ k.mT - k.square().sum(-1)[..., None, :] / 2) / math.sqrt(q.shape[-1])
+    return masked_softmax(scores, mask)
 
 
 def features(x: Tensor) -> Tensor:
@@ -137,6 +141,7 @@ def with_scores(name: str) -> Callable[[Transformer], None]:
 
     def replace(model: Transformer) -> None:
         for block in model.blocks:
-            block.attn = Weighed(block.attn, SCORES[name](model.config))
+            attn = cast(CausalSelfAttention, block.attn)
+            block.attn = Weighed(attn, SCORES[name](model.config))
 
     return replace

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
@@ -24,13 +24,18 @@ class Call:
     output: Tensor  # (batch, head, query, d_head)
 
 
+def attentions(model: Transformer) -> list[CausalSelfAttention]:
+    """The attention of each block."""
+    return [cast(CausalSelfAttention, block.attn) for block in model.blocks]
+
+
 @contextmanager
 def recorded(model: Transformer) -> Iterator[list[Call]]:
     """Every call of `attend` inside the block, layer after layer, forward after forward."""
     calls: list[Call] = []
     with ExitStack() as undo:
-        for block in model.blocks:
-            _record(block.attn, calls, undo)
+        for attn in attentions(model):
+            _record(attn, calls, undo)
         yield calls
 
 
