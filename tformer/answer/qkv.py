@@ -196,8 +196,8 @@ def show_shapes(measured: Sequence[ShapeEvidence]) -> Finding:
     )  # fmt: skip
     said = (
         f"Q, K and V were caught on their way into `attend`. {MORE_TOKENS} more tokens in the vocabulary "
-        f"moved their numbers by {moved:.1g}. V may be projected to width {first.d_value} before attention or "
-        f"after it: the same to {wide:.1g}."
+        f"moved their numbers by {moved:.1g}. V may be projected to width {first.d_value} before attention "
+        f"or after it: the same to {wide:.1g}."
     )
     return Finding(said, tables, (), claims)
 

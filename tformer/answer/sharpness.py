@@ -16,7 +16,7 @@ from tformer.model import attention
 class Sharpness:
     """Of one layer's scores, with 1/√d_k and without. Rows are the queries of the second half."""
 
-    variance: float  # of q · k
+    variance: float  # of q · k over the keys that a query sees; mean of the rows
     entropy: tuple[float, float]  # of the weights, over that of equal weights; mean of the rows
     jacobian: tuple[float, float]  # Frobenius norm of diag(p) - p pᵀ; median of the rows
     at_q: tuple[float, float]  # norm of the gradient at a query, for a random one at its output; mean
@@ -36,10 +36,14 @@ class ScaleEvidence:
 def sharpness(call: Call, seed: int) -> Sharpness:
     """By `attention` itself; without the scale means √d_k · q. In float64: a Jacobian is a difference."""
     q, k, v = (t.double() for t in (call.q, call.k, call.v))
-    dots, seen = q @ k.mT, call.mask.expand(*q.shape[:3], k.shape[2])
     half = q.shape[2] // 2
+    seen = call.mask.expand(*q.shape[:3], k.shape[2])[:, :, half:]
+    dots = (q @ k.mT)[:, :, half:].masked_fill(~seen, 0.0)
+    count = seen.sum(-1, keepdim=True).double()
+    spread = (dots - dots.sum(-1, keepdim=True) / count).masked_fill(~seen, 0.0)
+    variance = spread.square().sum(-1, keepdim=True) / (count - 1)
     cotangent = torch.randn(q.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    uniform = seen.sum(-1).double().log()[:, :, half:]
+    uniform = count[..., 0].log()
     found = []
     for factor in (1.0, math.sqrt(q.shape[-1])):
         inputs = q.clone().requires_grad_()
@@ -53,7 +57,7 @@ def sharpness(call: Call, seed: int) -> Sharpness:
     (entropy, jacobian, at_q), (entropy_2, jacobian_2, at_q_2) = found
     few = 0.1 * jacobian.median()
     return Sharpness(
-        float(dots[seen].var()),
+        float(variance.mean()),
         (float(entropy.mean()), float(entropy_2.mean())),
         (float(jacobian.median()), float(jacobian_2.median())),
         (float(at_q.mean()), float(at_q_2.mean())),
@@ -72,7 +76,7 @@ def measure_scale(budget: Budget, seed: int, subject: Subject | None) -> ScaleEv
     run: dict[str, Sharpness] = {}
     if subject:
         config = subject.model.config.model_copy(update={"n_layers": 1, "d_mlp": 1})
-        ids = subject.ids(4, 64, seed)
+        ids = subject.ids(2, 64, seed)
         if ids.shape[1] > 1:
             run["fresh, as wide"] = sharpness(calls_of(build(config, seed), ids)[0], seed)
             calls = calls_of(subject.model, ids)
@@ -103,7 +107,7 @@ def show_scale(measured: Sequence[ScaleEvidence]) -> Finding:
     variances = [[f.variance for f in e.fresh] for e in measured]
     scaled = [[v / d for v, d in zip(c, x, strict=True)] for c in variances]
     spread = Table(
-        "Fresh modules: variance of q · k, and entropy of the weights (equal weights: 1)",
+        "Fresh modules: variance of q · k, entropy of the weights (equal ones: 1)",
         ("d_k", "variance", "entropy", "without √d_k"),
         tuple(
             (str(d), of("variance", i, None, ".3g"), of("entropy", i, 0), of("entropy", i, 1))
@@ -147,7 +151,7 @@ def show_scale(measured: Sequence[ScaleEvidence]) -> Finding:
     claims = (
         Claim(
             "On fresh modules the variance of q · k grows as d_k (distance of the exponent from 1)",
-            exponent, "at most", 0.25, "Without growth the exponent is 0; were q and k aligned, it were 2.",
+            exponent, "at most", 0.25, "Without growth the exponent is 0; of aligned q and k it is 2.",
         ),
         Claim(
             "With 1/√d_k the entropy of the weights stays high at every d_k",
@@ -167,10 +171,10 @@ def show_scale(measured: Sequence[ScaleEvidence]) -> Finding:
     at_q = Numbers(tuple(e.fresh[-1].at_q[1] / e.fresh[-1].at_q[0] for e in measured), ".2g")
     starved = Numbers(tuple(100 * e.fresh[-1].starved[1] for e in measured), ".0f", "%")
     said = (
-        "Initial weights make q and k of variance 1 a component; 64 positions, causal mask. What the usual "
-        "story leaves out: the factor √d_k that is missing in the scores comes back in the gradient at Q. On "
-        f"average that is {at_q} times the scaled one at d_k = {last}, not smaller: a few queries "
-        f"get nearly all of it, and {starved} have a Jacobian below a tenth of the usual."
+        "The initial weights here give components of q and k variance 1; 64 positions, causal mask. What "
+        "the usual story leaves out: the factor √d_k that is missing in the scores comes back in the "
+        f"gradient at Q. On average that is {at_q} times the scaled one at d_k = {last}, not smaller: a few "
+        f"queries get nearly all of it, and {starved} have a Jacobian below a tenth of the usual."
     )
     return Finding(said, tables, figures, claims)
 
@@ -188,7 +192,7 @@ def _run_table(measured: Sequence[ScaleEvidence]) -> tuple[Table, ...]:
             *(Numbers(tuple(f.entropy[which] for f in found), ".2f") for which in (0, 1)),
         )
 
-    title = f"The run, d_k = {first.run_d_head}: training chooses its own sharpness"
+    title = f"Layers of the run, d_k = {first.run_d_head}"
     columns = ("", "variance / d_k", "entropy", "without √d_k")
     return (Table(title, columns, tuple(row(layer) for layer in first.run)),)
 
