@@ -307,11 +307,12 @@ def show_trained(measured: Sequence[TrainedEvidence]) -> Finding:
         ),
     )  # fmt: skip
     said = (
-        f"One block, one head, d_k = {first.d_head}; the same draw, batches and learning rate for all. steps: "
-        f"until nine tenths of what can be learned is learned ({first.budget}: not in time). mirror: weight "
-        "on the position where the answer stands. ms: CPU time of a step. MB: activations that it keeps for "
-        "the backward pass. extra: parameters of the function itself. The unscaled dot and the hard maximum "
-        "are not judged: what a missing scale or a false gradient costs depends on the width and the draw."
+        f"One block, one head, d_k = {first.d_head}; the same draw, batches and learning rate for all. "
+        f"steps: until nine tenths of what can be learned is learned ({first.budget}: not in time). mirror: "
+        "weight on the position where the answer stands. ms: CPU time of a step. MB: activations that it "
+        "keeps for the backward pass. extra: parameters of the function itself. The unscaled dot and the "
+        "hard maximum are not judged: what a missing scale or a false gradient costs depends on the width "
+        "and the draw."
     )
     return Finding(said, (table,), (curves, maps), claims)
 

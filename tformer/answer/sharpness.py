@@ -20,6 +20,7 @@ class Sharpness:
     entropy: tuple[float, float]  # of the weights, over that of equal weights; mean of the rows
     jacobian: tuple[float, float]  # Frobenius norm of diag(p) - p pᵀ; median of the rows
     at_q: tuple[float, float]  # norm of the gradient at a query, for a random one at its output; mean
+    richest: tuple[float, float]  # share of that which goes to the tenth of the queries that gets most
     starved: tuple[float, float]  # share of the rows whose Jacobian is below a tenth of the scaled median
 
 
@@ -61,8 +62,15 @@ def sharpness(call: Call, seed: int) -> Sharpness:
         (float(entropy.mean()), float(entropy_2.mean())),
         (float(jacobian.median()), float(jacobian_2.median())),
         (float(at_q.mean()), float(at_q_2.mean())),
+        (richest(at_q), richest(at_q_2)),
         (float((jacobian < few).double().mean()), float((jacobian_2 < few).double().mean())),
     )
+
+
+def richest(norms: torch.Tensor) -> float:
+    """The share of the largest tenth."""
+    ordered = norms.flatten().sort(descending=True).values
+    return float(ordered[: max(1, len(ordered) // 10)].sum() / ordered.sum().clamp_min(1e-300))
 
 
 def measure_scale(budget: Budget, seed: int, subject: Subject | None) -> ScaleEvidence:
@@ -170,11 +178,13 @@ def show_scale(measured: Sequence[ScaleEvidence]) -> Finding:
     tables = (spread, gradient, *_run_table(measured))
     at_q = Numbers(tuple(e.fresh[-1].at_q[1] / e.fresh[-1].at_q[0] for e in measured), ".2g")
     starved = Numbers(tuple(100 * e.fresh[-1].starved[1] for e in measured), ".0f", "%")
+    most = [Numbers(tuple(100 * e.fresh[-1].richest[i] for e in measured), ".0f", "%") for i in (0, 1)]
     said = (
         "The initial weights here give components of q and k variance 1; 64 positions, causal mask. What "
         "the usual story leaves out: the factor √d_k that is missing in the scores comes back in the "
-        f"gradient at Q. On average that is {at_q} times the scaled one at d_k = {last}, not smaller: a few "
-        f"queries get nearly all of it, and {starved} have a Jacobian below a tenth of the usual."
+        f"gradient at Q. On average that is {at_q} times the scaled one at d_k = {last}, not smaller. But it "
+        f"is uneven: a tenth of the queries gets {most[1]} of it (with the scale {most[0]}), and {starved} "
+        "have a Jacobian below a tenth of the usual."
     )
     return Finding(said, tables, figures, claims)
 
