@@ -213,6 +213,15 @@ def test_a_score_without_the_mask_gives_no_weights(monkeypatch):
     assert verdicts(alternatives.show_kin([alternatives.measure_kin(QUICK, 0, None)])) == [True, False, True]
 
 
+def test_weights_that_are_no_numbers_refute(monkeypatch):
+    monkeypatch.setitem(
+        scores.SCORES,
+        "linear kernel",
+        lambda config: lambda q, k, mask: 0 * scores.scaled_dot(q, k, mask) / 0,
+    )
+    assert verdicts(alternatives.show_kin([alternatives.measure_kin(QUICK, 0, None)])) == [True, False, True]
+
+
 def test_a_soft_maximum_has_a_gradient_of_its_own(monkeypatch):
     monkeypatch.setattr(scores, "hard_maximum", scores.scaled_dot)
     monkeypatch.setitem(scores.SCORES, "hard maximum", lambda config: scores.scaled_dot)

@@ -18,7 +18,18 @@ from tformer.answer.scores import SCORES, Bilinear, with_scores
 from tformer.answer.trace import attentions, calls_of
 from tformer.attention_maps import mirrored
 from tformer.data import Reversal
-from tformer.evidence import Budget, Claim, Experiment, Finding, Heat, Lines, Numbers, Table, over_seeds
+from tformer.evidence import (
+    Budget,
+    Claim,
+    Experiment,
+    Finding,
+    Heat,
+    Lines,
+    Numbers,
+    Table,
+    largest,
+    over_seeds,
+)
 from tformer.model import CausalSelfAttention, Transformer, rms_norm
 from tformer.train import cross_entropy
 
@@ -142,17 +153,15 @@ def show_kin(measured: Sequence[KinEvidence]) -> Finding:
     """The identities, and what makes a function one of weights."""
 
     def worst(values: Iterable[dict[str, float]]) -> Numbers:
-        return Numbers(tuple(max(v.values()) for v in values), ".1e")
+        return Numbers(tuple(largest(v.values()) for v in values), ".1e")
 
     names = list(measured[0].identities)
     table = Table(
         "Two ways to the same thing",
         ("what it is", "difference"),
-        tuple((n, Numbers((max(e.identities[n] for e in measured),), ".0e")) for n in names),
+        tuple((n, Numbers((largest(e.identities[n] for e in measured),), ".0e")) for n in names),
     )
-    weights = [
-        {n: max(abs(e.row_sum[n]), abs(e.hidden[n])) for n in e.row_sum} for e in measured
-    ]  # NaN passes nothing
+    weights = [{n: largest((e.row_sum[n], e.hidden[n])) for n in e.row_sum} for e in measured]
     claims = (
         Claim(
             "These functions are kin: two ways to the same weights, outputs or gradients",
@@ -218,7 +227,7 @@ def measure_trained(budget: Budget, seed: int, subject: Subject | None) -> Train
     """One block with one head on reversal: where to look has to come from its scores."""
     task = Reversal(budget.pick(6, 8), budget.pick(8, 12), seed)
     config = tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, n_layers=1, n_heads=1)
-    steps = budget.pick(120, 400)
+    steps = budget.pick(100, 400)
     found = {}
     for name in SCORES:
         model = build(config, seed, with_scores(name))

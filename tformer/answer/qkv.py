@@ -12,7 +12,7 @@ from tformer.answer.alternatives import ALTERNATIVES
 from tformer.answer.lab import Subject, build, tiny
 from tformer.answer.sharpness import SCALE
 from tformer.answer.trace import Call, cached_calls_of, calls_of, grown_vocabulary
-from tformer.evidence import Budget, Claim, Experiment, Finding, Numbers, Table
+from tformer.evidence import Budget, Claim, Experiment, Finding, Numbers, Table, largest
 from tformer.model import Transformer, attention
 
 # ---------------------------------------------------------------------------- shapes
@@ -135,11 +135,11 @@ def trace(model: Transformer, ids: Tensor, name: str) -> Trace:
         calls=len(every), irregular=sum(not is_regular(s) for s in every),
         follow_vocabulary=sum(differs for _, _, differs in by_vocabulary),
         against_length=sum(differs != (axis in ("query", "key")) for _, axis, differs in by_length),
-        moved=max(
+        moved=largest(
             float((getattr(a, t) - getattr(b, t)).abs().max())
             for a, b in zip(whole, grown, strict=True) for t in "qkv"
         ),
-        step_difference=max(
+        step_difference=largest(
             relative(s.output, w.output[:, :, -1:]) for s, w in zip(step, whole, strict=True)
         ),
     )  # fmt: skip
@@ -167,12 +167,12 @@ def show_shapes(measured: Sequence[ShapeEvidence]) -> Finding:
     calls = sum(found.calls for found in first.traces)
 
     def worst(name: str, style: str = ".0f") -> Numbers:
-        return Numbers(tuple(float(max(getattr(t, name) for t in e.traces)) for e in measured), style)
+        return Numbers(tuple(float(largest(getattr(t, name) for t in e.traces)) for e in measured), style)
 
     irregular, step = worst("irregular"), worst("step_difference", ".1e")
     misplaced = tuple(float(sum(t.follow_vocabulary + t.against_length for t in e.traces)) for e in measured)
     wrong = Numbers(tuple(float(e.wrong) for e in measured), ".0f")
-    moved, wide = worst("moved", ".1e").mean, max(e.wide_difference for e in measured)
+    moved, wide = worst("moved", ".1e").mean, largest(e.wide_difference for e in measured)
     claims = (
         Claim(
             "In every traced call Q and K have one width, K and V one length",

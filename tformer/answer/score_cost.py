@@ -151,7 +151,7 @@ def show_cost(measured: Sequence[CostEvidence]) -> Finding:
     said = (
         "The n² is that of the formula written out. A fused kernel (here torch's) computes the same softmax "
         "in pieces, and again in the backward pass, and keeps no weights: its memory is linear too (Dao et "
-        "al. 2022). The sums keep d_head² numbers a position, and pay only where n is larger than that."
+        "al. 2022). The sums keep d_head² numbers a position, and pay only beyond about that many positions."
     )
     return Finding(said, (table,), (figure,), claims)
 

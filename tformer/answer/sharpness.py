@@ -8,7 +8,7 @@ import torch
 
 from tformer.answer.lab import Subject, build, tiny
 from tformer.answer.trace import Call, calls_of
-from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Table, over_seeds
+from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Table, largest, over_seeds
 from tformer.model import attention
 
 
@@ -151,7 +151,7 @@ def show_scale(measured: Sequence[ScaleEvidence]) -> Finding:
         ),
     )  # fmt: skip
     exponent = Numbers(tuple(abs(slope(x, c) - 1) for c in variances), ".2f")
-    keeps = Numbers(tuple(min(c) for c in curves("entropy", 0)), ".2f")
+    keeps = Numbers(tuple(-largest(-entropy for entropy in c) for c in curves("entropy", 0)), ".2f")
     loses = Numbers(tuple(c[-1] for c in curves("entropy", 1)), ".2f")
     ratio = Numbers(
         tuple(b[-1] / a[-1] for a, b in zip(curves("jacobian", 0), curves("jacobian", 1), strict=True)), ".2g"
