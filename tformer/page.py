@@ -32,12 +32,12 @@ nav ol, nav ul { padding-left: 1.4rem; }
 """
 
 
-def page(title: str, body: str, *, language: str = "en") -> str:
-    """A whole HTML document around `body`."""
+def page(title: str, body: str, *, language: str = "en", css: str = "") -> str:
+    """A whole HTML document around `body`; `css` follows the rules that all pages share."""
     return (
         f'<!doctype html>\n<html lang="{language}">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{CSS}{css}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 

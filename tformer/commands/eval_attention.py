@@ -1,11 +1,9 @@
 """`tformer eval attention`: where each head of a run looks."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tformer.commands.evaluation import Outcome, Request
-from tformer.commands.options import refuse_existing
+from tformer.commands.evaluation import FRESH, Outcome, Request
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
@@ -17,15 +15,6 @@ if TYPE_CHECKING:
     from tformer.tokenizer import Tokenizer
 
 MOST_TOKENS = 64  # of a text: a picture of more shows nothing
-SUFFIXES = (".svg", ".png")
-
-
-def check_out(out: Path | None, overwrite: bool) -> None:
-    """Raises RequestError for a picture that cannot be written, before any work."""
-    if out is not None:
-        if out.suffix not in SUFFIXES:
-            raise RequestError(f"--out {out}", f"expected a name ending in {' or '.join(SUFFIXES)}")
-        refuse_existing(out, overwrite)
 
 
 def attention(request: Request, task: "Reversal | None") -> Outcome:
@@ -43,7 +32,7 @@ def attention(request: Request, task: "Reversal | None") -> Outcome:
     ids = _ids(request, tokenizer, task)
     device = next(model.parameters()).device
     weights = attention_weights(model, torch.tensor([ids], device=device))[:, 0].float().cpu().numpy()
-    found = mirror(model, task, request.n, index=request.seed) if task else None
+    found = mirror(model, task, request.n or FRESH, index=request.seed) if task else None
     tokens = [tokenizer.text_of(i) for i in ids]
     if out is not None:
         picture = attention_picture(weights, tokens, folder.name, out.suffix.removeprefix("."))
@@ -83,7 +72,10 @@ def _ids(request: Request, tokenizer: "Tokenizer", task: "Reversal | None") -> l
     from tformer import render
     from tformer.corpus import load_corpus
 
-    prompt, data = request.prompt, request.data
+    prompts, data = request.prompts, request.data
+    if len(prompts) > 1:
+        raise RequestError(f"{len(prompts)} times --prompt", "attention is shown on one text", "give one")
+    prompt = prompts[0] if prompts else None
     if prompt is not None and data:
         raise RequestError("--prompt and --data are both a text", "", "leave one out")
     if prompt is None and not data:
