@@ -148,7 +148,7 @@ class ReversalEvidence:
 def measure_reversal(budget: Budget, seed: int, subject: Subject | None) -> ReversalEvidence:
     """Train a transformer and an LSTM of its size for the same steps, and the LSTM for more of them."""
     task = Reversal(budget.pick(quick=6, full=10), 10, seed)
-    steps, longer = budget.pick(quick=(100, 300), full=(150, 900))  # few, yet enough for the transformer
+    steps, longer = budget.pick(quick=(100, 250), full=(150, 900))  # few, yet enough for the transformer
     budgets = {"transformer": steps, "LSTM": steps, LONGER: longer}
     accuracy, parameters = {}, {}
     for name, budgeted in budgets.items():

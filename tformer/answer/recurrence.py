@@ -112,7 +112,7 @@ def measure_steps(budget: Budget, seed: int, subject: Subject | None) -> StepsEv
     inspected = copy.deepcopy(subject.model if subject else model).double()
     recurrent = build_lstm(config, seed).double()
     ids = torch.randint(min(SYMBOLS, counted.vocab_size), (1, lengths[-1]))
-    steps, sequences = budget.pick(quick=6, full=12), 4
+    steps, sequences = budget.pick(quick=5, full=12), 4
     return StepsEvidence(
         lengths,
         tuple(chain_of(inspected, ids[:, :n]) for n in lengths),
