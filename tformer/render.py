@@ -4,7 +4,6 @@ Results go to stdout, everything said to a person goes to stderr; a stream that 
 plain lines.
 """
 
-import itertools
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -215,14 +214,14 @@ def _is_safe(mask: "MaskResult") -> bool:
 def loss_table(facts: dict[str, str], result: "LossResult", console: Console) -> None:
     """The loss of a model on a text, and how it falls along the window."""
     fact_table(console, facts)
-    n = len(result.by_position)
-    edges = sorted({0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, n} & set(range(n + 1)))
+    from tformer.evaluate import octaves
+
     grid = table(console, "position", "loss", "", title="Loss by position in the window", right=("loss",))
-    spans = list(itertools.pairwise(edges))
-    means = [sum(result.by_position[a:b]) / (b - a) for a, b in spans]
-    for (a, b), mean in zip(spans, means, strict=True):
-        label = str(a + 1) if b == a + 1 else f"{a + 1}–{b}"
-        grid.add_row(label, f"{mean:.4f}", bar(mean / (max(means) or 1.0)))
+    spans = octaves(result.by_position)
+    most = max(mean for _, _, mean in spans) or 1.0
+    for first, last, mean in spans:
+        label = str(first) if first == last else f"{first}–{last}"
+        grid.add_row(label, f"{mean:.4f}", bar(mean / most))
     console.print(grid)
 
 
