@@ -136,11 +136,14 @@ def _facts(met: dict[str, Any]) -> str:
     rows = [[said, _number(result[key])] for key, said in FACTS.items() if result.get(key) is not None]
     if tokenizer:
         rows.append(["tokenizer", f"{tokenizer.get('kind')}, {tokenizer.get('size'):,} tokens"])
-    if result.get("expectation"):
-        rows.append(["is this loss normal?", str(result["expectation"])])
     if not result:
         rows.append(["state", "not at its end yet"])
-    return page.table("", ("", ""), rows, (False, True))
+    normal = (
+        f"<p>Is this loss normal? {escape(str(result['expectation']))}.</p>"
+        if "expectation" in result
+        else ""
+    )
+    return page.table("", ("", ""), rows, (False, True)) + normal
 
 
 def _number(value: Any) -> str:
