@@ -57,7 +57,7 @@ def session_of(run, folder: Path, settling=lambda session: None, wanted=None):
 
 
 def test_a_run_ends_inside_its_budget_and_uses_it(tmp_path):
-    clock = Clock(0.01, at=100.0)
+    clock = Clock(0.05, at=100.0)
     minutes, began = 2.0, 93.0  # seven seconds went into beginning
 
     def settling(session):
@@ -72,14 +72,14 @@ def test_a_run_ends_inside_its_budget_and_uses_it(tmp_path):
     assert 0.9 * 60 * minutes < took < 60 * minutes
     made = session.record["budget"]
     assert len(reports) == made["steps"] == session.config.train.steps
-    assert made["seconds_per_step"] == pytest.approx(0.04)
+    assert made["seconds_per_step"] == pytest.approx(0.2)
     assert made["minutes"] == minutes
     written = run.record()
     assert written["train"]["steps"] == made["steps"] and written["record"]["budget"] == made
 
 
 def test_evaluations_that_take_most_of_the_time_are_counted(tmp_path):
-    clock = Clock(0.01)
+    clock = Clock(0.02)
     with open_run(tmp_path / "run") as run:
         often = session_of(
             run, tmp_path, lambda s: (clock.watch(s.model), settle(s, 1.0, 0.0, clock)), config(eval_every=5)
@@ -87,7 +87,7 @@ def test_evaluations_that_take_most_of_the_time_are_counted(tmp_path):
         n = often.config.train.steps
         list(train_session(often))
     assert 54 < clock() < 60
-    assert n < 0.5 * 60 / 0.04, "half of the time or more is evaluation"
+    assert n < 0.5 * 60 / 0.08, "half of the time or more is evaluation"
 
 
 def test_measuring_changes_nothing_but_the_steps(tmp_path):
