@@ -3,8 +3,9 @@
 Knows nothing of files or terminals.
 """
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,6 +109,17 @@ def loss_result(losses: np.ndarray, ids: np.ndarray, n_bytes: np.ndarray, n_ctx:
         bytes=scored_bytes,
         by_position=[float(losses[i::n_ctx].mean()) for i in range(min(n_ctx, len(losses)))],
     )
+
+
+def octaves(by_position: Sequence[float]) -> list[tuple[int, int, float]]:
+    """(first, last, mean) of positions 1, 2, 3–4, 5–8, …; the last one as far as there are any.
+
+    >>> octaves([4.0, 3.0, 2.0, 1.0, 0.5])
+    [(1, 1, 4.0), (2, 2, 3.0), (3, 4, 1.5), (5, 5, 0.5)]
+    """
+    n = len(by_position)
+    edges = [0, *(1 << i for i in range(n.bit_length()) if 1 << i < n), n]
+    return [(a + 1, b, sum(by_position[a:b]) / (b - a)) for a, b in itertools.pairwise(edges) if b > a]
 
 
 @torch.inference_mode()

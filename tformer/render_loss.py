@@ -1,6 +1,5 @@
 """What `tformer eval loss` shows: curves, comparisons, and a text in the colours of its surprise."""
 
-import itertools
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -38,15 +37,15 @@ def loss_table(facts: dict[str, str], result: "LossResult", figure: Lines, conso
 
 
 def _positions(result: "LossResult", console: Console) -> None:
-    n = len(result.by_position)
-    edges = sorted({0, *(1 << i for i in range(n.bit_length()))} | {n})
+    from tformer.evaluate import octaves
+
     title = "Loss by position in the window"
     grid = render.table(console, "position", "loss", "", title=title, right=("loss",))
-    spans = list(itertools.pairwise(edges))
-    means = [sum(result.by_position[a:b]) / (b - a) for a, b in spans]
-    for (a, b), mean in zip(spans, means, strict=True):
-        label = str(a + 1) if b == a + 1 else f"{a + 1}–{b}"
-        grid.add_row(label, f"{mean:.4f}", render.bar(mean / (max(means) or 1.0)))
+    spans = octaves(result.by_position)
+    most = max(mean for _, _, mean in spans) or 1.0
+    for first, last, mean in spans:
+        label = str(first) if first == last else f"{first}–{last}"
+        grid.add_row(label, f"{mean:.4f}", render.bar(mean / most))
     console.print(grid)
 
 

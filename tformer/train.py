@@ -71,6 +71,11 @@ def is_exhausted(state: State, train: TrainConfig) -> bool:
     return 0 < train.patience <= state.evals_since_best
 
 
+def is_due(step: int, train: TrainConfig) -> bool:
+    """Whether there is an evaluation after this step: every `train.eval_every` steps, and after the last."""
+    return step == train.steps or (train.eval_every > 0 and step % train.eval_every == 0)
+
+
 class DivergedError(TformerError):
     """The loss or its gradient is not a number; the weights are those of the step before."""
 
@@ -130,8 +135,7 @@ def fit(
             seconds=state.seconds + time.perf_counter() - began,
         )
         report = Report(state, loss.item(), lr, grad_norm)
-        last = state.step == train.steps
-        if validate and (last or (train.eval_every and state.step % train.eval_every == 0)):
+        if validate and is_due(state.step, train):
             report = _evaluated(report, *validate(), train)
             state = report.state
         yield report
