@@ -1,5 +1,6 @@
 """What `tformer eval loss` shows: curves, comparisons, and a text in the colours of its surprise."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
