@@ -166,8 +166,6 @@ def _open(
         folder = new_run_folder(name)  # another process may have taken the name meanwhile
     run = stack.enter_context(open_run(folder))
     _check_folder(folder, bool(recorded), overwrite)  # again, now that nobody else can write
-    if overwrite:
-        run.clear()
 
     def settle(session: "Session") -> None:
         session.at_evaluation += [journal.sampled_line, journal.loss_by_position]
@@ -175,7 +173,7 @@ def _open(
             session.record["preset"] = preset or default
         settle_steps(session, budget, bool(recorded))
 
-    session = runner.open_session(run, config, data, device, pretrained, settle)
+    session = runner.open_session(run, config, data, device, pretrained, settle, anew=overwrite)
     for problem in session.problems:
         render.warn(f"passed over a checkpoint: {problem}")
     _introduce(session, device, bool(recorded) and is_finished(recorded))
