@@ -3,63 +3,43 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters, tiny, train
+from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters
 from tformer.answer.mlps import (
-    Facts, arguments, best_match, cka, cosine, exchanged, flat, in_other_basis, neurons, one_mlp, only_mlps_learn,
-    pairs, recall, same_start,
+    arguments,
+    best_match,
+    blocks_of,
+    cka,
+    cosine,
+    exchanged,
+    facts_of,
+    flat,
+    in_other_basis,
+    learned_by_heart,
+    neurons,
+    pairs,
+    recall,
+    reversing,
+    same_start,
 )  # fmt: skip
-from tformer.data import Reversal
 from tformer.evidence import (
-    Bars, Budget, Claim, Experiment, Finding, Lines, Numbers, Table, over_seeds,
+    Bars,
+    Budget,
+    Claim,
+    Experiment,
+    Finding,
+    Lines,
+    Numbers,
+    Table,
+    over_seeds,
 )  # fmt: skip
 from tformer.model import Transformer
 from tformer.train import cross_entropy
 
 STATES = 512  # that every MLP is given
-
-# ---------------------------------------------------------------------------- what is trained here
-
-
-def facts_of(budget: Budget, seed: int) -> Facts:
-    """As many facts as separate MLPs can learn in the steps given."""
-    return Facts(budget.pick(quick=512, full=1024), seed)
-
-
-@cache
-def learned_by_heart(budget: Budget, seed: int, variant: str = "separate") -> Transformer:
-    """Three blocks whose MLPs, and nothing else, have learned facts; MLPs as the variant says. Computed once."""
-    facts = facts_of(budget, seed)
-    config = tiny(vocab_size=facts.n, n_ctx=1, n_layers=3, n_heads=1, d_model=32, d_mlp=64, tied=False)
-    model = build(config, seed, lambda model: only_mlps_learn(with_mlps(model, variant)))
-    train(model, facts, budget.pick(quick=200, full=600), seed, batch_size=facts.n // 2, lr=1e-2)
-    return model
-
-
-def with_mlps(model: Transformer, variant: str) -> Transformer:
-    """The model with MLPs as the variant says."""
-    c = model.config
-    replace = {
-        "separate": lambda model: None, "same start": same_start, "shared": one_mlp(c.d_mlp),
-        "shared, wide": one_mlp(c.n_layers * c.d_mlp),
-    }[variant]  # fmt: skip
-    replace(model)
-    return model
-
-
-@cache
-def reversing(budget: Budget, seed: int, variant: str = "separate") -> tuple[Transformer, Reversal]:
-    """Two blocks that have learned to reverse. Computed once."""
-    task = Reversal(4, 8, seed)
-    config = tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, d_model=32)
-    model = build(config, seed, lambda model: with_mlps(model, variant))
-    train(model, task, budget.pick(quick=100, full=400), seed, batch_size=32, lr=6e-3)
-    return model, task
-
 
 # ---------------------------------------------------------------------------- one position alone
 
@@ -85,7 +65,7 @@ def measure_alone(budget: Budget, seed: int, subject: Subject | None) -> AloneEv
         ids = torch.from_numpy(task.fresh(1, 1)[0].copy())
     at = ids.shape[1] // 2
     torch.manual_seed(seed)
-    blocks = list(model.blocks)
+    blocks = blocks_of(model)
     return AloneEvidence(
         at,
         _movement([b.mlp for b in blocks], model, ids, at),
@@ -95,7 +75,7 @@ def measure_alone(budget: Budget, seed: int, subject: Subject | None) -> AloneEv
 
 @torch.inference_mode()
 def _movement(parts: Sequence[nn.Module], model: Transformer, ids: Tensor, at: int) -> list[float]:
-    """How far each position's output moves when position `at` gets a random input: the largest of all parts."""
+    """How far the outputs move when position `at` gets a random input, the largest of all parts."""
     moved = []
     for part, (x, *rest) in zip(parts, arguments(parts, model, ids), strict=True):
         other = x.clone()
@@ -183,10 +163,10 @@ def _compared(model: Transformer, inputs: Tensor, targets: Tensor, own: bool) ->
         return float(losses.mean())
 
     order = torch.randperm(model.config.d_model)
-    seen = arguments([b.norm_2 for b in model.blocks], model, inputs)
+    seen = arguments([b.norm_2 for b in blocks_of(model)], model, inputs)
     states = torch.cat([x.flatten(0, 1) for x, *_ in seen])
     states = states[torch.randperm(len(states))[:STATES]]
-    blocks, usual, rows = list(model.blocks), loss(), []
+    blocks, usual, rows = blocks_of(model), loss(), []
     for i, j in pairs(len(blocks)):
         a, b = neurons(blocks[i]), neurons(blocks[j])
         matched, shuffled = best_match(a, b), best_match(a, in_other_basis(b, order))
@@ -252,20 +232,21 @@ def show_likeness(measured: Sequence[LikenessEvidence]) -> Finding:
         claims.append(
             Claim(
                 "Each MLP is of use in its own block: exchanging two costs",
-                over("exchange", ".2f", "nats"), "at least", 0.3, "Exchanging equal ones costs 0; a guess loses ln 512 = 6.2.",
+                over("exchange", ".2f", "nats"), "at least", 0.3,
+                "Exchanging equal ones costs 0; a guess among all values loses more than 6.",
             )
         )  # fmt: skip
     attention, mlp = first.block_parameters
     whose = (
         "Three blocks whose MLPs learned a table of facts by heart were compared in pairs. "
         if first.own
-        else f"The {first.blocks} blocks of the run were compared in pairs; in each, attention has {attention:,} "
-        f"numbers and the MLP {mlp:,}. "
+        else f"The {first.blocks} blocks of the run were compared in pairs; in each, attention has "
+        f"{attention:,} numbers and the MLP {mlp:,}. "
     )
     said = (
-        f"{whose}The order of neurons means nothing, so each was also matched with the nearest of all neurons "
-        "of the other block; shuffling the features of the stream shows what chance gives. CKA forgives any "
-        "rotation of the outputs: where it is high even for shuffled ones, it says that the inputs were the "
+        f"{whose}The order of neurons means nothing, so each was also matched with the nearest of all "
+        "neurons of the other block; shuffling the features of the stream shows what chance gives. CKA "
+        "forgives any rotation of the outputs: high even for shuffled ones, it says that the inputs were the "
         "same and little of the MLPs."
     )
     return Finding(said, (table,), (), tuple(claims))
@@ -296,7 +277,7 @@ def measure_parting(budget: Budget, seed: int, subject: Subject | None) -> Parti
     """Start all MLPs from the same weights, train, and compare what was added."""
     after = learned_by_heart(budget, seed, "same start")
     before = build(after.config, seed, same_start)  # the same draw
-    old, new = ([flat(block.mlp) for block in model.blocks] for model in (before, after))
+    old, new = ([flat(block.mlp) for block in blocks_of(model)] for model in (before, after))
     found = pairs(len(new))
 
     def mean(vectors: list[Tensor]) -> float:
@@ -349,9 +330,9 @@ def measure_shared(budget: Budget, seed: int, subject: Subject | None) -> Shared
     for variant in VARIANTS:
         model = learned_by_heart(budget, seed, variant)
         evidence.loss[variant], evidence.known[variant] = recall(model, facts)
-        distinct = {id(b.mlp): b.mlp for b in model.blocks}.values()
+        distinct = {id(b.mlp): b.mlp for b in blocks_of(model)}.values()
         evidence.parameters[variant] = sum(n_parameters(mlp) for mlp in distinct)
-        evidence.multiplications[variant] = sum(flat(b.mlp).numel() for b in model.blocks)
+        evidence.multiplications[variant] = sum(flat(b.mlp).numel() for b in blocks_of(model))
         reverser, task = reversing(budget, seed, variant)
         evidence.reversal[variant] = halves(accuracies(reverser, task), task)[1]
     return evidence
@@ -368,8 +349,8 @@ def show_shared(measured: Sequence[SharedEvidence]) -> Finding:
         "Facts learned by the MLPs of three blocks, and the reversal",
         ("MLPs", "parameters", "products", "nats a fact", "known", "reversal"),
         tuple(
-            (v, f"{first.parameters[v]:,}", f"{first.multiplications[v]:,}", over("loss", v), over("known", v),
-             over("reversal", v))
+            (v, f"{first.parameters[v]:,}", f"{first.multiplications[v]:,}", over("loss", v),
+             over("known", v), over("reversal", v))
             for v in VARIANTS
         ),
     )  # fmt: skip
@@ -382,7 +363,7 @@ def show_shared(measured: Sequence[SharedEvidence]) -> Finding:
     claims = (
         Claim(
             "One MLP for all blocks, of the same width, remembers fewer facts than separate ones",
-            lost, "at least", 0.1, "It has a third of the parameters; 0 if these did not count. A tenth is 51 facts.",
+            lost, "at least", 0.1, "It has a third of the parameters; 0 if these did not count.",
         ),
         Claim(
             "As many parameters, shared, give back most of what sharing lost",

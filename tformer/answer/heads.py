@@ -8,21 +8,27 @@ import torch
 from torch import Tensor
 
 from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters, tiny, train
-from tformer.answer.lookups import (
-    HeadScores, Places, Repeats, best, head_scores, looking_everywhere, not_looking_back_by,
-    random_repeats, without_heads,
-)  # fmt: skip
-from tformer.answer.mlps import arguments
+from tformer.answer.lookups import Places, without_heads
+from tformer.answer.mlps import arguments, blocks_of
+from tformer.answer.repeats import REPEATS
 from tformer.attention_maps import CARRIES, attention_weights, mirror
 from tformer.data import Reversal
 from tformer.evidence import (
-    Budget, Cell, Claim, Experiment, Finding, Heat, Lines, Numbers, Table, over_seeds,
+    Budget,
+    Cell,
+    Claim,
+    Experiment,
+    Finding,
+    Heat,
+    Lines,
+    Numbers,
+    Table,
+    over_seeds,
 )  # fmt: skip
 from tformer.model import Transformer
 from tformer.train import cross_entropy
 
 SOLVED = 0.9  # accuracy of the second half from which on a run is said to reverse
-MAPS = 24  # positions of a picture
 
 # ---------------------------------------------------------------------------- a sum over heads
 
@@ -43,11 +49,11 @@ def measure_sum(budget: Budget, seed: int, subject: Subject | None) -> SumEviden
     else:
         model = build(tiny(vocab_size=32, n_ctx=32), seed)
         ids = torch.randint(32, (2, 32))
-        for block in model.blocks:  # it starts at zero
+        for block in blocks_of(model):  # it starts at zero
             block.attn.out.weight.normal_(std=model.config.d_model**-0.5)
     worst, c = 0.0, model.config
-    for layer, (gathered,) in enumerate(arguments([b.attn.out for b in model.blocks], model, ids)):
-        out = model.blocks[layer].attn.out
+    for layer, (gathered,) in enumerate(arguments([b.attn.out for b in blocks_of(model)], model, ids)):
+        out = blocks_of(model)[layer].attn.out
         whole, nothing = out(gathered), out(torch.zeros_like(gathered))
         summed = nothing.clone()
         for head in range(c.n_heads):
@@ -94,7 +100,7 @@ def measure_mirror(budget: Budget, seed: int, subject: Subject | None) -> Mirror
     """Where heads look, and the accuracy without each, on the run or on a model trained here."""
     if subject and subject.task:
         return _mirrored(subject.model, subject.task, seed, own=False)
-    task = Reversal(*budget.pick(quick=(5, 10), full=(8, 16)), seed)
+    task = Reversal(budget.pick(quick=5, full=8), budget.pick(quick=10, full=16), seed)
     model = build(tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, d_model=budget.pick(32, 64)), seed)
     train(model, task, budget.pick(quick=120, full=500), seed, batch_size=32, lr=budget.pick(6e-3, 3e-3))
     return _mirrored(model, task, seed, own=True)
@@ -148,8 +154,8 @@ def show_mirror(measured: Sequence[MirrorEvidence]) -> Finding:
         ),
     )  # fmt: skip
     heat = Heat(
-        f"Where the head {first.names[0]} looks, mean over sequences", "position that asks", "position looked at",
-        (("", tuple(map(tuple, first.weights))),),
+        f"Where the head {first.names[0]} looks, mean over sequences", "position that asks",
+        "position looked at", (("", tuple(map(tuple, first.weights))),),
     )  # fmt: skip
     alone = Numbers(tuple(e.accuracy - e.zeroed[0] for e in measured), ".2f")
     said = (
@@ -179,175 +185,6 @@ def show_mirror(measured: Sequence[MirrorEvidence]) -> Finding:
         ),
     )  # fmt: skip
     return Finding(said, (table,), (heat,), claims)
-
-
-# ---------------------------------------------------------------------------- repeats
-
-
-@dataclass(frozen=True)
-class RepeatsEvidence:
-    """Scores of all heads on sequences that repeat, and what is left without the look one back."""
-
-    scores: list[HeadScores]
-    uniform: HeadScores
-    text_scores: list[HeadScores]  # on the run's text
-    text_uniform: HeadScores | None
-    accuracy: dict[str, float]  # of the targets that repeat
-    repeated: dict[str, float]  # score of the best head for repeated tokens
-    one_layer: float  # accuracy of a model of one block; NaN for a run
-    maps: list[list[list[float]]]  # of the best head of either kind, on one sequence
-    own: bool
-
-
-USUAL, BACK_1, BACK_2 = "as trained", "without the look 1 back", "without the look 2 back"
-
-
-def measure_repeats(budget: Budget, seed: int, subject: Subject | None) -> RepeatsEvidence:
-    """Score the heads of the run, or of a model trained here on repeating sequences."""
-    if subject and not subject.task:
-        model, length = subject.model, min(24, subject.model.config.n_ctx // 2)
-        ids = random_repeats(model.config.vocab_size, 16, length, seed)
-        known = (torch.arange(ids.shape[1] - 1) >= length).expand(len(ids), -1)
-        text = subject.ids(16, 64, seed) if subject.text_ids is not None else None
-        return _repeating(model, ids, known, text, float("nan"))
-    task = Repeats(16, 18, (4, 7), seed)
-    trained = []
-    for n_layers in (2, 1):
-        config = tiny(
-            family="nanochat",
-            vocab_size=task.symbols,
-            n_ctx=task.n_ctx,
-            n_layers=n_layers,
-            n_heads=2,
-            d_mlp=32,
-        )
-        trained.append(build(config, seed))
-        train(trained[-1], task, budget.pick(quick=160, full=500), seed, batch_size=48, lr=8e-3)
-    ids, known = task.fresh(300)
-    one_layer = _accuracy(trained[1], ids, known)
-    return _repeating(trained[0], ids, known, None, one_layer)
-
-
-@torch.inference_mode()
-def _accuracy(model: Transformer, ids: Tensor, known: Tensor) -> float:
-    return float((model(ids[:, :-1]).argmax(-1) == ids[:, 1:])[known].double().mean())
-
-
-def _repeating(
-    model: Transformer, ids: Tensor, known: Tensor, text: Tensor | None, one_layer: float
-) -> RepeatsEvidence:
-    inputs = ids[:, :-1]
-    weights = attention_weights(model, inputs)
-    scores = head_scores(weights, inputs)
-    before, after = best(scores, "previous"), best(scores, "repeated")
-    accuracy, repeated = {USUAL: _accuracy(model, ids, known)}, {USUAL: after.repeated}
-    for name, distance in ((BACK_1, 1), (BACK_2, 2)):
-        with not_looking_back_by(model, distance, range(after.layer - 1)):
-            accuracy[name] = _accuracy(model, ids, known)
-            now = head_scores(attention_weights(model, inputs), inputs)
-        repeated[name] = next(h.repeated for h in now if (h.layer, h.head) == (after.layer, after.head))
-    return RepeatsEvidence(
-        scores, looking_everywhere(inputs),
-        head_scores(attention_weights(model, text), text) if text is not None else [],
-        looking_everywhere(text) if text is not None else None,
-        accuracy, repeated, one_layer,
-        [weights[h.layer - 1, 0, h.head - 1, :MAPS, :MAPS].tolist() for h in (before, after)],
-        own=one_layer == one_layer,
-    )  # fmt: skip
-
-
-KINDS = {"previous": "the token before", "repeated": "what followed last time", "first": "the first token"}
-
-
-def show_repeats(measured: Sequence[RepeatsEvidence]) -> Finding:
-    """Previous-token heads, and heads for repeated tokens that need them."""
-    first = measured[0]
-    maps = Heat(
-        "One sequence", "position that asks", "position looked at",
-        (("the token before", tuple(map(tuple, first.maps[0]))),
-         ("what followed last time", tuple(map(tuple, first.maps[1])))),
-    )  # fmt: skip
-    knocked = Table(
-        "A path closed: no query below the second head's layer may look 1, or 2, back",
-        ("", "known targets right", "weight on what followed"),
-        tuple(
-            (name, Numbers(tuple(e.accuracy[name] for e in measured), ".2f"),
-             Numbers(tuple(e.repeated[name] for e in measured), ".2f"))
-            for name in (USUAL, BACK_1, BACK_2)
-        ),
-    )  # fmt: skip
-    if not first.own:
-        said = (
-            "Random ids and then the same again: nothing but the repetition can be learned from them. Below are "
-            "the three heads that give most weight to each kind of place. Whether a run has such heads "
-            "depends on what it has learned, so nothing is claimed."
-        )
-        return Finding(said, (_run_table(measured), knocked), (maps,))
-    rows = []
-    for field, what in KINDS.items():
-        tops = [best(e.scores, field) for e in measured]
-        layers = ", ".join(str(top.layer) for top in tops)
-        rows.append(
-            (what, layers, Numbers(tuple(getattr(top, field) for top in tops), ".2f"),
-             Numbers(tuple(getattr(e.uniform, field) for e in measured), ".2f"))
-        )  # fmt: skip
-    table = Table(
-        "Heads by where they look", ("most weight on", "layers", "weight", "if uniform"), tuple(rows)
-    )
-    one = Numbers(tuple(e.one_layer for e in measured), ".2f")
-    said = (
-        "Two blocks of two heads learned sequences in which a few symbols repeat, at a distance that varies. "
-        "A head that finds what followed the last time needs to know what stood before each token; if that "
-        "comes from a previous-token head in the block below, closing its path must undo both. One block "
-        f"alone, with the same training, gets {one} of the known targets right."
-    )
-    claims = (
-        Claim(
-            "A head of the first block looks mostly at the token before",
-            Numbers(tuple(max(h.previous_most for h in e.scores if h.layer == 1) for e in measured), ".2f"),
-            "at least", 0.5, "Of its queries, those whose largest weight is there: most of them.",
-        ),
-        Claim(
-            "A head of the second block looks mostly at what followed an earlier copy",
-            Numbers(tuple(max(h.repeated_most for h in e.scores if h.layer == 2) for e in measured), ".2f"),
-            "at least", 0.5, "Of its queries, those whose largest weight is there: most of them.",
-        ),
-        Claim(
-            "The second needs the first: without the look 1 back accuracy is lost",
-            Numbers(tuple(e.accuracy[USUAL] - e.accuracy[BACK_1] for e in measured), ".2f"), "at least", 0.4,
-            "About half of what is above a guess among the symbols of the sequence (1/7 to 1/4).",
-        ),
-        Claim(
-            "It is that path: without the look 2 back accuracy stays",
-            Numbers(tuple(e.accuracy[USUAL] - e.accuracy[BACK_2] for e in measured), ".2f"), "at most", 0.1,
-            "A quarter of what the other path must cost; 0 would be no loss at all.",
-        ),
-        Claim(
-            "Two blocks get more right than one",
-            Numbers(tuple(e.accuracy[USUAL] - e.one_layer for e in measured), ".2f"), "at least", 0.2,
-            "No need of two blocks would be 0; a quarter of what is above a guess.",
-        ),
-    )  # fmt: skip
-    return Finding(said, (table, knocked), (maps,), claims)
-
-
-def _run_table(measured: Sequence[RepeatsEvidence]) -> Table:
-    """The three best heads of the run for each kind of place."""
-    first = measured[0]
-    rows: list[tuple[Cell, ...]] = []
-    for field, what in KINDS.items():
-        by_head = np.array([[getattr(h, field) for h in e.scores] for e in measured])
-        for i in np.argsort(-by_head.mean(0), kind="stable")[:3]:
-            head = first.scores[i]
-            text = tuple(getattr(e.text_scores[i], field) for e in measured if e.text_scores)
-            cells: list[Cell] = [Numbers(tuple(by_head[:, i]), ".2f"), Numbers(text, ".2f") if text else "-"]
-            rows.append((what, f"{head.layer}.{head.head}", *cells))
-        uniform = [Numbers(tuple(getattr(e.uniform, field) for e in measured), ".2f")]
-        text = tuple(getattr(e.text_uniform, field) for e in measured if e.text_uniform)
-        rows.append((what, "uniform", *uniform, Numbers(text, ".2f") if text else "-"))
-    return Table(
-        "Weight that heads (layer.head) give", ("to", "head", "random ids, repeated", "its text"), tuple(rows)
-    )
 
 
 # ---------------------------------------------------------------------------- one head or several
@@ -455,17 +292,10 @@ def show_several(measured: Sequence[SeveralEvidence]) -> Finding:
     return Finding(said, (table,), (figure,), claims)
 
 
-def too_short(subject: Subject | None) -> str | None:
-    """A repetition needs two positions of each kind."""
-    if subject and not subject.task and subject.model.config.n_ctx < 6:
-        return "the model of --run sees fewer than 6 positions"
-    return None
-
-
 EXPERIMENTS = (
     Experiment("sum", "Heads add up", measure_sum, show_sum, (2, 3)),
-    Experiment("mirror", "The anti-diagonal head, and the model without it", measure_mirror, show_mirror, (3, 5)),
-    Experiment("repeats", "Previous-token and repeated-token heads", measure_repeats, show_repeats, (2, 5),
-               too_short),
+    Experiment("mirror", "The anti-diagonal head, and the model without it", measure_mirror, show_mirror,
+               (3, 5)),
+    REPEATS,
     Experiment("several", "One head against several", measure_several, show_several, (2, 5)),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the experiments on heads use: tasks that need looking back, removing heads, scores of where heads look."""
+"""What the experiments on heads use: tasks that need looking back, removing heads, where heads look."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tformer.answer.mlps import blocks_of
 from tformer.data import rng
 from tformer.model import Transformer
 
@@ -89,21 +90,21 @@ class Places:
 def without_heads(model: Transformer, heads: Collection[Head], mean: bool = False) -> Iterator[None]:
     """Inside, these heads give nothing to the output projection: zeros, or their mean over the batch."""
 
+    d_head = model.config.d_head
+
     def hook_of(layer: int) -> Any:
-        columns = [
-            h * model.config.d_head + i for l, h in heads if l == layer for i in range(model.config.d_head)
-        ]
+        gone = torch.zeros(model.config.n_heads, d_head, dtype=torch.bool)
+        gone[[head for at, head in heads if at == layer]] = True
 
         def hook(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-            x = args[0].clone()
-            x[..., columns] = x[..., columns].mean(0, keepdim=True) if mean else 0.0
-            return (x,)
+            x = args[0]
+            return (torch.where(gone.flatten(), x.mean(0, keepdim=True) if mean else torch.zeros(()), x),)
 
         return hook
 
     with ExitStack() as stack:
         for layer in {layer for layer, _ in heads}:
-            out = model.blocks[layer].attn.out
+            out = blocks_of(model)[layer].attn.out
             stack.callback(out.register_forward_pre_hook(hook_of(layer)).remove)
         yield
 
@@ -122,7 +123,7 @@ def not_looking_back_by(model: Transformer, distance: int, layers: Collection[in
 
     with ExitStack() as stack:
         for layer in layers:
-            attn = model.blocks[layer].attn
+            attn = blocks_of(model)[layer].attn
             stack.enter_context(patch.object(attn, "attend", blind(attn.attend)))
         yield
 
@@ -168,14 +169,12 @@ def head_scores(weights: Tensor, ids: Tensor) -> list[HeadScores]:
         place = weights.argmax(-1, keepdim=True)
         hit = target[None, :, None].expand_as(weights).gather(-1, place)[..., 0]
         most.append((hit * queries[:, None]).sum((1, 3)) / n)
+    columns = [*means, most[0], most[1]]  # as the fields of HeadScores, each (layer, head)
     return [
-        HeadScores(
-            layer + 1, head + 1, *(float(m[layer, head]) for m in means),
-            float(most[0][layer, head]), float(most[1][layer, head]),
-        )
+        HeadScores(layer + 1, head + 1, *[float(c[layer, head]) for c in columns])
         for layer in range(weights.shape[0])
         for head in range(weights.shape[2])
-    ]  # fmt: skip
+    ]
 
 
 def looking_everywhere(ids: Tensor) -> HeadScores:

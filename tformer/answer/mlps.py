@@ -1,24 +1,33 @@
-"""What the experiments on MLPs use: facts to learn by heart, one MLP for all blocks, how alike two MLPs are."""
+"""What the experiments on MLPs use: facts to learn by heart, one MLP for all blocks, how alike two are."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tformer.data import rng
+from tformer.answer.lab import build, tiny, train
+from tformer.data import Reversal, rng
+from tformer.evidence import Budget
 from tformer.model import MLP, Block, Transformer
 from tformer.train import cross_entropy
 
 STREAM_FACTS, STREAM_QUESTIONS = 110, 111  # 100 is the subject's
 MOST_NEURONS = 256  # compared with all of another block
 MOST_PAIRS = 15  # of blocks
+
+
+def blocks_of(model: Transformer) -> list[Block]:
+    """The blocks, as what they are."""
+    return cast(list[Block], list(model.blocks))
+
 
 # ---------------------------------------------------------------------------- facts
 
@@ -60,7 +69,7 @@ def only_mlps_learn(model: Transformer) -> None:
         model.embed.weight.normal_()
         model.unembed.weight.normal_(std=model.config.d_model**-0.5)
     model.requires_grad_(False)
-    for block in model.blocks:
+    for block in blocks_of(model):
         block.mlp.requires_grad_(True)
 
 
@@ -79,7 +88,7 @@ def one_mlp(d_mlp: int) -> Callable[[Transformer], None]:
             for bias in (shared.up.bias, shared.down.bias):
                 if bias is not None:
                     bias.zero_()
-        for block in model.blocks:
+        for block in blocks_of(model):
             block.mlp = shared
 
     return replace
@@ -87,14 +96,14 @@ def one_mlp(d_mlp: int) -> Callable[[Transformer], None]:
 
 def same_start(model: Transformer) -> None:
     """Gives every block the weights of the first one's MLP, as copies."""
-    for block in model.blocks[1:]:
-        block.mlp.load_state_dict(model.blocks[0].mlp.state_dict())
+    for block in blocks_of(model)[1:]:
+        block.mlp.load_state_dict(blocks_of(model)[0].mlp.state_dict())
 
 
 @contextmanager
 def exchanged(model: Transformer, i: int, j: int) -> Iterator[None]:
     """Inside, blocks i and j have each other's MLP."""
-    a, b = model.blocks[i], model.blocks[j]
+    a, b = blocks_of(model)[i], blocks_of(model)[j]
     a.mlp, b.mlp = b.mlp, a.mlp
     try:
         yield
@@ -169,3 +178,42 @@ def arguments(modules: Sequence[nn.Module], model: Transformer, ids: Tensor) -> 
         for hook in hooks:
             hook.remove()
     return [seen[m] for m in modules]
+
+
+# ---------------------------------------------------------------------------- what is trained here
+
+
+def facts_of(budget: Budget, seed: int) -> Facts:
+    """As many facts as separate MLPs can learn in the steps given."""
+    return Facts(budget.pick(quick=512, full=1024), seed)
+
+
+@cache
+def learned_by_heart(budget: Budget, seed: int, variant: str = "separate") -> Transformer:
+    """Three blocks whose MLPs, and nothing else, have learned facts. Computed once for each variant."""
+    facts = facts_of(budget, seed)
+    config = tiny(vocab_size=facts.n, n_ctx=1, n_layers=3, n_heads=1, d_model=32, d_mlp=64, tied=False)
+    model = build(config, seed, lambda model: only_mlps_learn(with_mlps(model, variant)))
+    train(model, facts, budget.pick(quick=200, full=600), seed, batch_size=facts.n // 2, lr=1e-2)
+    return model
+
+
+def with_mlps(model: Transformer, variant: str) -> Transformer:
+    """The model with MLPs as the variant says."""
+    c = model.config
+    replace = {
+        "separate": lambda model: None, "same start": same_start, "shared": one_mlp(c.d_mlp),
+        "shared, wide": one_mlp(c.n_layers * c.d_mlp),
+    }[variant]  # fmt: skip
+    replace(model)
+    return model
+
+
+@cache
+def reversing(budget: Budget, seed: int, variant: str = "separate") -> tuple[Transformer, Reversal]:
+    """Two blocks that have learned to reverse. Computed once."""
+    task = Reversal(4, 8, seed)
+    config = tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, d_model=32)
+    model = build(config, seed, lambda model: with_mlps(model, variant))
+    train(model, task, budget.pick(quick=100, full=400), seed, batch_size=32, lr=6e-3)
+    return model, task
