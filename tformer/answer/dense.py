@@ -171,11 +171,8 @@ def _compared(model: Transformer, inputs: Tensor, targets: Tensor, own: bool) ->
         a, b = neurons(blocks[i]), neurons(blocks[j])
         matched, shuffled = best_match(a, b), best_match(a, in_other_basis(b, order))
         norm_a, norm_b = blocks[i].norm_2(states), blocks[j].norm_2(states)
-        of_a, of_b, of_shuffled = (
-            blocks[i].mlp(norm_a),
-            blocks[j].mlp(norm_b),
-            blocks[j].mlp(norm_b[:, order]),
-        )
+        pair = ((i, norm_a), (j, norm_b), (j, norm_b[:, order]))
+        of_a, of_b, of_shuffled = (blocks[k].mlp(x[None])[0] for k, x in pair)  # (N, C)
         with exchanged(model, i, j):
             added = loss() - usual
         rows.append({

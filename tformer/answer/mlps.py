@@ -63,7 +63,7 @@ def recall(model: nn.Module, facts: Facts) -> tuple[float, float]:
     return float(cross_entropy(logits, values).mean()), float((logits.argmax(-1) == values).double().mean())
 
 
-def only_mlps_learn(model: Transformer) -> None:
+def only_mlps_learn(model: Transformer) -> Transformer:
     """All else keeps its random start, drawn large enough to tell tokens apart; attention adds nothing."""
     with torch.no_grad():
         model.embed.weight.normal_()
@@ -71,6 +71,7 @@ def only_mlps_learn(model: Transformer) -> None:
     model.requires_grad_(False)
     for block in blocks_of(model):
         block.mlp.requires_grad_(True)
+    return model
 
 
 # ---------------------------------------------------------------------------- variants
@@ -193,7 +194,7 @@ def learned_by_heart(budget: Budget, seed: int, variant: str = "separate") -> Tr
     """Three blocks whose MLPs, and nothing else, have learned facts. Computed once for each variant."""
     facts = facts_of(budget, seed)
     config = tiny(vocab_size=facts.n, n_ctx=1, n_layers=3, n_heads=1, d_model=32, d_mlp=64, tied=False)
-    model = build(config, seed, lambda model: only_mlps_learn(with_mlps(model, variant)))
+    model = build(config, seed, lambda model: with_mlps(only_mlps_learn(model), variant))
     train(model, facts, budget.pick(quick=200, full=600), seed, batch_size=facts.n // 2, lr=1e-2)
     return model
 

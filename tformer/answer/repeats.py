@@ -51,21 +51,20 @@ def measure_repeats(budget: Budget, seed: int, subject: Subject | None) -> Repea
         text = subject.ids(16, 64, seed) if subject.text_ids is not None else None
         return _repeating(model, ids, known, text, float("nan"))
     task = Repeats(16, 18, (4, 7), seed)
-    trained = []
-    for n_layers in (2, 1):
-        config = tiny(
-            family="nanochat",
-            vocab_size=task.symbols,
-            n_ctx=task.n_ctx,
-            n_layers=n_layers,
-            n_heads=2,
-            d_mlp=32,
-        )
-        trained.append(build(config, seed))
-        train(trained[-1], task, budget.pick(quick=160, full=500), seed, batch_size=48, lr=8e-3)
+    trained = [_trained(task, budget.pick(quick=160, full=500), n_layers) for n_layers in (2, 1)]
     ids, known = task.fresh(300)
     one_layer = _accuracy(trained[1], ids, known)
     return _repeating(trained[0], ids, known, None, one_layer)
+
+
+def _trained(task: Repeats, steps: int, n_layers: int) -> Transformer:
+    """Rotary positions: how far back a token stands is what a previous-token head has to see."""
+    config = tiny(
+        family="nanochat", vocab_size=task.symbols, n_ctx=task.n_ctx, n_layers=n_layers, n_heads=2, d_mlp=32
+    )
+    model = build(config, task.seed)
+    train(model, task, steps, task.seed, batch_size=48, lr=8e-3)
+    return model
 
 
 @torch.inference_mode()
