@@ -28,6 +28,7 @@ from tformer.evidence import (
 from tformer.model import Transformer
 from tformer.train import cross_entropy
 
+SHOWN = 8  # heads, in the table of ablations
 SOLVED = 0.9  # accuracy of the second half from which on a run is said to reverse
 
 # ---------------------------------------------------------------------------- a sum over heads
@@ -87,7 +88,7 @@ class MirrorEvidence:
     uniform: float
     accuracy: float  # of the second half
     chance: float
-    zeroed: list[float]  # accuracy without this head
+    zeroed: list[float]  # accuracy without this head, of the first few
     averaged: list[float]  # the same, its output replaced by its mean over sequences
     without_lookers: float  # without all heads that give half of their weight to the mirrored place
     without_others: float  # their output averaged
@@ -124,8 +125,8 @@ def _mirrored(model: Transformer, task: Reversal, seed: int, own: bool) -> Mirro
         uniform=found.uniform,
         accuracy=accuracy([]),
         chance=1 / task.symbols,
-        zeroed=[accuracy([at]) for at in heads],
-        averaged=[accuracy([at], mean=True) for at in heads],
+        zeroed=[accuracy([at]) for at in heads[:SHOWN]],
+        averaged=[accuracy([at], mean=True) for at in heads[:SHOWN]],
         without_lookers=accuracy(lookers),
         without_others=accuracy(others, mean=True),
         lookers=len(lookers),
@@ -142,7 +143,7 @@ def show_mirror(measured: Sequence[MirrorEvidence]) -> Finding:
         return (name, *(Numbers(tuple(v), ".2f") for v in values))
 
     accuracy = Numbers(tuple(e.accuracy for e in measured), ".2f")
-    ranks = range(min(8, len(first.shares)))
+    ranks = range(len(first.zeroed))
     table = Table(
         f"Accuracy of the second half without heads (with all: {accuracy})",
         ("left out", "weight on the mirrored place", "set to 0", "set to its mean"),

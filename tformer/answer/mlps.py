@@ -21,7 +21,6 @@ from tformer.train import cross_entropy
 
 STREAM_FACTS, STREAM_QUESTIONS = 110, 111  # 100 is the subject's
 MOST_NEURONS = 256  # compared with all of another block
-MOST_PAIRS = 15  # of blocks
 
 
 def blocks_of(model: Transformer) -> list[Block]:
@@ -115,7 +114,7 @@ def exchanged(model: Transformer, i: int, j: int) -> Iterator[None]:
 # ---------------------------------------------------------------------------- how alike
 
 
-def pairs(n_layers: int, most: int = MOST_PAIRS) -> list[tuple[int, int]]:
+def pairs(n_layers: int, most: int) -> list[tuple[int, int]]:
     """Pairs of blocks i < j, evenly thinned to `most`."""
     found = list(combinations(range(n_layers), 2))
     return found[:: math.ceil(len(found) / most)] if found else []

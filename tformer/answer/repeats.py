@@ -46,9 +46,10 @@ def measure_repeats(budget: Budget, seed: int, subject: Subject | None) -> Repea
     """Score the heads of the run, or of a model trained here on repeating sequences."""
     if subject and not subject.task:
         model, length = subject.model, min(24, subject.model.config.n_ctx // 2)
-        ids = random_repeats(model.config.vocab_size, 16, length, seed)
+        n = budget.pick(quick=4, full=16)
+        ids = random_repeats(model.config.vocab_size, n, length, seed)
         known = (torch.arange(ids.shape[1] - 1) >= length).expand(len(ids), -1)
-        text = subject.ids(16, 64, seed) if subject.text_ids is not None else None
+        text = subject.ids(n, 64, seed) if subject.text_ids is not None else None
         return _repeating(model, ids, known, text, float("nan"))
     task = Repeats(16, 18, (4, 7), seed)
     trained = [_trained(task, budget.pick(quick=160, full=500), n_layers) for n_layers in (2, 1)]
