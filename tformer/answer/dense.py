@@ -40,6 +40,7 @@ from tformer.model import Transformer
 from tformer.train import cross_entropy
 
 STATES = 512  # that every MLP is given
+SEQUENCES = 16  # of which a position is replaced
 
 # ---------------------------------------------------------------------------- one position alone
 
@@ -48,7 +49,7 @@ STATES = 512  # that every MLP is given
 class AloneEvidence:
     """How far outputs move when one position's input is replaced, in units of its own output's movement.
 
-    The largest of all blocks at each position; `at` is the one that was replaced.
+    A mean over sequences, the largest of all blocks at each position; `at` is the one that was replaced.
     """
 
     at: int
@@ -59,10 +60,10 @@ class AloneEvidence:
 def measure_alone(budget: Budget, seed: int, subject: Subject | None) -> AloneEvidence:
     """Replace the state of one position, before the MLP and before attention of every block."""
     if subject:
-        model, ids = subject.model, subject.ids(1, budget.pick(quick=16, full=64), seed)
+        model, ids = subject.model, subject.ids(SEQUENCES, budget.pick(quick=16, full=64), seed)
     else:
         model, task = reversing(budget, seed)
-        ids = torch.from_numpy(task.fresh(1, 1)[0].copy())
+        ids = torch.from_numpy(task.fresh(SEQUENCES, 1)[0].copy())
     at = ids.shape[1] // 2
     torch.manual_seed(seed)
     blocks = blocks_of(model)
@@ -75,12 +76,12 @@ def measure_alone(budget: Budget, seed: int, subject: Subject | None) -> AloneEv
 
 @torch.inference_mode()
 def _movement(parts: Sequence[nn.Module], model: Transformer, ids: Tensor, at: int) -> list[float]:
-    """How far the outputs move when position `at` gets a random input, the largest of all parts."""
+    """How far the outputs move when position `at` gets random inputs, the largest of all parts."""
     moved = []
     for part, (x, *rest) in zip(parts, arguments(parts, model, ids), strict=True):
         other = x.clone()
         other[:, at] = torch.randn_like(x[:, at]) * x.std()
-        distance = (part(other, *rest) - part(x, *rest))[0].norm(dim=-1)
+        distance = (part(other, *rest) - part(x, *rest)).norm(dim=-1).mean(0)
         moved.append(distance / distance.max().clamp(min=1e-30))
     return [float(largest) for largest in torch.stack(moved).amax(0)]
 
@@ -109,7 +110,8 @@ def show_alone(measured: Sequence[AloneEvidence]) -> Finding:
     )  # fmt: skip
     said = (
         "The state of one position was replaced in front of the MLP, and in front of attention, of every "
-        "block. Movements are relative to the largest one; the figure has the largest of all blocks."
+        "block. Movements, means over sequences, are relative to the largest; the figure has the largest of "
+        "all blocks."
     )
     return Finding(said, (), (figure,), claims)
 
@@ -204,16 +206,16 @@ def show_likeness(measured: Sequence[LikenessEvidence]) -> Finding:
         return Numbers(tuple(float(getattr(e, field)) for e in measured), style, unit)
 
     table = Table(
-        "Two blocks' MLPs, mean over pairs",
+        "Two blocks' MLPs: cosines, mean over pairs",
         ("", "measured", "if unrelated", "if the same"),
         (
-            ("weights as they stand, cosine", over("flat"), "0", "1"),
+            ("weights as they stand", over("flat"), "0", "1"),
             ("neurons, each with its best match", over("matched"), str(over("matched_shuffled")),
              str(over("matched_itself"))),
-            ("outputs for the same states, cosine", over("outputs"), str(over("outputs_shuffled")), "1"),
-            ("the same, the two most alike", over("outputs_largest"), "-", "1"),
+            ("outputs for the same states", over("outputs"), str(over("outputs_shuffled")), "1"),
+            ("these, the two most alike", over("outputs_largest"), "-", "1"),
             ("outputs for the same states, CKA", over("cka"), str(over("cka_shuffled")), "1"),
-            ("loss added by exchanging them, nats", over("exchange"), "-", "0"),
+            ("nats added by exchanging them", over("exchange"), "-", "0"),
         ),
     )  # fmt: skip
     halfway = "Halfway between unrelated (0) and the same (1)."
@@ -348,9 +350,9 @@ def show_shared(measured: Sequence[SharedEvidence]) -> Finding:
 
     table = Table(
         "Facts learned by the MLPs of three blocks, and the reversal",
-        ("MLPs", "parameters", "products", "nats a fact", "known", "reversal"),
+        ("MLPs", "parameters", "products", "facts known", "reversal"),
         tuple(
-            (v, f"{first.parameters[v]:,}", f"{first.multiplications[v]:,}", over("loss", v),
+            (v, f"{first.parameters[v]:,}", f"{first.multiplications[v]:,}",
              over("known", v), over("reversal", v))
             for v in VARIANTS
         ),

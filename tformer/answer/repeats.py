@@ -108,7 +108,7 @@ def show_repeats(measured: Sequence[RepeatsEvidence]) -> Finding:
          ("what followed last time", tuple(map(tuple, first.maps[1])))),
     )  # fmt: skip
     knocked = Table(
-        "A path closed: no query below the second head's layer may look 1, or 2, back",
+        "A path closed in the layers below the second head",
         ("", "known targets right", "weight on what followed"),
         tuple(
             (name, Numbers(tuple(e.accuracy[name] for e in measured), ".2f"),
