@@ -66,7 +66,7 @@ VARIANTS: dict[str, type[Block]] = {
 
 def blocks_of(model: Transformer) -> list[Block]:
     """In order."""
-    return [cast(Block, block) for block in blocks_of(model)]
+    return [cast(Block, block) for block in model.blocks]
 
 
 def copy_of(model: Transformer) -> Transformer:
