@@ -59,7 +59,6 @@ def hidden_weight(value: float, gap: float) -> float:
 def holds_up_to(value: float) -> float:
     """The largest gap at which that weight is exactly 0, by bisection, to 1e-3."""
     low, high = -value - 200.0, -value
-    assert hidden_weight(value, low) == 0 < hidden_weight(value, high)
     while high - low > 1e-3:
         middle = (low + high) / 2
         low, high = (middle, high) if hidden_weight(value, middle) == 0 else (low, middle)

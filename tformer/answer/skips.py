@@ -61,7 +61,7 @@ class TrainingEvidence:
 def measure_training(budget: Budget, seed: int, subject: Subject | None) -> TrainingEvidence:
     """The same draw, data and steps for every variant of a depth."""
     task = Reversal(**TASK, seed=seed)
-    steps = budget.pick(quick=90, full=100)
+    steps = budget.pick(quick=80, full=100)
     rates = budget.pick(quick=(FAST,), full=(FAST, SLOW))
     found = [
         best(depth, name, kind, start_random, task, steps, seed, rates)

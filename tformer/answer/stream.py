@@ -275,7 +275,7 @@ def measure_lens(budget: Budget, seed: int, subject: Subject | None) -> LensEvid
     for name in (BOTH, NEITHER):
         kind = VARIANTS[name]
         model = with_blocks(build(config, seed, start_random), kind)
-        train(model, task, budget.pick(120, 200), seed, batch_size=32, lr=4e-3)
+        train(model, task, budget.pick(100, 200), seed, batch_size=32, lr=4e-3)
         found[name] = lens(model, inputs, targets, task.length - 1)
         errors[name] = sum_error(model, inputs)
     return _lens_evidence(found, errors, task.symbols)
