@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tformer.commands.eval_attention import attention, check_out
+from tformer.commands.eval_lambada import lambada
 from tformer.commands.eval_loss import loss
 from tformer.commands.evaluation import Outcome, Request
 from tformer.commands.options import Device, Json, Run, at_least, print_json
@@ -21,7 +22,8 @@ def command(
     task: Annotated[
         str | None,
         typer.Argument(
-            help="loss, reversal, causality or attention; if left out, reversal for a run on it, else loss.",
+            help="loss, reversal, lambada, causality or attention; if left out, reversal for a run on it, "
+            "else loss.",
             show_default=False,
         ),
     ] = None,
@@ -30,9 +32,10 @@ def command(
         list[str] | None,
         typer.Option(
             help="For loss: score all of this text instead of the run's validation part. For attention: "
-            "show its beginning."
+            "show its beginning. For lambada: passages, as JSON lines, instead of the test set."
         ),
     ] = None,
+    limit: Annotated[int | None, typer.Option(help="For lambada: only the first passages.")] = None,
     n: Annotated[int, typer.Option("-n", help="For reversal: how many fresh sequences.")] = 2000,
     prompt: Annotated[str | None, typer.Option(help="For attention: the text to show.")] = None,
     out: Annotated[
@@ -49,8 +52,9 @@ def command(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Judge a run: cross-entropy, perplexity and bits per byte; accuracy on the reversal task; whether
-    any logit depends on a later token; where each head looks, and which heads carry the reversal.
+    """Judge a run: cross-entropy, perplexity and bits per byte; accuracy on the reversal task; the last
+    words of LAMBADA; whether any logit depends on a later token; where each head looks, and which heads
+    carry the reversal.
 
     Examples: tformer eval; tformer eval loss --run shakespeare --data my.txt; tformer eval causality --json;
     tformer eval attention --prompt "To be, or not to be" --out heads.svg.
@@ -61,8 +65,11 @@ def command(
         raise RequestError(f"--precision {precision}", "expected fp32 or bf16")
     if task != "attention" and (prompt is not None or out is not None):
         raise RequestError("--prompt and --out are for attention", "", "tformer eval attention")
+    if task != "lambada" and limit is not None:
+        raise RequestError("--limit is for lambada", "", "tformer eval lambada")
     check_out(out, overwrite)
     at_least("-n", n, 1)
+    at_least("--limit", limit, 1)
     at_least("--positions", positions, 1)
     at_least("--seed", seed, 0)
     from tformer import render
@@ -71,7 +78,7 @@ def command(
     from tformer.runs import find_run, newest_run, read_record, task_of
 
     resolved = resolve_device(device)
-    wanted = {"loss": "text", "reversal": "reversal"}.get(task or ("loss" if data else ""))
+    wanted = {"loss": "text", "lambada": "text", "reversal": "reversal"}.get(task or ("loss" if data else ""))
     if run is None:
         folder = newest_run(lambda r: wanted in (None, task_of(r)), f"a run on {wanted or 'anything'}")
         render.say(f"using {folder}")
@@ -80,7 +87,7 @@ def command(
     record = read_record(folder)
     task = task or ("loss" if data else "reversal" if task_of(record) == "reversal" else "loss")
     model = load_model(folder, resolved)
-    request = Request(folder, record, model, data or [], prompt, out, n, positions, seed, precision)
+    request = Request(folder, record, model, data or [], prompt, out, n, positions, seed, precision, limit)
     outcome = TASKS[task](request)
     if json:
         print_json({"run": str(folder)} | outcome.result)
@@ -138,6 +145,7 @@ def _attention(request: Request) -> Outcome:
 TASKS: dict[str, Callable[[Request], Outcome]] = {
     "loss": loss,
     "reversal": _reversal,
+    "lambada": lambada,
     "causality": _causality,
     "attention": _attention,
 }

@@ -25,6 +25,7 @@ class Request:
     positions: int
     seed: int
     precision: str
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
