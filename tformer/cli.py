@@ -27,7 +27,8 @@ app = typer.Typer(
 )
 for command in (tokenize, train, evaluate, sample, answer):
     name = "eval" if command is evaluate else command.__name__.rpartition(".")[2]
-    app.command(name)(command.command)
+    examples = "\n  ".join(["\b\nExamples", *command.EXAMPLES])  # \b: the lines stay as they are
+    app.command(name, epilog=examples)(command.command)
 
 
 def _version(wanted: bool) -> None:
@@ -56,7 +57,7 @@ def main() -> NoReturn:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: so do we
             signal.signal(number, _stop)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="tformer", standalone_mode=False)
         sys.stdout.flush()
     except BaseException as error:
         code = _exit_code(error)

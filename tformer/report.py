@@ -21,6 +21,7 @@ from tformer.config import dump_yaml
 from tformer.errors import TformerError
 from tformer.evidence import Bars, Figure, Heat, Lines, Numbers, Series
 from tformer.files import write_file
+from tformer.generations import columns_of, table_rows
 from tformer.model import Transformer
 from tformer.plots import figure_svg
 from tformer.runner import recorded_reversal
@@ -196,6 +197,8 @@ def _evals(evals: Sequence[dict[str, Any]]) -> list[str]:
         figure = _eval_figure(line.get("result") or {})
         if figure:
             parts.append(_shown(figure, f"eval-{i}"))
+        if (line.get("result") or {}).get("temperatures"):
+            parts += _generations(line["result"])
         rows = [[key.replace("_", " "), _number(value)] for key, value in _scalars(line.get("result") or {})]
         parts.append(page.table("", ("", ""), rows, (False, True)))
     return parts
@@ -220,6 +223,19 @@ def _eval_figure(result: dict[str, Any]) -> Figure | None:
         title = "Loss by position in the window: what more context is worth"
         return Lines(title, "position", "nats per token", series, log_x=True)
     return None
+
+
+def _generations(result: dict[str, Any]) -> list[str]:
+    """The measures side by side, and of every prompt the first sample at each temperature."""
+    names = ["", *columns_of(result), "training"]
+    parts = [page.table("", names, table_rows(result), [False] + [True] * (len(names) - 1))]
+    first: dict[tuple[str, float], dict[str, Any]] = {}
+    for sample in result["samples"]:
+        first.setdefault((sample["prompt"], sample["temperature"]), sample)
+    for (prompt, temperature), sample in first.items():
+        parts.append(f'<p class="dim">T {temperature:g}, seed {sample["seed"]}</p>')
+        parts.append(f"<pre><b>{escape(prompt)}</b>{escape(sample['text'])}</pre>")
+    return parts
 
 
 def _attention(text: str, weights: np.ndarray) -> list[str]:

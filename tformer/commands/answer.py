@@ -22,6 +22,15 @@ def complete_question(incomplete: str) -> list[str]:
     return [slug for slug in (*(q.slug for q in questions()), "all") if slug.startswith(incomplete)]
 
 
+EXAMPLES = (
+    "tformer answer",
+    "tformer answer 2",
+    "tformer answer why so many skip connections",
+    "tformer answer heads --run reversal",
+    "tformer answer all --report answers.html",
+)
+
+
 def command(
     question: Annotated[
         list[str] | None,
@@ -56,13 +65,10 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --report.")] = False,
     json: Json = False,
 ) -> None:
-    """Answer the questions that every course on transformers begins with: in words, and with experiments
-    run here and now on the modules that train uses.
+    """Answer the first-principles questions, in words and with experiments run here and now.
 
-    Each claim has a threshold that was chosen before looking, and can fail: then the exit code is 1.
-
-    Examples: tformer answer; tformer answer 2; tformer answer why so many skip connections;
-    tformer answer heads --run reversal; tformer answer all --report answers.html.
+    The experiments use the modules that train uses. Each claim has a threshold that was chosen before
+    looking, and can fail: then the exit code is 1.
     """
     from tformer import answer, render
 

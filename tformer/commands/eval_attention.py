@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tformer.commands.evaluation import Outcome, Request
+from tformer.commands.evaluation import FRESH, Outcome, Request
 from tformer.commands.options import refuse_existing
 from tformer.errors import RequestError
 
@@ -43,7 +43,7 @@ def attention(request: Request, task: "Reversal | None") -> Outcome:
     ids = _ids(request, tokenizer, task)
     device = next(model.parameters()).device
     weights = attention_weights(model, torch.tensor([ids], device=device))[:, 0].float().cpu().numpy()
-    found = mirror(model, task, request.n, index=request.seed) if task else None
+    found = mirror(model, task, request.n or FRESH, index=request.seed) if task else None
     tokens = [tokenizer.text_of(i) for i in ids]
     if out is not None:
         picture = attention_picture(weights, tokens, folder.name, out.suffix.removeprefix("."))
@@ -83,7 +83,10 @@ def _ids(request: Request, tokenizer: "Tokenizer", task: "Reversal | None") -> l
     from tformer import render
     from tformer.corpus import load_corpus
 
-    prompt, data = request.prompt, request.data
+    prompts, data = request.prompts, request.data
+    if len(prompts) > 1:
+        raise RequestError(f"{len(prompts)} times --prompt", "attention is shown on one text", "give one")
+    prompt = prompts[0] if prompts else None
     if prompt is not None and data:
         raise RequestError("--prompt and --data are both a text", "", "leave one out")
     if prompt is None and not data:

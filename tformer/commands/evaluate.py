@@ -8,22 +8,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tformer.commands.eval_attention import attention, check_out
+from tformer.commands.eval_generations import check_sampling, generations
 from tformer.commands.eval_lambada import lambada
 from tformer.commands.eval_loss import loss
-from tformer.commands.evaluation import Outcome, Request
+from tformer.commands.evaluation import FRESH, Outcome, Request
 from tformer.commands.options import Device, Json, Run, at_least, print_json
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
     from tformer.data import Reversal
 
+EXAMPLES = (
+    "tformer eval",
+    "tformer eval loss --run shakespeare --data my.txt",
+    "tformer eval causality --json",
+    'tformer eval attention --prompt "To be, or not to be" --out heads.svg',
+    "tformer eval generations --temperature 0.7 --temperature 1",
+    "tformer eval lambada --run shakespeare --limit 500",
+)
+
 
 def command(
     task: Annotated[
         str | None,
         typer.Argument(
-            help="loss, reversal, lambada, causality or attention; if left out, reversal for a run on it, "
-            "else loss.",
+            help="loss, reversal, lambada, causality, attention or generations; if left out, reversal for a "
+            "run on it, else loss.",
             show_default=False,
         ),
     ] = None,
@@ -32,12 +42,34 @@ def command(
         list[str] | None,
         typer.Option(
             help="For loss: score all of this text instead of the run's validation part. For attention: "
-            "show its beginning. For lambada: passages, as JSON lines, instead of the test set."
+            "show its beginning. For generations: compare with this text instead of the run's own. For "
+            'lambada: passages, {"text": …} a line, instead of the test set, which is downloaded once.'
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="For lambada: only the first passages.")] = None,
-    n: Annotated[int, typer.Option("-n", help="For reversal: how many fresh sequences.")] = 2000,
-    prompt: Annotated[str | None, typer.Option(help="For attention: the text to show.")] = None,
+    limit: Annotated[int | None, typer.Option(help="For lambada: only so many passages, the first.")] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            help="For reversal and attention: how many fresh sequences (2000). For generations: "
+            "samples of each prompt (4).",
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For attention: the text to show. For generations: a text to continue (repeatable); if "
+            "left out, beginnings of lines of the validation text."
+        ),
+    ] = None,
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="For generations: one to sample at (repeatable); 0.5, 0.8 and 1 if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="For generations: tokens of each sample.")] = 200,
     out: Annotated[
         Path | None, typer.Option(help="For attention: a picture of every head, .svg or .png.")
     ] = None,
@@ -46,25 +78,33 @@ def command(
         int, typer.Option(help="For causality: how many positions to change, evenly spread.")
     ] = 64,
     seed: Annotated[
-        int, typer.Option(help="For reversal and causality: which fresh sequences or tokens.")
+        int,
+        typer.Option(
+            help="For reversal and causality: which fresh sequences or tokens. For generations: which "
+            "prompts, and the seed of the first sample."
+        ),
     ] = 1,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Judge a run: cross-entropy, perplexity and bits per byte; accuracy on the reversal task; the last
-    words of LAMBADA; whether any logit depends on a later token; where each head looks, and which heads
-    carry the reversal.
+    """Judge a run, or any Hugging Face directory of the two families.
 
-    Examples: tformer eval; tformer eval loss --run shakespeare --data my.txt; tformer eval causality --json;
-    tformer eval attention --prompt "To be, or not to be" --out heads.svg.
+    loss: cross-entropy, perplexity, bits per byte. reversal: accuracy by position, and the verdict on the
+    mask. lambada: whether the last word of a passage is predicted. causality: whether any logit depends on
+    a later token. attention: where each head looks, and which heads carry the reversal. generations: what
+    it writes at several temperatures, measured beside real text. A check that fails is exit code 1.
     """
     if task is not None and task not in TASKS:
         raise RequestError(f"no evaluation {task!r}", f"expected {', '.join(TASKS)}")
     if precision not in ("fp32", "bf16"):
         raise RequestError(f"--precision {precision}", "expected fp32 or bf16")
-    if task != "attention" and (prompt is not None or out is not None):
-        raise RequestError("--prompt and --out are for attention", "", "tformer eval attention")
+    if task != "attention" and out is not None:
+        raise RequestError("--out is for attention", "", "tformer eval attention")
+    if task not in ("attention", "generations") and prompt:
+        raise RequestError("--prompt is for attention and generations", "", "name one of them")
+    if task != "generations" and temperature:
+        raise RequestError("--temperature is for generations", "", "tformer eval generations")
     if task != "lambada" and limit is not None:
         raise RequestError("--limit is for lambada", "", "tformer eval lambada")
     check_out(out, overwrite)
@@ -72,13 +112,15 @@ def command(
     at_least("--limit", limit, 1)
     at_least("--positions", positions, 1)
     at_least("--seed", seed, 0)
+    check_sampling(task, n, temperature or [], max_tokens)
     from tformer import render
     from tformer.device import resolve_device
     from tformer.huggingface import load_model
     from tformer.runs import find_run, newest_run, read_record, task_of
 
     resolved = resolve_device(device)
-    wanted = {"loss": "text", "lambada": "text", "reversal": "reversal"}.get(task or ("loss" if data else ""))
+    suits = dict.fromkeys(("loss", "lambada", "generations"), "text") | {"reversal": "reversal"}
+    wanted = suits.get(task or ("loss" if data else ""))
     if run is None:
         folder = newest_run(lambda r: wanted in (None, task_of(r)), f"a run on {wanted or 'anything'}")
         render.say(f"using {folder}")
@@ -87,7 +129,10 @@ def command(
     record = read_record(folder)
     task = task or ("loss" if data else "reversal" if task_of(record) == "reversal" else "loss")
     model = load_model(folder, resolved)
-    request = Request(folder, record, model, data or [], prompt, out, n, positions, seed, precision, limit)
+    request = Request(
+        folder, record, model, data or [], prompt or [], out, n, positions, seed, precision,
+        temperatures=temperature or [], max_tokens=max_tokens, limit=limit,
+    )  # fmt: skip
     outcome = TASKS[task](request)
     if json:
         print_json({"run": str(folder)} | outcome.result)
@@ -118,7 +163,7 @@ def _reversal(request: Request) -> Outcome:
     from tformer import evaluate, render
 
     task = _task(request.folder, request.record)
-    result = evaluate.reversal(request.model, task, request.n, request.precision, index=request.seed)
+    result = evaluate.reversal(request.model, task, request.n or FRESH, request.precision, index=request.seed)
     return Outcome(
         asdict(result), lambda console: render.reversal_table(result, console), result.passed,
         on=f"{result.positions[0].n:,} fresh sequences",
@@ -148,4 +193,5 @@ TASKS: dict[str, Callable[[Request], Outcome]] = {
     "lambada": lambada,
     "causality": _causality,
     "attention": _attention,
+    "generations": generations,
 }

@@ -1,7 +1,7 @@
 """What the tasks of `tformer eval` share: what each is asked, and what each returns."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tformer.model import Transformer
+
+FRESH = 2000  # sequences of the reversal task, where -n does not say
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,14 @@ class Request:
     record: dict[str, Any]
     model: "Transformer"
     data: list[str]
-    prompt: str | None
+    prompts: list[str]
     out: Path | None
-    n: int
+    n: int | None  # None: as many as the task takes
     positions: int
     seed: int
     precision: str
+    temperatures: list[float] = field(default_factory=list)
+    max_tokens: int = 200
     limit: int | None = None
 
 

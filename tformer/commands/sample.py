@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 CHOICE = "How a token is chosen: logits / temperature, then top-k, top-p, min-p"
 
+EXAMPLES = (
+    'tformer sample "O God"',
+    'tformer sample "ROMEO." --run shakespeare --temperature 0.7 --top-p 0.9 --seed 1',
+    "cat prompts.txt | tformer sample - --json | jq -r .text",
+)
+
 
 def command(
     prompt: Annotated[
@@ -54,7 +60,6 @@ def command(
     """Continue a prompt. Prompt and continuation stream to stdout as they are generated.
 
     The model sees its last n_ctx tokens; past that it forgets half a context at a time.
-    Examples: tformer sample "O God"; cat prompts.txt | tformer sample - --json | jq -r .text.
     """
     at_least("--max-tokens", max_tokens, 0)
     at_least("-n", n, 1, 1024)

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 SHOWN = 500  # rows of --show
 BLOCK = 1 << 16  # bytes or ids decoded at a time
 
+EXAMPLES = (
+    "tformer tokenize --train my.txt --tokenizer bpe --out bpe.json",
+    'echo "O God" | tformer tokenize --tokenizer bpe.json --show',
+    "tformer tokenize my.txt --tokenizer bpe.json | tformer tokenize - --decode --tokenizer bpe.json",
+)
+
 
 def command(
     files: Annotated[
@@ -47,8 +53,7 @@ def command(
 ) -> None:
     """Turn text into ids, ids into text, or a text into a tokenizer.
 
-    Examples: tformer tokenize --train my.txt --tokenizer bpe --out bpe.json;
-    tformer tokenize my.txt --tokenizer bpe.json | tformer tokenize - --decode --tokenizer bpe.json.
+    Ids go to stdout, separated by spaces; --decode gives back exactly the bytes that they came from.
     """
     names = files or (["-"] if stdin_is_piped() else [])
     if not names:

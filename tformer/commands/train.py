@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 DAILY, DATA = "What people change daily", "Configuration"
 
+EXAMPLES = (
+    "tformer train reversal",
+    "tformer train shakespeare --device cuda",
+    "tformer train my.txt --tokenizer bpe --steps 500",
+    "tformer train my.txt --init-from gpt2/ --lr 1e-4",
+)
+
 
 def command(
     data: Annotated[
@@ -69,7 +76,7 @@ def command(
 ) -> None:
     """Train a model on DATA and leave a run directory that transformers loads as it is.
 
-    Examples: tformer train reversal; tformer train shakespeare; tformer train my.txt --steps 500.
+    Loss, rate and time left show as it trains; Ctrl-C ends after the step and saves, --resume goes on.
     """  # fmt: skip
     sources = data or (["-"] if stdin_is_piped() else [])
     if not sources:
