@@ -72,6 +72,15 @@ def command(
             "--set", metavar="KEY=VALUE", help="Any setting, e.g. model.n_layers=6.", rich_help_panel=DATA
         ),
     ] = None,
+    eval_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help='LAMBADA passages, {"text": …} a line: the loss of their last words goes into '
+            "metrics.jsonl and loss.svg at every evaluation.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a model on DATA and leave a run directory that transformers loads as it is.
@@ -101,7 +110,9 @@ def command(
     }  # fmt: skip
     explicit.append(flag_layer(set_ or [], flags))
     with ExitStack() as stack:
-        session = _open(stack, sources, explicit, bool(preset), device, out, resume, overwrite, init_from)
+        session = _open(
+            stack, sources, explicit, bool(preset), device, out, resume, overwrite, init_from, eval_data
+        )
         passed = _train(session, json)
     if not passed:
         raise typer.Exit(1)
@@ -110,6 +121,7 @@ def command(
 def _open(
     stack: ExitStack, sources: list[str], explicit: "Sequence[Layer]", has_preset: bool,
     device_name: str, out: Path | None, resume: bool, overwrite: bool, init_from: str | None,
+    eval_data: str | None,
 ) -> "Session":  # fmt: skip
     """Everything that can be refused is refused before anything is written."""
     import torch
@@ -118,6 +130,7 @@ def _open(
     from tformer.checkpoint import open_run
     from tformer.corpus import corpus_name
     from tformer.device import resolve_device
+    from tformer.next_word import read_next_words, watch_next_words
     from tformer.progress import download_progress
     from tformer.runs import is_finished, new_run_folder, read_record, recorded_hash, unfinished_run
     from tformer.tokenizer import Tokenizer
@@ -145,6 +158,7 @@ def _open(
         own = Tokenizer.load(folder) if recorded else pretrained.tokenizer if pretrained else None
         data = runner.prepare_data(config, sources, own, recorded_hash(recorded), shown)
     config = runner.decide(config, device, data.tokenizer.vocab_size)
+    words = read_next_words(eval_data, recorded, config, data)
     if out is None and not resume:
         folder = new_run_folder(name)  # another process may have taken the name meanwhile
     run = stack.enter_context(open_run(folder))
@@ -152,6 +166,10 @@ def _open(
     if overwrite:
         run.clear()
     session = runner.open_session(run, config, data, device, pretrained)
+    if words:
+        watch_next_words(session, words)
+    for why, count in (words.passages.skipped if words else {}).items():
+        render.warn(f"passed over {count:,} passages of --eval-data: {why}")
     for problem in session.problems:
         render.warn(f"passed over a checkpoint: {problem}")
     _introduce(session, device, bool(recorded) and is_finished(recorded))
