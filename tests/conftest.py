@@ -1,6 +1,7 @@
 """The tiny models that the tests share, and where the texts for trying are, if they are there."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -38,6 +39,13 @@ FAMILIES = (
     {"family": "nanochat"},
     {"family": "nanochat", "n_heads": 4, "n_kv_heads": 2, "tied": True, "logit_softcap": 0.0},
 )
+
+
+@pytest.fixture(autouse=True)
+def _denormals() -> Iterator[None]:
+    """`train` flushes them, for its process; a command that a test runs in its own leaves none changed."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 def needs_nanochat() -> None:

@@ -388,12 +388,17 @@ def test_a_run_without_passages_may_take_some_when_it_goes_on(place):
     assert list(logged(place / "run")) == [10]
 
 
-@pytest.mark.parametrize(
-    "arguments", [("--set", "data.val_fraction=0"), ("--eval-data", "no.jsonl"), ("--eval-data", "a.txt")]
-)
-def test_passages_that_cannot_be_used_are_refused_before_a_run_is_made(place, arguments):
-    with pytest.raises(RequestError, match=r"val_fraction|no\.jsonl|no passage"):
-        train("--steps", "5", "--eval-data", "p.jsonl", *arguments)
+def test_a_run_that_keeps_no_text_for_validation_is_judged_by_passages(place):
+    train("--steps", "10", "--eval-data", "p.jsonl", "--set", "data.val_fraction=0")
+    assert list(logged(place / "run")) == [5, 10]
+
+
+@pytest.mark.parametrize("name", ["no.jsonl", "a.txt"])
+def test_passages_that_cannot_be_used_are_refused_before_a_run_is_made(place, name):
+    with pytest.raises(RequestError, match=re.escape(name)):
+        train("--steps", "5", "--eval-data", name)
+    with pytest.raises(RequestError, match="is on reversal"):
+        tformer("train", "reversal", "--out", "run", "--eval-data", "p.jsonl")
     assert not (place / "run").exists()
 
 

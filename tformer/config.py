@@ -262,6 +262,8 @@ class Layer:
 
 CORPORA_PRESETS = {name: name for name in ("reversal", "shakespeare", "tinyshakespeare")}
 """Data with a preset of its own; everything else gets `text`."""
+GPU_PRESETS = {"shakespeare": "shakespeare-gpu"}
+"""What takes a preset's place on a GPU."""
 
 
 def preset_names() -> list[str]:
@@ -270,13 +272,20 @@ def preset_names() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
-def preset_layer(name: str) -> Layer:
-    """The settings of a preset."""
+def preset_values(name: str) -> dict[str, Any]:
+    """What a preset's file holds: settings, and under `expected` what they should come to."""
     if name not in preset_names():
         names = preset_names()
         raise RequestError(f"no preset {name!r}", "there is " + ", ".join(names), _nearest(name, names))
     text = (resources.files("tformer") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-    return _layer(f"preset {name}", parse_yaml(text, f"preset {name}"))
+    return dict(parse_yaml(text, f"preset {name}"))
+
+
+def preset_layer(name: str) -> Layer:
+    """The settings of a preset."""
+    values = preset_values(name)
+    values.pop("expected", None)
+    return _layer(f"preset {name}", values)
 
 
 def file_layer(path: Path) -> Layer:

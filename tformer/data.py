@@ -20,7 +20,7 @@ from tformer.files import write_file
 from tformer.tokenizer import Tokenizer, char_engine, id_dtype
 
 # What a random stream is for; each has its own, so that none can disturb another.
-STREAM_ORDER, STREAM_OFFSET, STREAM_REVERSAL, STREAM_REVERSAL_EVAL, STREAM_DROPOUT = range(5)
+STREAM_ORDER, STREAM_OFFSET, STREAM_REVERSAL, STREAM_REVERSAL_EVAL, STREAM_DROPOUT, STREAM_SAMPLE = range(6)
 
 
 def rng(seed: int, stream: int, index: int) -> np.random.Generator:

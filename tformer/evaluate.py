@@ -3,13 +3,15 @@
 Knows nothing of files or terminals.
 """
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from tformer.comparison import stretch_stderr
 from tformer.data import Reversal, eval_windows
 from tformer.device import autocast
 from tformer.errors import RequestError
@@ -22,10 +24,15 @@ Progress = Callable[[int, int], None]  # done, in all
 
 @dataclass(frozen=True)
 class LossResult:
-    """Cross-entropy over a text. `loss` is nats per token; `by_position` the mean at each position."""
+    """Cross-entropy over a text. `loss` is nats per token; `by_position` the mean at each position.
+
+    Standard errors are those of `comparison.stretch_stderr`; None for a text of a single window.
+    """
 
     loss: float
+    loss_stderr: float | None
     bits_per_byte: float
+    bits_per_byte_stderr: float | None
     tokens: int
     bytes: int
     by_position: list[float]
@@ -45,8 +52,11 @@ def token_losses(
 ) -> np.ndarray:
     """The loss in nats of every id but the first, shape (n - 1,), over disjoint windows of n_ctx.
 
-    Each id but the first is a target exactly once; the last window may be short.
+    Each id but the first is a target exactly once; the last window may be short. Raises RequestError for
+    fewer than two ids: the first one is never a target.
     """
+    if len(ids) < 2:
+        raise RequestError(f"the text has {len(ids)} tokens", "expected at least 2: one to predict from")
     device = next(model.parameters()).device
     model.eval()
     windows = eval_windows(len(ids), model.config.n_ctx)
@@ -76,22 +86,40 @@ def loss(
 ) -> LossResult:
     """Cross-entropy over all of `ids`; `n_bytes[id]` is what each id stands for, for bits per byte.
 
-    Bits are divided by the bytes of exactly the targets scored. Raises RequestError for fewer than two
-    ids: the first one is never a target.
+    Raises RequestError for fewer than two ids.
     """
-    if len(ids) < 2:
-        raise RequestError(f"the text has {len(ids)} tokens", "expected at least 2: one to predict from")
     losses = token_losses(model, ids, precision, progress)
-    scored_bytes = int(n_bytes[ids[1:]].sum())
-    n_ctx = model.config.n_ctx
-    by_position = [float(losses[i::n_ctx].mean()) for i in range(min(n_ctx, len(losses)))]
+    return loss_result(losses, ids, n_bytes, model.config.n_ctx)
+
+
+def loss_result(losses: np.ndarray, ids: np.ndarray, n_bytes: np.ndarray, n_ctx: int) -> LossResult:
+    """What the losses of `token_losses` on `ids` come to.
+
+    Bits are divided by the bytes of exactly the targets scored.
+    """
+    sizes = n_bytes[ids[1:]]
+    scored_bytes = int(sizes.sum())
+    stderr = stretch_stderr(losses, sizes, n_ctx)
     return LossResult(
         loss=float(losses.mean()),
+        loss_stderr=stretch_stderr(losses, np.ones(len(losses)), n_ctx),
         bits_per_byte=float(losses.sum()) / math.log(2) / max(1, scored_bytes),
+        bits_per_byte_stderr=None if stderr is None else stderr / math.log(2),
         tokens=len(losses),
         bytes=scored_bytes,
-        by_position=by_position,
+        by_position=[float(losses[i::n_ctx].mean()) for i in range(min(n_ctx, len(losses)))],
     )
+
+
+def octaves(by_position: Sequence[float]) -> list[tuple[int, int, float]]:
+    """(first, last, mean) of positions 1, 2, 3–4, 5–8, …; the last one as far as there are any.
+
+    >>> octaves([4.0, 3.0, 2.0, 1.0, 0.5])
+    [(1, 1, 4.0), (2, 2, 3.0), (3, 4, 1.5), (5, 5, 0.5)]
+    """
+    n = len(by_position)
+    edges = [0, *(1 << i for i in range(n.bit_length()) if 1 << i < n), n]
+    return [(a + 1, b, sum(by_position[a:b]) / (b - a)) for a, b in itertools.pairwise(edges) if b > a]
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ Plain data. Knows nothing of models, terminals or pages.
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -180,6 +180,12 @@ class Experiment(Generic[E]):
     show: Callable[[Sequence[E]], Finding]
     seeds: tuple[int, int] = (3, 5)  # how many, quick and full
     skip: Callable[[Any], str | None] = lambda subject: None  # why it cannot be done on this subject
+
+
+def largest(values: Iterable[float]) -> float:
+    """NaN if any is, which `max` may pass over."""
+    found = list(values)
+    return math.nan if any(map(math.isnan, found)) else max(found)
 
 
 def finite(value: float) -> float | None:

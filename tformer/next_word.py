@@ -30,8 +30,7 @@ def read_next_words(
 ) -> NextWords | None:
     """The passages of `--eval-data`, or those of the run that goes on; None where neither has any.
 
-    A run keeps its passages: RequestError where they are not those recorded, and for a run that is
-    never evaluated.
+    A run keeps its passages: RequestError where they are not those recorded, and for a run on reversal.
     """
     before = (recorded.get("record") or {}).get("eval_data") or {}
     if source is None and not before:
@@ -42,9 +41,8 @@ def read_next_words(
             "say where they are: --eval-data FILE",
         )  # fmt: skip
     source = source or str(before["source"])
-    if data.reversal or data.val_ids is None:
-        found = "the run is on reversal" if data.reversal else "data.val_fraction is 0"
-        raise RequestError("--eval-data is read at evaluations of a text", found)
+    if data.reversal:
+        raise RequestError("--eval-data is for a run on text", "this one is on reversal", "leave it out")
     with open_file(Path(source)) as file:  # standard input could not be read again on --resume
         sha256 = hashlib.sha256(file.read()).hexdigest()
     check_hash(sha256, before.get("sha256"), ANOTHER_RUN)
@@ -54,7 +52,7 @@ def read_next_words(
 
 
 def watch_next_words(session: Session, words: NextWords) -> None:
-    """Score the passages at every evaluation from here on, and record which they are."""
+    """Score the passages at every evaluation from here on; put into the record which they are."""
 
     def measured(session: Session) -> dict[str, Any]:
         result = lambada(session.model, words.passages, session.config.train.precision)
@@ -62,4 +60,3 @@ def watch_next_words(session: Session, words: NextWords) -> None:
 
     session.at_evaluation.append(measured)
     session.record["eval_data"] = words.record
-    session.run.write_record(session.config, session.record)

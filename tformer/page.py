@@ -23,7 +23,7 @@ caption { text-align: left; color: var(--dim); padding-bottom: 0.3rem; }
 th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid var(--line); text-align: left; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 figure { margin: 1.2rem 0; }
-figure svg { width: 100%; height: auto; max-height: 34rem; font-family: inherit; }
+figure svg { width: 100%; max-width: 42rem; height: auto; max-height: 40rem; font-family: inherit; }
 figcaption, .dim { color: var(--dim); font-size: 0.92em; }
 .claim { margin: 0.7rem 0; padding: 0.5rem 0.8rem; background: var(--panel); border-radius: 6px;
   border-left: 4px solid var(--good); } .claim.no { border-color: var(--bad); }
@@ -32,12 +32,12 @@ nav ol, nav ul { padding-left: 1.4rem; }
 """
 
 
-def page(title: str, body: str, *, language: str = "en") -> str:
-    """A whole HTML document around `body`."""
+def page(title: str, body: str, *, language: str = "en", css: str = "") -> str:
+    """A whole HTML document around `body`; `css` follows the rules that all pages share."""
     return (
         f'<!doctype html>\n<html lang="{language}">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{CSS}{css}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 

@@ -121,7 +121,7 @@ def figure_svg(figure: Lines | Bars | Heat, name: str) -> str:
 
     matplotlib.rcParams["svg.hashsalt"] = "tformer"
     style: Any = {
-        "svg.fonttype": "none", "font.size": 10, "text.parse_math": False,
+        "svg.fonttype": "none", "font.size": 13, "text.parse_math": False,
         **{f"{part}color": INK for part in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.")},
     }  # fmt: skip
     with matplotlib.rc_context(style):
@@ -161,14 +161,14 @@ def _lines(figure: Lines) -> "Canvas":
         axes.minorticks_off()
     _tidy(axes)
     if len(figure.series) > 1:
-        axes.legend(framealpha=0, fontsize=9)
+        axes.legend(framealpha=0, fontsize=12)
     return canvas
 
 
 def _bars(figure: Bars) -> "Canvas":
     names = [name for name, _ in figure.bars][::-1]
     numbers = [number for _, number in figure.bars][::-1]
-    canvas = _canvas(6.4, 0.9 + 0.36 * len(names))
+    canvas = _canvas(6.4, 1.0 + 0.36 * len(names))
     axes = canvas.subplots()
     axes.barh(
         names, [n.mean for n in numbers], xerr=[n.half_width for n in numbers], color=PALETTE[0],
@@ -178,7 +178,7 @@ def _bars(figure: Bars) -> "Canvas":
     if figure.reference:
         label, value = figure.reference
         axes.axvline(value, color=PALETTE[1], linestyle="--", linewidth=1.2, label=label)
-        axes.legend(framealpha=0, fontsize=9)
+        axes.legend(framealpha=0, fontsize=12)
     _tidy(axes)
     return canvas
 
@@ -196,7 +196,7 @@ def _heat(figure: Heat) -> "Canvas":
         x, y = i % abreast * (wide + gap), i // abreast * (high + head)
         extent = (x, x + matrix.shape[1], y + matrix.shape[0], y)
         axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis", interpolation="nearest", extent=extent)
-        axes.text(x, y - 0.03 * high, caption, fontsize=9, va="bottom")
+        axes.text(x, y - 0.03 * high, caption, fontsize=11, va="bottom")
     axes.set(xlim=(-0.5, abreast * (wide + gap) - gap + 0.5), ylim=(down * (high + head) - head + 0.5, -head))
     axes.set(xticks=[], yticks=[], xlabel=figure.column_label, ylabel=figure.row_label, aspect="auto")
     axes.spines[:].set_visible(False)

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from tformer.render import duration, err, say
+from tformer.render import duration, err, printable, say
 
 if TYPE_CHECKING:  # it imports torch
     from tformer.train import Report
@@ -66,6 +66,8 @@ class TrainingProgress:
             if (word := report.noted.get("next_word_loss")) is not None:
                 self.val += f"  next word {word:.2f}"
         rate = f"  {(state.tokens - tokens) / passed:,.0f} tok/s" if state.step > step else ""
+        if "sample" in report.noted:
+            self.wrote(report.noted["sample"])
         numbers = f"loss {report.loss:.4f}{self.val}{rate}"
         if self.console.is_terminal:
             self.progress.update(self.task, completed=state.step, numbers=numbers)
@@ -74,6 +76,15 @@ class TrainingProgress:
             left = (self.steps - state.step) * passed / max(1, state.step - step)
             rest = f"  left {duration(left)}" if state.step > step else ""
             self.console.print(Text(f"step {state.step}/{self.steps}  {numbers}  lr {report.lr:.2e}{rest}"))
+
+    def wrote(self, text: str) -> None:
+        """A line that the model wrote, above the live one."""
+        one = " / ".join(part.strip() for part in text.splitlines() if part.strip())
+        line = Text("  wrote: ") + Text(printable(one, terminal=True), style="dim italic")
+        if self.console.is_terminal:  # a line there; elsewhere it may be long
+            self.console.print(line, no_wrap=True, overflow="ellipsis")
+        else:
+            self.console.print(line)
 
 
 @contextmanager

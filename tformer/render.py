@@ -4,7 +4,6 @@ Results go to stdout, everything said to a person goes to stderr; a stream that 
 plain lines.
 """
 
-import itertools
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from tformer.plots import pooled
 if TYPE_CHECKING:  # they import torch, and tokenize needs none
     from tformer.attention_maps import Mirror
     from tformer.causality import CausalityResult, MaskResult
-    from tformer.evaluate import LossResult, PositionResult, ReversalResult
+    from tformer.evaluate import PositionResult, ReversalResult
 
 PLAIN_LINE_EVERY = 2.0  # seconds between progress lines where there is no terminal
 
@@ -210,20 +209,6 @@ def _mask_finding(mask: "MaskResult") -> str:
 
 def _is_safe(mask: "MaskResult") -> bool:
     return mask.safe_score is None or mask.largest_score <= mask.safe_score
-
-
-def loss_table(facts: dict[str, str], result: "LossResult", console: Console) -> None:
-    """The loss of a model on a text, and how it falls along the window."""
-    fact_table(console, facts)
-    n = len(result.by_position)
-    edges = sorted({0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, n} & set(range(n + 1)))
-    grid = table(console, "position", "loss", "", title="Loss by position in the window", right=("loss",))
-    spans = list(itertools.pairwise(edges))
-    means = [sum(result.by_position[a:b]) / (b - a) for a, b in spans]
-    for (a, b), mean in zip(spans, means, strict=True):
-        label = str(a + 1) if b == a + 1 else f"{a + 1}–{b}"
-        grid.add_row(label, f"{mean:.4f}", bar(mean / (max(means) or 1.0)))
-    console.print(grid)
 
 
 MOST_MAPS, MOST_CELLS = 16, 32  # heads on a screen, and cells along each side of one

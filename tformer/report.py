@@ -59,12 +59,17 @@ def weights_hash(folder: Path) -> str:
 
 def write_page(folder: Path, model: Transformer) -> None:
     """Write `report.html` of a run from what lies in it; `model` is its weights, to see where heads look."""
+    write_file(folder / "report.html", run_text(folder, model).encode())
+
+
+def run_text(folder: Path, model: Transformer, step: int | None = None) -> str:
+    """The page of a run from what lies in it; `model` are its weights, or those of a step as it trains."""
     record = read_record(folder)
     metrics = read_lines(folder / "metrics.jsonl")
-    here = weights_hash(folder)
-    evals = [line for line in read_lines(folder / "evals.jsonl") if line.get("weights") == here]
-    text = run_page(folder.name, record, metrics, evals, _attention_on(folder, record, metrics, model))
-    write_file(folder / "report.html", text.encode())
+    here = weights_hash(folder) if (folder / "model.safetensors").exists() else None
+    evals = [line for line in read_lines(folder / "evals.jsonl") if here and line.get("weights") == here]
+    maps = _attention_on(folder, record, metrics, model)
+    return run_page(folder.name, record, metrics, evals, maps, step)
 
 
 def _attention_on(
@@ -96,19 +101,21 @@ def run_page(
     metrics: Sequence[dict[str, Any]],
     evals: Sequence[dict[str, Any]],
     attention: tuple[str, np.ndarray] | None = None,
+    step: int | None = None,
 ) -> str:
     """The page of a run.
 
     `record` is its `tformer.yaml`, `metrics` and `evals` the lines of its files, `attention` a text with
-    the weights of every head on it, shape (layer, head, query, key).
+    the weights of every head on it, shape (layer, head, query, key), of `step` if not of the weights kept.
     """
     met = record.get("record") or {}
     parts = [f"<h1>{escape(name)}</h1>", f'<p class="dim">{escape(_origin(met))}</p>', _facts(met)]
     parts += _curves(metrics)
+    parts += _by_position(metrics, met)
     parts += _samples(metrics)
     parts += _evals(evals)
     if attention is not None:
-        parts += _attention(*attention)
+        parts += _attention(*attention, step)
     settings = escape(dump_yaml(record))
     parts += [
         "<h2>Configuration</h2>",
@@ -132,7 +139,12 @@ def _facts(met: dict[str, Any]) -> str:
         rows.append(["tokenizer", f"{tokenizer.get('kind')}, {tokenizer.get('size'):,} tokens"])
     if not result:
         rows.append(["state", "not at its end yet"])
-    return page.table("", ("", ""), rows, (False, True))
+    normal = (
+        f"<p>Is this loss normal? {escape(str(result['expectation']))}.</p>"
+        if "expectation" in result
+        else ""
+    )
+    return page.table("", ("", ""), rows, (False, True)) + normal
 
 
 def _number(value: Any) -> str:
@@ -166,6 +178,19 @@ def _curves(metrics: Sequence[dict[str, Any]]) -> list[str]:
     if rate := _series("learning rate", metrics, "lr"):
         figures.append(Lines("The learning rate", "step", "learning rate", (rate,)))
     return ["<h2>Training</h2>", *(_shown(f, f"curve-{i}") for i, f in enumerate(figures))]
+
+
+def _by_position(metrics: Sequence[dict[str, Any]], met: dict[str, Any]) -> list[str]:
+    """The loss by position of the evaluation of the weights that are kept, or the newest one."""
+    judged = [m for m in metrics if isinstance(m.get("by_position"), list) and len(m["by_position"]) > 1]
+    if not judged:
+        return []
+    kept = (met.get("result") or {}).get("kept_step")
+    line = next((m for m in judged if m["step"] == kept), judged[-1])
+    x, y = zip(*line["by_position"], strict=True)
+    title = f"Loss by position in the window, validation at step {line['step']:,}: what more context is worth"
+    series = (Series("loss", tuple(x), tuple(y)),)
+    return [_shown(Lines(title, "position", "nats per token", series, log_x=True), "by-position")]
 
 
 def _series(name: str, metrics: Sequence[dict[str, Any]], key: str) -> Series | None:
@@ -240,7 +265,7 @@ def _generations(result: dict[str, Any]) -> list[str]:
     return parts
 
 
-def _attention(text: str, weights: np.ndarray) -> list[str]:
+def _attention(text: str, weights: np.ndarray, step: int | None = None) -> list[str]:
     heads = [
         (f"{layer + 1}.{head + 1}", tuple(map(tuple, weights[layer, head].tolist())))
         for layer in range(weights.shape[0])
@@ -251,6 +276,6 @@ def _attention(text: str, weights: np.ndarray) -> list[str]:
     figure = Heat(title, "query", "key", tuple(heads[:MOST_MAPS]))
     return [
         "<h2>Where its heads look</h2>",
-        f"<p>On: <code>{escape(text)}</code></p>",
+        f"<p>On: <code>{escape(text)}</code>{f', after step {step:,}' if step else ''}</p>",
         _shown(figure, "maps"),
     ]

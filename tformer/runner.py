@@ -20,13 +20,14 @@ from tformer.corpus import CORPORA, Corpus, load_corpus
 from tformer.data import Batches, Reversal, Windows, load_token_file, split_text, token_hash
 from tformer.device import decide_compile, decide_precision
 from tformer.errors import RequestError
+from tformer.expected import expectation
 from tformer.model import Transformer
 from tformer.optim import Optimizers
 from tformer.plots import loss_svg
 from tformer.pretrained import Pretrained, read_pretrained
 from tformer.runs import check_hash, task_of, tokenizer_path
 from tformer.tokenizer import KINDS, Tokenizer
-from tformer.train import Report, State, Validate, fit
+from tformer.train import Report, State, Validate, fit, is_due
 
 # On --resume these may change: neither weights nor optimizer state depend on them.
 MAY_CHANGE = ("steps", "eval_every", "checkpoint_every", "log_every", "keep", "keep_checkpoints", "patience")
@@ -224,6 +225,7 @@ class Session:
     record: dict[str, Any]
     problems: list[str] = field(default_factory=list)  # checkpoints that were passed over
     forward: Callable[..., Any] | None = None
+    judged: evaluate.LossResult | None = None  # by the last validation, on text
     # What else is measured at an evaluation; each gives entries of metrics.jsonl.
     at_evaluation: list[Callable[["Session"], dict[str, Any]]] = field(default_factory=list)
 
@@ -235,7 +237,7 @@ class Session:
             inputs, targets = self.data.reversal.fresh(512, index=VALIDATION)
             return evaluate.batch_loss(self.model, inputs, targets, n_bytes, precision)
         assert self.data.val_ids is not None
-        result = evaluate.loss(self.model, self.data.val_ids, n_bytes, precision)
+        result = self.judged = evaluate.loss(self.model, self.data.val_ids, n_bytes, precision)
         return result.loss, result.bits_per_byte
 
     @property
@@ -245,11 +247,13 @@ class Session:
 
 
 def open_session(
-    run: Run, config: Config, data: Data, device: torch.device, pretrained: Pretrained | None = None
-) -> Session:
+    run: Run, config: Config, data: Data, device: torch.device, pretrained: Pretrained | None = None,
+    settle: Callable[["Session"], None] = lambda session: None,
+) -> Session:  # fmt: skip
     """Build model and optimizers, and take up the newest whole checkpoint if the run has one.
 
-    Without one, the weights are those of `pretrained` if the run begins from a directory.
+    Without one, the weights are those of `pretrained` if the run begins from a directory. `settle` may
+    change configuration and record by what it measures, before anything is written.
     """
     torch.manual_seed(config.train.seed)
     model = Transformer(config.model)
@@ -274,20 +278,21 @@ def open_session(
             f"train.steps {config.train.steps}", f"{run.folder} has {state.step} steps already",
             "give more, or leave --steps out",
         )  # fmt: skip
-    run.write_record(config, record)  # first: from here on, the folder is known for a run
-    run.write_identity(config, data.tokenizer)
-    run.rewind_metrics(state.step)
     session = Session(run, config, data, model, optimizers, state, record, problems)
     if config.train.compile == "on":
         session.forward = torch.compile(model)
+    settle(session)
+    run.write_record(session.config, record)  # first: from here on, the folder is known for a run
+    run.write_identity(session.config, data.tokenizer)
+    run.rewind_metrics(state.step)
     return session
 
 
 def train_session(session: Session, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
-    """Train to the end or until `stop()`, writing metrics, weights, checkpoints and the picture."""
+    """Train to the end or until `stop()`, writing metrics, weights, checkpoints and at last the picture."""
     config, run = session.config.train, session.run
     identity = {"seed": config.seed, "versions": session.record["versions"], "data": session.data.facts}
-    saved = session.state.step
+    began = saved = session.state.step
 
     def save() -> None:
         nonlocal saved
@@ -297,7 +302,6 @@ def train_session(session: Session, stop: Callable[[], bool] = lambda: False) ->
         saved = session.state.step
         if config.keep == "last" or session.state.best_step == 0:  # nothing better was judged
             run.write_weights(session.model)
-        run.write_text("loss.svg", loss_svg(run.read_metrics(), run.folder.name))
 
     reports = fit(
         session.model, session.optimizers, session.data.batches, config, session.state,
@@ -305,12 +309,12 @@ def train_session(session: Session, stop: Callable[[], bool] = lambda: False) ->
     )  # fmt: skip
     for report in reports:
         state = session.state = report.state
-        if report.val_loss is not None:
+        if is_due(state.step, config):
             report = replace(
                 report, noted={k: v for f in session.at_evaluation for k, v in f(session).items()}
             )
         ended = state.step == config.steps or report.stops_early
-        if state.step % config.log_every == 0 or report.val_loss is not None or ended:
+        if state.step % config.log_every == 0 or report.val_loss is not None or report.noted or ended:
             run.log(metrics_line(report))
         if report.is_best and config.keep == "best":
             run.write_weights(session.model)
@@ -321,6 +325,8 @@ def train_session(session: Session, stop: Callable[[], bool] = lambda: False) ->
             break
     if session.state.step > saved:
         save()
+    if session.state.step > began:
+        run.write_text("loss.svg", loss_svg(run.read_metrics(), run.folder.name))
 
 
 def metrics_line(report: Report) -> dict[str, Any]:
@@ -331,8 +337,8 @@ def metrics_line(report: Report) -> dict[str, Any]:
         "grad_norm": report.grad_norm,
     }  # fmt: skip
     if report.val_loss is not None:
-        line |= {"val_loss": report.val_loss, "bits_per_byte": report.bits_per_byte} | report.noted
-    return line
+        line |= {"val_loss": report.val_loss, "bits_per_byte": report.bits_per_byte}
+    return line | report.noted
 
 
 def summary(session: Session) -> dict[str, Any]:
@@ -361,6 +367,7 @@ def finish(session: Session) -> dict[str, Any]:
     if not (session.run.folder / "model.safetensors").exists():
         session.run.write_weights(session.model)
     result = summary(session)
+    result |= expectation(session.record.get("preset"), session.config, session.record, result).as_dict()
     session.record["result"] = {key: value for key, value in result.items() if key != "run"}
     session.run.write_record(session.config, session.record)
     return result

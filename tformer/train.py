@@ -8,18 +8,17 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from tformer.config import TrainConfig
+from tformer.config import ModelConfig, TrainConfig
 from tformer.data import STREAM_DROPOUT, Batches, rng
 from tformer.device import autocast
 from tformer.errors import TformerError
-from tformer.model import Transformer
 from tformer.optim import Optimizers, lr_at
 
 
@@ -72,6 +71,11 @@ def is_exhausted(state: State, train: TrainConfig) -> bool:
     return 0 < train.patience <= state.evals_since_best
 
 
+def is_due(step: int, train: TrainConfig) -> bool:
+    """Whether there is an evaluation after this step: every `train.eval_every` steps, and after the last."""
+    return step == train.steps or (train.eval_every > 0 and step % train.eval_every == 0)
+
+
 class DivergedError(TformerError):
     """The loss or its gradient is not a number; the weights are those of the step before."""
 
@@ -80,7 +84,7 @@ Validate = Callable[[], tuple[float, float]]  # loss in nats a token, bits per b
 
 
 def fit(
-    model: Transformer,
+    model: nn.Module,
     optimizers: Optimizers,
     batches: Batches,
     train: TrainConfig,
@@ -91,12 +95,13 @@ def fit(
 ) -> Iterator[Report]:
     """Train from `state` to `train.steps`, yielding a report after every step.
 
+    `model` is a Transformer or has what is used of it: logits of ids, and `config.dropout`.
     `forward` stands in for the model's own (a compiled one). Seconds count the steps alone, not
     evaluation nor what the consumer does. Raises DivergedError before the update that would spoil the
     weights, and stops after `train.patience` evaluations without improvement.
     """
     device = next(model.parameters()).device
-    forward = forward or model
+    forward, config = forward or model, cast(ModelConfig, model.config)
     micro = train.micro_batch_size or train.batch_size
     while state.step < train.steps and not is_exhausted(state, train):
         began = time.perf_counter()
@@ -105,7 +110,7 @@ def fit(
         inputs, targets = (
             torch.from_numpy(a).to(device, non_blocking=True) for a in batches.batch(step, train.batch_size)
         )
-        if model.config.dropout:
+        if config.dropout:
             torch.manual_seed(int(rng(train.seed, STREAM_DROPOUT, step).integers(2**63)))
         loss = torch.zeros((), device=device)
         for some_inputs, some_targets in zip(inputs.split(micro), targets.split(micro), strict=True):
@@ -130,8 +135,7 @@ def fit(
             seconds=state.seconds + time.perf_counter() - began,
         )
         report = Report(state, loss.item(), lr, grad_norm)
-        last = state.step == train.steps
-        if validate and (last or (train.eval_every and state.step % train.eval_every == 0)):
+        if validate and is_due(state.step, train):
             report = _evaluated(report, *validate(), train)
             state = report.state
         yield report

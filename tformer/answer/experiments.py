@@ -14,13 +14,13 @@ from tformer.answer import Question
 from tformer.answer.lab import Subject
 from tformer.evidence import Budget, Claim, Experiment, Finding
 
-ROOMS = {  # the module of each question's experiments
-    "rnn-vs-transformer": "recurrence",
-    "q-k-v": "qkv",
-    "dense-layers": "dense",
-    "skip-connections": "skips",
-    "causal-mask": "mask",
-    "heads": "heads",
+ROOMS = {  # the modules of each question's experiments
+    "rnn-vs-transformer": ("positions", "recurrence", "memory"),
+    "q-k-v": ("qkv",),
+    "dense-layers": ("dense",),
+    "skip-connections": ("skips",),
+    "causal-mask": ("mask",),
+    "heads": ("heads",),
 }
 SEEDS_APART = 1000  # so that --seed 0 and --seed 1 share no draw
 Progress = Callable[[str, int, int], None]  # what is being measured; seeds done, in all
@@ -85,9 +85,8 @@ def plain(value: Any) -> Any:
 
 def experiments_of(question: Question) -> tuple[Experiment[Any], ...]:
     """In the order in which they are told."""
-    room = importlib.import_module(f"tformer.answer.{ROOMS[question.slug]}")
-    found: tuple[Experiment[Any], ...] = room.EXPERIMENTS
-    return found
+    rooms = [importlib.import_module(f"tformer.answer.{name}") for name in ROOMS[question.slug]]
+    return tuple(experiment for room in rooms for experiment in room.EXPERIMENTS)
 
 
 def investigate(

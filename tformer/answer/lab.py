@@ -6,7 +6,7 @@ The models are `tformer.model`'s, the loop is `tformer.train`'s: what is shown i
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -134,15 +134,22 @@ def train(
     config = TrainConfig.model_validate(values)
     optimizers = Optimizers(model, config)
     losses = []
-    for report in fit(cast(Transformer, model), optimizers, batches, config, State()):
+    for report in fit(model, optimizers, batches, config, State()):
         losses.append(report.loss)
         on_step(report)
     model.eval()
     return losses
 
 
+class Task(Batches, Protocol):
+    """Batches to learn from and fresh ones to be judged by, as `data.Reversal` has them."""
+
+    def fresh(self, n: int, index: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """`n` inputs and targets that no step draws from."""
+
+
 @torch.inference_mode()
-def accuracies(model: nn.Module, task: Reversal, n: int = 500, index: int = 1) -> np.ndarray:
+def accuracies(model: nn.Module, task: Task, n: int = 500, index: int = 1) -> np.ndarray:
     """Accuracy at each target position of `n` fresh sequences, shape (n_ctx,)."""
     inputs, targets = (torch.from_numpy(np.ascontiguousarray(a)) for a in task.fresh(n, index))
     model.eval()

@@ -1,11 +1,9 @@
 """`tformer eval attention`: where each head of a run looks."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tformer.commands.evaluation import FRESH, Outcome, Request
-from tformer.commands.options import refuse_existing
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
@@ -17,15 +15,6 @@ if TYPE_CHECKING:
     from tformer.tokenizer import Tokenizer
 
 MOST_TOKENS = 64  # of a text: a picture of more shows nothing
-SUFFIXES = (".svg", ".png")
-
-
-def check_out(out: Path | None, overwrite: bool) -> None:
-    """Raises RequestError for a picture that cannot be written, before any work."""
-    if out is not None:
-        if out.suffix not in SUFFIXES:
-            raise RequestError(f"--out {out}", f"expected a name ending in {' or '.join(SUFFIXES)}")
-        refuse_existing(out, overwrite)
 
 
 def attention(request: Request, task: "Reversal | None") -> Outcome:

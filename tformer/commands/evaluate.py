@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tformer.commands.eval_attention import attention, check_out
+from tformer.commands.eval_attention import attention
 from tformer.commands.eval_generations import check_sampling, generations
 from tformer.commands.eval_lambada import lambada
-from tformer.commands.eval_loss import loss
-from tformer.commands.evaluation import FRESH, Outcome, Request
-from tformer.commands.options import Device, Json, Run, at_least, print_json
+from tformer.commands.eval_loss import compare, loss
+from tformer.commands.evaluation import FRESH, Outcome, Request, keep
+from tformer.commands.options import Device, Json, Runs, at_least, print_json, refuse_existing
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "tformer eval",
     "tformer eval loss --run shakespeare --data my.txt",
+    "tformer eval loss --run small --run large",
+    "tformer eval loss --tokens 300 --out loss.html",
     "tformer eval causality --json",
     'tformer eval attention --prompt "To be, or not to be" --out heads.svg',
     "tformer eval generations --temperature 0.7 --temperature 1",
@@ -37,7 +39,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    run: Run = None,
+    run: Runs = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -71,7 +73,18 @@ def command(
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="For generations: tokens of each sample.")] = 200,
     out: Annotated[
-        Path | None, typer.Option(help="For attention: a picture of every head, .svg or .png.")
+        Path | None,
+        typer.Option(
+            help="For attention: a picture of every head, .svg or .png. For loss: a page with the curve and "
+            "the text in colours, .html."
+        ),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="For loss: show the first so many tokens, coloured by their loss, and the hardest and "
+            "easiest of the text."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")] = False,
     positions: Annotated[
@@ -90,24 +103,28 @@ def command(
 ) -> None:
     """Judge a run, or any Hugging Face directory of the two families.
 
-    loss: cross-entropy, perplexity, bits per byte. reversal: accuracy by position, and the verdict on the
-    mask. lambada: whether the last word of a passage is predicted. causality: whether any logit depends on
-    a later token. attention: where each head looks, and which heads carry the reversal. generations: what
-    it writes at several temperatures, measured beside real text. A check that fails is exit code 1.
+    loss: cross-entropy, perplexity, bits per byte; several --run make one table, sorted. reversal: accuracy
+    by position, and the verdict on the mask. lambada: whether the last word of a passage is predicted.
+    causality: whether any logit depends on a later token. attention: where each head looks, and which heads
+    carry the reversal. generations: what it writes at several temperatures, measured beside real text. A
+    check that fails is exit code 1.
     """
     if task is not None and task not in TASKS:
         raise RequestError(f"no evaluation {task!r}", f"expected {', '.join(TASKS)}")
     if precision not in ("fp32", "bf16"):
         raise RequestError(f"--precision {precision}", "expected fp32 or bf16")
-    if task != "attention" and out is not None:
-        raise RequestError("--out is for attention", "", "tformer eval attention")
     if task not in ("attention", "generations") and prompt:
         raise RequestError("--prompt is for attention and generations", "", "name one of them")
     if task != "generations" and temperature:
         raise RequestError("--temperature is for generations", "", "tformer eval generations")
     if task != "lambada" and limit is not None:
         raise RequestError("--limit is for lambada", "", "tformer eval lambada")
-    check_out(out, overwrite)
+    if task is None and (data or out is not None or tokens is not None or len(run or ()) > 1):
+        task = "loss"
+    check_out(task, out, overwrite)
+    if tokens is not None and (task != "loss" or len(run or ()) > 1):
+        raise RequestError("--tokens is for loss, of one run", "", "tformer eval loss --tokens 300")
+    at_least("--tokens", tokens, 1)
     at_least("-n", n, 1)
     at_least("--limit", limit, 1)
     at_least("--positions", positions, 1)
@@ -116,38 +133,72 @@ def command(
     from tformer import render
     from tformer.device import resolve_device
     from tformer.huggingface import load_model
-    from tformer.runs import find_run, newest_run, read_record, task_of
+    from tformer.runs import newest_run, read_record, task_of
 
     resolved = resolve_device(device)
     suits = dict.fromkeys(("loss", "lambada", "generations"), "text") | {"reversal": "reversal"}
-    wanted = suits.get(task or ("loss" if data else ""))
-    if run is None:
-        folder = newest_run(lambda r: wanted in (None, task_of(r)), f"a run on {wanted or 'anything'}")
-        render.say(f"using {folder}")
-    else:
-        folder = find_run(run)
-    record = read_record(folder)
-    task = task or ("loss" if data else "reversal" if task_of(record) == "reversal" else "loss")
-    model = load_model(folder, resolved)
-    request = Request(
-        folder, record, model, data or [], prompt or [], out, n, positions, seed, precision,
-        temperatures=temperature or [], max_tokens=max_tokens, limit=limit,
-    )  # fmt: skip
+    wanted = suits.get(task or "")
+    folders = find_runs(run or [], task)
+    if not folders:
+        folders = [newest_run(lambda r: wanted in (None, task_of(r)), f"a run on {wanted or 'anything'}")]
+        render.say(f"using {folders[0]}")
+
+    def request_of(folder: Path) -> Request:
+        record, model = read_record(folder), load_model(folder, resolved)
+        return Request(
+            folder, record, model, data or [], prompt or [], out, n, positions, seed, precision,
+            tokens=tokens, temperatures=temperature or [], max_tokens=max_tokens, limit=limit,
+        )  # fmt: skip
+
+    if len(folders) > 1:
+        results, show = compare(
+            folders, data or [], out, request_of, lambda request, found: keep(request, "loss", found)
+        )
+        for result in results if json else ():
+            print_json(result)
+        if not json:
+            show(render.out())
+        return
+    request = request_of(folders[0])
+    task = task or ("reversal" if task_of(request.record) == "reversal" else "loss")
     outcome = TASKS[task](request)
     if json:
-        print_json({"run": str(folder)} | outcome.result)
+        print_json({"run": str(request.folder)} | outcome.result | outcome.also)
     else:
         outcome.show(render.out())
-    if outcome.kept and record:  # a foreign directory is left as it is
-        from tformer.report import keep_eval, write_page
-
-        try:
-            keep_eval(folder, task, outcome.result, outcome.on)
-            write_page(folder, model)
-        except OSError as error:
-            render.warn(f"the result is not kept in {folder}: {error.strerror or error}")
+    keep(request, task, outcome)
     if not outcome.passed:
         raise typer.Exit(1)
+
+
+OUT = {"attention": (".svg", ".png"), "loss": (".html",)}
+
+
+def check_out(task: str | None, out: Path | None, overwrite: bool) -> None:
+    """Raises RequestError for a file that cannot be written, before any work."""
+    if out is None:
+        return
+    if task not in OUT:
+        raise RequestError(f"--out is for {' and '.join(OUT)}", f"found {task}")
+    if out.suffix not in OUT[task]:
+        raise RequestError(
+            f"--out {out}", f"for {task} a name ending in {' or '.join(OUT[task])} is expected"
+        )
+    refuse_existing(out, overwrite)
+
+
+def find_runs(names: list[str], task: str | None) -> list[Path]:
+    """The directories of `--run`. Raises RequestError for more than a task takes, and for one named twice."""
+    from tformer.runs import find_run
+
+    if len(names) > 1 and task != "loss":
+        raise RequestError(f"--run given {len(names)} times", f"expected one for {task}; loss takes several")
+    folders = [find_run(name) for name in names]
+    real = [folder.resolve() for folder in folders]
+    for name, folder in zip(names, real, strict=True):
+        if real.count(folder) > 1:
+            raise RequestError(f"--run {name} is given twice", "expected different runs")
+    return folders
 
 
 def _task(folder: Path, record: dict[str, Any]) -> "Reversal":

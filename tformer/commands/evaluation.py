@@ -1,4 +1,4 @@
-"""What the tasks of `tformer eval` share: what each is asked, and what each returns."""
+"""What the tasks of `tformer eval` share: what each is asked, what each returns, and where it is kept."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ class Request:
     positions: int
     seed: int
     precision: str
+    tokens: int | None = None
     temperatures: list[float] = field(default_factory=list)
     max_tokens: int = 200
     limit: int | None = None
@@ -41,3 +42,18 @@ class Outcome:
     passed: bool = True
     on: str = ""  # what it was measured on, in words
     kept: bool = True  # in the run's evals.jsonl and report.html
+    also: dict[str, Any] = field(default_factory=dict)  # in `--json`, but too long to be kept
+
+
+def keep(request: Request, task: str, outcome: Outcome) -> None:
+    """Keep what was found in the run and show it on its page; a foreign directory is left as it is."""
+    if not outcome.kept or not request.record:
+        return
+    from tformer import render
+    from tformer.report import keep_eval, write_page
+
+    try:
+        keep_eval(request.folder, task, outcome.result, outcome.on)
+        write_page(request.folder, request.model)
+    except OSError as error:
+        render.warn(f"the result is not kept in {request.folder}: {error.strerror or error}")

@@ -1,6 +1,7 @@
 """`tformer train`: a model from a text, or from the reversal task."""
 
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tformer.commands.options import Device, Json, print_json, stdin_is_piped
+from tformer.commands.train_choices import check_minutes, default_preset, settle_steps
 from tformer.errors import SIGNALLED, RequestError, Stopped
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ EXAMPLES = (
     "tformer train reversal",
     "tformer train shakespeare --device cuda",
     "tformer train my.txt --tokenizer bpe --steps 500",
+    "tformer train my.txt --minutes 5",
     "tformer train my.txt --init-from gpt2/ --lr 1e-4",
 )
 
@@ -48,6 +51,13 @@ def command(
         str | None, typer.Option(help="word, char, bpe, or a tokenizer.json or run.", rich_help_panel=DAILY)
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", rich_help_panel=DAILY)] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="As many steps as this time has room for, from start to end; measured once, recorded.",
+            rich_help_panel=DAILY,
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows per step.", rich_help_panel=DAILY)] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=DAILY)] = None,
     patience: Annotated[
@@ -87,6 +97,7 @@ def command(
 
     Loss, rate and time left show as it trains; Ctrl-C ends after the step and saves, --resume goes on.
     """  # fmt: skip
+    began = time.perf_counter()
     sources = data or (["-"] if stdin_is_piped() else [])
     if not sources:
         raise RequestError(
@@ -109,24 +120,26 @@ def command(
         "train.compile": None if compile is None else ("on" if compile else "off"),
     }  # fmt: skip
     explicit.append(flag_layer(set_ or [], flags))
+    check_minutes(minutes, explicit[-1])
     with ExitStack() as stack:
         session = _open(
-            stack, sources, explicit, bool(preset), device, out, resume, overwrite, init_from, eval_data
-        )
+            stack, sources, explicit, preset, device, out, resume, overwrite, init_from, eval_data,
+            (minutes, began) if minutes is not None else None,
+        )  # fmt: skip
         passed = _train(session, json)
     if not passed:
         raise typer.Exit(1)
 
 
 def _open(
-    stack: ExitStack, sources: list[str], explicit: "Sequence[Layer]", has_preset: bool,
+    stack: ExitStack, sources: list[str], explicit: "Sequence[Layer]", preset: str | None,
     device_name: str, out: Path | None, resume: bool, overwrite: bool, init_from: str | None,
-    eval_data: str | None,
+    eval_data: str | None, budget: tuple[float, float] | None,
 ) -> "Session":  # fmt: skip
     """Everything that can be refused is refused before anything is written."""
     import torch
 
-    from tformer import render, runner
+    from tformer import journal, render, runner
     from tformer.checkpoint import open_run
     from tformer.corpus import corpus_name
     from tformer.device import resolve_device
@@ -149,7 +162,8 @@ def _open(
     recorded = read_record(folder) if resume else {}
     _check_folder(folder, bool(recorded), overwrite)
     pretrained = _pretrained(init_from, folder, recorded) if init_from else None
-    config = _configure(sources, explicit, has_preset, recorded, pretrained)
+    default = default_preset(sources, device, on_gpu=not (preset or recorded or pretrained))
+    config = _configure(default, explicit, bool(preset), recorded, pretrained)
     if (config.data.task == "reversal") != (sources == ["reversal"]):
         raise RequestError(
             f"data.task is {config.data.task}", f"DATA is {' '.join(sources)}", "they must agree"
@@ -165,9 +179,16 @@ def _open(
     _check_folder(folder, bool(recorded), overwrite)  # again, now that nobody else can write
     if overwrite:
         run.clear()
-    session = runner.open_session(run, config, data, device, pretrained)
-    if words:
-        watch_next_words(session, words)
+
+    def settle(session: "Session") -> None:
+        session.at_evaluation += [journal.sampled_line, journal.loss_by_position]
+        if not recorded:
+            session.record["preset"] = preset or default
+        if words:
+            watch_next_words(session, words)
+        settle_steps(session, budget, bool(recorded))
+
+    session = runner.open_session(run, config, data, device, pretrained, settle)
     for why, count in (words.passages.skipped if words else {}).items():
         render.warn(f"passed over {count:,} passages of --eval-data: {why}")
     for problem in session.problems:
@@ -194,24 +215,23 @@ def _pretrained(init_from: str, folder: Path, recorded: dict[str, Any]) -> "Pret
 
 
 def _configure(
-    sources: list[str], explicit: "Sequence[Layer]", has_preset: bool, recorded: dict[str, Any],
+    default: str, explicit: "Sequence[Layer]", has_preset: bool, recorded: dict[str, Any],
     pretrained: "Pretrained | None",
 ) -> "Config":  # fmt: skip
     """The configuration that the layers make; of a run that is resumed or trained further, around its own."""
     from tformer import runner
-    from tformer.config import CORPORA_PRESETS, merge, preset_layer
+    from tformer.config import merge, preset_layer
     from tformer.pretrained import configure, origin_of, recipe
 
     preset = explicit[0] if has_preset else None
     given = explicit[1:] if preset else explicit
-    default = preset_layer(CORPORA_PRESETS.get(sources[0] if len(sources) == 1 else "", "text"))
     if pretrained:
-        return configure(pretrained, [recipe(preset or default), *given])
+        return configure(pretrained, [recipe(preset or preset_layer(default)), *given])
     if recorded:
         if preset and origin_of(recorded):
             preset = recipe(preset)
         return runner.resume_config(recorded, [*([preset] if preset else []), *given])
-    return merge([preset or default, *given])
+    return merge([preset or preset_layer(default), *given])
 
 
 def _check_folder(folder: Path, resuming: bool, overwrite: bool) -> None:
@@ -267,17 +287,20 @@ def _signals() -> Iterator[list[int]]:
 
 def _train(session: "Session", json: bool) -> bool:
     """Train, then judge. Whether the verdict, where there is one, is favourable."""
-    from tformer import evaluate, render, runner
+    from tformer import evaluate, journal, render, runner
     from tformer.progress import TrainingProgress
     from tformer.train import is_exhausted
 
     run, steps = session.run, session.config.train.steps
+    pictures = journal.Pictures(session)
     with _signals() as seen, TrainingProgress(steps, session.state.step) as shown:
         for report in runner.train_session(session, stop=lambda: bool(seen)):
             shown.update(report)
+            pictures.refresh()
     state = session.state
     stopped_early = is_exhausted(state, session.config.train)
     if seen and state.step < steps and not stopped_early:
+        journal.draw(session)
         render.say(f"stopped after step {state.step}; {run.folder} is saved: continue with --resume")
         raise Stopped(seen[0])
     result = runner.finish(session)
@@ -287,6 +310,8 @@ def _train(session: "Session", json: bool) -> bool:
         verdict = evaluate.reversal(session.model, session.data.reversal, precision=precision)
         render.reversal_table(verdict, render.err())
         passed = result["passed"] = verdict.passed
+        journal.keep_verdict(session, verdict)
+    journal.draw_last(session)
     if json:
         print_json(result)
     else:
@@ -308,6 +333,8 @@ def _summarise(result: dict[str, Any], stopped_early: bool) -> None:
             f"{result['val_loss']:.4f} nats per token, {result['bits_per_byte']:.4f} bits per byte "
             f"(weights of step {result['kept_step']:,})"
         )
+    facts["normal?"] = result["expectation"]
+    facts["pictures"] = f"{result['run']}/report.html"
     if "passed" not in result:
         facts["next"] = f"tformer sample --run {result['run']}"
     render.fact_table(render.err(), facts)
