@@ -174,6 +174,12 @@ def test_nothing_that_exists_is_overwritten(place):
     (place / "mine" / "thesis.txt").write_text("x")
     tformer("train", "reversal", "--out", "mine", "--overwrite", cwd=place, check=2)
     assert (place / "mine" / "thesis.txt").read_text() == "x"
+    before = {p: p.read_bytes() for p in (place / "runs/reversal").rglob("*") if p.is_file()}
+    done = tformer(
+        "train", "reversal", "--out", "runs/reversal", "--overwrite", "--minutes", 1e-4, cwd=place, check=2
+    )
+    assert "too short" in done.stderr
+    assert before == {p: p.read_bytes() for p in before}, "refused before anything was removed"
     (place / "t.json").write_text("precious")
     tformer("tokenize", "--train", "hamlet.txt", "--tokenizer", "char", "--out", "t.json", cwd=place, check=2)
     assert (place / "t.json").read_text() == "precious"

@@ -248,18 +248,20 @@ class Session:
 
 def open_session(
     run: Run, config: Config, data: Data, device: torch.device, pretrained: Pretrained | None = None,
-    settle: Callable[["Session"], None] = lambda session: None,
+    settle: Callable[["Session"], None] = lambda session: None, anew: bool = False,
 ) -> Session:  # fmt: skip
     """Build model and optimizers, and take up the newest whole checkpoint if the run has one.
 
     Without one, the weights are those of `pretrained` if the run begins from a directory. `settle` may
-    change configuration and record by what it measures, before anything is written.
+    change configuration and record by what it measures, before anything is written; then, `anew`, what an
+    earlier run left there is removed.
     """
     torch.manual_seed(config.train.seed)
     model = Transformer(config.model)
-    record = run.record().get("record") or new_record(data, device)
+    known = {} if anew else run.record()
+    record = known.get("record") or new_record(data, device)
     record.pop("result", None)  # not at its end until it gets there
-    checkpoint, problems = run.read_checkpoint(model)
+    checkpoint, problems = (None, []) if anew else run.read_checkpoint(model)
     if pretrained:
         record["init_from"] = pretrained.record
     elif not checkpoint and (origin := record.get("init_from")):  # it was killed before it saved any
@@ -282,6 +284,8 @@ def open_session(
     if config.train.compile == "on":
         session.forward = torch.compile(model)
     settle(session)
+    if anew:
+        run.clear()
     run.write_record(session.config, record)  # first: from here on, the folder is known for a run
     run.write_identity(session.config, data.tokenizer)
     run.rewind_metrics(state.step)

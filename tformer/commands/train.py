@@ -177,8 +177,6 @@ def _open(
         folder = new_run_folder(name)  # another process may have taken the name meanwhile
     run = stack.enter_context(open_run(folder))
     _check_folder(folder, bool(recorded), overwrite)  # again, now that nobody else can write
-    if overwrite:
-        run.clear()
 
     def settle(session: "Session") -> None:
         session.at_evaluation += [journal.sampled_line, journal.loss_by_position]
@@ -188,7 +186,7 @@ def _open(
             watch_next_words(session, words)
         settle_steps(session, budget, bool(recorded))
 
-    session = runner.open_session(run, config, data, device, pretrained, settle)
+    session = runner.open_session(run, config, data, device, pretrained, settle, anew=overwrite)
     for why, count in (words.passages.skipped if words else {}).items():
         render.warn(f"passed over {count:,} passages of --eval-data: {why}")
     for problem in session.problems:
