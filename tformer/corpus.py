@@ -36,11 +36,14 @@ class NamedCorpus:
     max_bytes: int
     landmark: bytes  # stands in every edition, and not in an error page
     clean: Callable[[str], str]
+    file: str = ""  # its name in the cache; NAME.txt if left out
+    sha256: str = ""  # of the one edition there is; empty where there are several
+    otherwise: str = "train on any text with: tformer train FILE"  # if it cannot be had
 
     @property
     def path(self) -> Path:
         """Where the file is kept, and where one put by hand is found."""
-        return cache_folder() / f"{self.name}.txt"
+        return cache_folder() / (self.file or f"{self.name}.txt")
 
 
 def cache_folder() -> Path:
@@ -105,6 +108,23 @@ CORPORA = {
     )
 }
 
+LAMBADA = NamedCorpus(  # to judge by, not to train on: JSON lines, read by lambada.py
+    name="lambada",
+    title="the LAMBADA test set, 5,153 passages, 1.8 MB",
+    urls=(
+        "https://openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl",
+        "https://huggingface.co/datasets/EleutherAI/lambada_openai/resolve/main/data/lambada_test.jsonl",
+        "https://raw.githubusercontent.com/cybertronai/bflm/master/lambada_test.jsonl",
+    ),
+    min_bytes=1_819_752,
+    max_bytes=1_819_752,
+    landmark=b'{"text": ',
+    clean=str,
+    file="lambada_test.jsonl",
+    sha256="4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226",
+    otherwise="name another with: --data FILE",
+)
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -153,7 +173,7 @@ def download(
     raise TformerError(
         f"could not download {corpus.title}",
         "; ".join(f"{url}: {why}" for url, why in failures.items()),
-        f"put the file at {corpus.path} by hand, or train on any text with: tformer train FILE",
+        f"put the file at {corpus.path} by hand, or {corpus.otherwise}",
     )
 
 
@@ -174,6 +194,8 @@ def _fetch(url: str, corpus: NamedCorpus, progress: Progress, timeout: float) ->
         raise ValueError(f"only {len(data):,} bytes")
     if corpus.landmark not in data:
         raise ValueError(f"not the text: {corpus.landmark.decode()!r} does not occur")
+    if corpus.sha256 and (found := hashlib.sha256(data).hexdigest()) != corpus.sha256:
+        raise ValueError(f"not the text: sha256 {found[:12]}…, expected {corpus.sha256[:12]}…")
     return bytes(data)
 
 

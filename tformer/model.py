@@ -307,6 +307,12 @@ class Transformer(nn.Module):
 
         With a cache the ids continue what it holds. Past and new positions together are at most n_ctx.
         """
+        return self.logits(self.hidden(ids, cache))
+
+    def hidden(
+        self, ids: Int[Tensor, "batch position"], cache: KVCache | None = None
+    ) -> Float[Tensor, "batch position d_model"]:
+        """All of `forward` but the unembedding, for who needs the logits of few positions."""
         c = self.config
         past = cache.length if cache else 0
         total = past + ids.shape[1]
@@ -334,9 +340,13 @@ class Transformer(nn.Module):
             x = block(x, mask, rotation, cache, layer)
         if cache:
             cache.length = total
-        logits = self.unembed(self.norm_final(x))  # (B, T, V)
-        if c.logit_softcap:
-            logits = c.logit_softcap * torch.tanh(logits / c.logit_softcap)
+        return self.norm_final(x)
+
+    def logits(self, hidden: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any vocab"]:
+        """Hidden states unembedded, capped where the family caps."""
+        logits = self.unembed(hidden)
+        if cap := self.config.logit_softcap:
+            logits = cap * torch.tanh(logits / cap)
         return logits
 
     def generate(

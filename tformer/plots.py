@@ -13,19 +13,26 @@ from tformer.evidence import Bars, Heat, Lines
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-TRAIN, VAL, RATE = "#7aa6c2", "#c0392b", "#9a9a9a"  # readable on light and dark
+TRAIN, VAL, RATE, WORDS = "#7aa6c2", "#c0392b", "#9a9a9a", "#2a9d6f"  # readable on light and dark
 
 
 def loss_svg(metrics: Sequence[dict[str, Any]], title: str) -> str:
-    """Training and validation loss and the learning rate against the step, as an SVG."""
+    """Training and validation loss and the learning rate against the step, as an SVG.
+
+    Below them the loss of last words (`train --eval-data`), where there is one: it is per word.
+    """
     import matplotlib
 
     matplotlib.use("svg", force=True)
     matplotlib.rcParams["svg.hashsalt"] = "tformer"  # the same curve gives the same bytes
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    words = [(m["step"], m["next_word_loss"]) for m in metrics if m.get("next_word_loss") is not None]
+    figure = Figure(figsize=(8, 6.5 if words else 4.5), layout="constrained")
+    ratios = [2, 1] if words else [1]
+    axes, *below = figure.subplots(len(ratios), sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+    if words:
+        _last_words(below[0], words)
     steps = [m["step"] for m in metrics]
     axes.plot(steps, [m["loss"] for m in metrics], color=TRAIN, linewidth=1, label="training")
     evaluated = [m for m in metrics if m.get("val_loss") is not None]
@@ -39,7 +46,8 @@ def loss_svg(metrics: Sequence[dict[str, Any]], title: str) -> str:
             f"{best['val_loss']:.4f}", (best["step"], best["val_loss"]),
             textcoords="offset points", xytext=(0, -14), ha="right", color=VAL,
         )  # fmt: skip
-    axes.set(xlabel="step", ylabel="cross-entropy (nats per token)", title=title)
+    axes.set(ylabel="cross-entropy (nats per token)", title=title)
+    (below or [axes])[0].set_xlabel("step")
     axes.grid(alpha=0.25)
     rate = axes.twinx()
     rate.plot(
@@ -52,6 +60,23 @@ def loss_svg(metrics: Sequence[dict[str, Any]], title: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _last_words(axes: Any, words: Sequence[tuple[int, float]]) -> None:
+    axes.plot(
+        *zip(*words, strict=True),
+        color=WORDS,
+        marker="o",
+        markersize=3,
+        label="next_word_loss: last words of passages",
+    )
+    step, lowest = min(words, key=lambda point: point[1])
+    axes.annotate(
+        f"{lowest:.4f}", (step, lowest), textcoords="offset points", xytext=(0, 6), ha="right", color=WORDS
+    )
+    axes.set(ylabel="nats per word")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="upper right", framealpha=0.6)
 
 
 def attention_picture(weights: np.ndarray, tokens: Sequence[str], title: str, kind: str) -> bytes:

@@ -63,6 +63,8 @@ class TrainingProgress:
         evaluated = report.val_loss is not None
         if evaluated:
             self.val = f"  val {report.val_loss:.4f}"
+            if (word := report.noted.get("next_word_loss")) is not None:
+                self.val += f"  next word {word:.2f}"
         rate = f"  {(state.tokens - tokens) / passed:,.0f} tok/s" if state.step > step else ""
         if "sample" in report.noted:
             self.wrote(report.noted["sample"])

@@ -167,12 +167,14 @@ def _shown(figure: Figure, name: str) -> str:
 
 
 def _curves(metrics: Sequence[dict[str, Any]]) -> list[str]:
-    keys = {"training": "loss", "validation": "val_loss", "next word (LAMBADA)": "next_word_loss"}
+    keys = {"training": "loss", "validation": "val_loss"}
     losses = [s for said, key in keys.items() if (s := _series(said, metrics, key))]
     if not losses:
         return []
     title = "Cross-entropy as it trained"
     figures: list[Figure] = [Lines(title, "step", "nats per token", tuple(losses))]
+    if words := _series("last word of a passage", metrics, "next_word_loss"):
+        figures.append(Lines("Last words (--eval-data) as it trained", "step", "nats per word", (words,)))
     if rate := _series("learning rate", metrics, "lr"):
         figures.append(Lines("The learning rate", "step", "learning rate", (rate,)))
     return ["<h2>Training</h2>", *(_shown(f, f"curve-{i}") for i, f in enumerate(figures))]

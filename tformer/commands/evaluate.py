@@ -9,6 +9,7 @@ import typer
 
 from tformer.commands.eval_attention import attention
 from tformer.commands.eval_generations import check_sampling, generations
+from tformer.commands.eval_lambada import lambada
 from tformer.commands.eval_loss import compare, loss
 from tformer.commands.evaluation import FRESH, Outcome, Request, keep
 from tformer.commands.options import Device, Json, Runs, at_least, print_json, refuse_existing
@@ -25,6 +26,7 @@ EXAMPLES = (
     "tformer eval causality --json",
     'tformer eval attention --prompt "To be, or not to be" --out heads.svg',
     "tformer eval generations --temperature 0.7 --temperature 1",
+    "tformer eval lambada --run shakespeare --limit 500",
 )
 
 
@@ -32,8 +34,8 @@ def command(
     task: Annotated[
         str | None,
         typer.Argument(
-            help="loss, reversal, causality, attention or generations; if left out, reversal for a run on "
-            "it, else loss.",
+            help="loss, reversal, lambada, causality, attention or generations; if left out, reversal for a "
+            "run on it, else loss.",
             show_default=False,
         ),
     ] = None,
@@ -42,9 +44,11 @@ def command(
         list[str] | None,
         typer.Option(
             help="For loss: score all of this text instead of the run's validation part. For attention: "
-            "show its beginning. For generations: compare with this text instead of the run's own."
+            "show its beginning. For generations: compare with this text instead of the run's own. For "
+            'lambada: passages, {"text": …} a line, instead of the test set, which is downloaded once.'
         ),
     ] = None,
+    limit: Annotated[int | None, typer.Option(help="For lambada: only so many passages, the first.")] = None,
     n: Annotated[
         int | None,
         typer.Option(
@@ -100,9 +104,10 @@ def command(
     """Judge a run, or any Hugging Face directory of the two families.
 
     loss: cross-entropy, perplexity, bits per byte; several --run make one table, sorted. reversal: accuracy
-    by position, and the verdict on the mask. causality: whether any logit depends on a later token.
-    attention: where each head looks, and which heads carry the reversal. generations: what it writes at
-    several temperatures, measured beside real text. A check that fails is exit code 1.
+    by position, and the verdict on the mask. lambada: whether the last word of a passage is predicted.
+    causality: whether any logit depends on a later token. attention: where each head looks, and which heads
+    carry the reversal. generations: what it writes at several temperatures, measured beside real text. A
+    check that fails is exit code 1.
     """
     if task is not None and task not in TASKS:
         raise RequestError(f"no evaluation {task!r}", f"expected {', '.join(TASKS)}")
@@ -112,6 +117,8 @@ def command(
         raise RequestError("--prompt is for attention and generations", "", "name one of them")
     if task != "generations" and temperature:
         raise RequestError("--temperature is for generations", "", "tformer eval generations")
+    if task != "lambada" and limit is not None:
+        raise RequestError("--limit is for lambada", "", "tformer eval lambada")
     if task is None and (data or out is not None or tokens is not None or len(run or ()) > 1):
         task = "loss"
     check_out(task, out, overwrite)
@@ -119,6 +126,7 @@ def command(
         raise RequestError("--tokens is for loss, of one run", "", "tformer eval loss --tokens 300")
     at_least("--tokens", tokens, 1)
     at_least("-n", n, 1)
+    at_least("--limit", limit, 1)
     at_least("--positions", positions, 1)
     at_least("--seed", seed, 0)
     check_sampling(task, n, temperature or [], max_tokens)
@@ -128,7 +136,8 @@ def command(
     from tformer.runs import newest_run, read_record, task_of
 
     resolved = resolve_device(device)
-    wanted = {"loss": "text", "generations": "text", "reversal": "reversal"}.get(task or "")
+    suits = dict.fromkeys(("loss", "lambada", "generations"), "text") | {"reversal": "reversal"}
+    wanted = suits.get(task or "")
     folders = find_runs(run or [], task)
     if not folders:
         folders = [newest_run(lambda r: wanted in (None, task_of(r)), f"a run on {wanted or 'anything'}")]
@@ -138,7 +147,7 @@ def command(
         record, model = read_record(folder), load_model(folder, resolved)
         return Request(
             folder, record, model, data or [], prompt or [], out, n, positions, seed, precision,
-            tokens=tokens, temperatures=temperature or [], max_tokens=max_tokens,
+            tokens=tokens, temperatures=temperature or [], max_tokens=max_tokens, limit=limit,
         )  # fmt: skip
 
     if len(folders) > 1:
@@ -232,6 +241,7 @@ def _attention(request: Request) -> Outcome:
 TASKS: dict[str, Callable[[Request], Outcome]] = {
     "loss": loss,
     "reversal": _reversal,
+    "lambada": lambada,
     "causality": _causality,
     "attention": _attention,
     "generations": generations,

@@ -30,6 +30,7 @@ class Request:
     tokens: int | None = None
     temperatures: list[float] = field(default_factory=list)
     max_tokens: int = 200
+    limit: int | None = None
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,15 @@ def command(
             "--set", metavar="KEY=VALUE", help="Any setting, e.g. model.n_layers=6.", rich_help_panel=DATA
         ),
     ] = None,
+    eval_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help='LAMBADA passages, {"text": …} a line: the loss of their last words goes into '
+            "metrics.jsonl and loss.svg at every evaluation.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a model on DATA and leave a run directory that transformers loads as it is.
@@ -114,7 +123,7 @@ def command(
     check_minutes(minutes, explicit[-1])
     with ExitStack() as stack:
         session = _open(
-            stack, sources, explicit, preset, device, out, resume, overwrite, init_from,
+            stack, sources, explicit, preset, device, out, resume, overwrite, init_from, eval_data,
             (minutes, began) if minutes is not None else None,
         )  # fmt: skip
         passed = _train(session, json)
@@ -125,7 +134,7 @@ def command(
 def _open(
     stack: ExitStack, sources: list[str], explicit: "Sequence[Layer]", preset: str | None,
     device_name: str, out: Path | None, resume: bool, overwrite: bool, init_from: str | None,
-    budget: tuple[float, float] | None,
+    eval_data: str | None, budget: tuple[float, float] | None,
 ) -> "Session":  # fmt: skip
     """Everything that can be refused is refused before anything is written."""
     import torch
@@ -134,6 +143,7 @@ def _open(
     from tformer.checkpoint import open_run
     from tformer.corpus import corpus_name
     from tformer.device import resolve_device
+    from tformer.next_word import read_next_words, watch_next_words
     from tformer.progress import download_progress
     from tformer.runs import is_finished, new_run_folder, read_record, recorded_hash, unfinished_run
     from tformer.tokenizer import Tokenizer
@@ -162,6 +172,7 @@ def _open(
         own = Tokenizer.load(folder) if recorded else pretrained.tokenizer if pretrained else None
         data = runner.prepare_data(config, sources, own, recorded_hash(recorded), shown)
     config = runner.decide(config, device, data.tokenizer.vocab_size)
+    words = read_next_words(eval_data, recorded, config, data)
     if out is None and not resume:
         folder = new_run_folder(name)  # another process may have taken the name meanwhile
     run = stack.enter_context(open_run(folder))
@@ -171,9 +182,13 @@ def _open(
         session.at_evaluation += [journal.sampled_line, journal.loss_by_position]
         if not recorded:
             session.record["preset"] = preset or default
+        if words:
+            watch_next_words(session, words)
         settle_steps(session, budget, bool(recorded))
 
     session = runner.open_session(run, config, data, device, pretrained, settle, anew=overwrite)
+    for why, count in (words.passages.skipped if words else {}).items():
+        render.warn(f"passed over {count:,} passages of --eval-data: {why}")
     for problem in session.problems:
         render.warn(f"passed over a checkpoint: {problem}")
     _introduce(session, device, bool(recorded) and is_finished(recorded))

@@ -1,0 +1,64 @@
+"""`tformer eval lambada`: the last word of each passage, predicted."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from tformer.commands.evaluation import Outcome, Request
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tformer.lambada import LambadaResult
+
+
+def lambada(request: Request) -> Outcome:
+    """Score the LAMBADA test set, downloaded once, or the passages of `--data`."""
+    from tformer import lambada as measure
+    from tformer import render
+    from tformer.corpus import LAMBADA, download
+    from tformer.progress import download_progress, steps_progress
+    from tformer.tokenizer import Tokenizer
+
+    sources = request.data
+    if not sources:
+        with download_progress("downloading LAMBADA") as shown:
+            sources = [str(download(LAMBADA, shown))]
+    texts = [text for source in sources for text in measure.read_passages(source)][: request.limit]
+    tokenizer = Tokenizer.load(request.folder)
+    passages = measure.encode_passages(texts, tokenizer, request.model.config.n_ctx)
+    for why, count in passages.skipped.items():
+        render.warn(f"passed over {count:,} of {len(texts):,} passages: {why}")
+    with steps_progress("predicting last words") as progress:
+        result = measure.lambada(request.model, passages, request.precision, progress)
+    name = " ".join(request.data) or "the LAMBADA test set"
+    facts = {
+        "run": str(request.folder),
+        "passages": f"{result.n:,} of {name}"
+        + (f", {result.skipped:,} passed over" if result.skipped else "")
+        + (f", {result.cut:,} cut to their end" if result.cut else ""),
+        "last word": f"{result.tokens_per_word:.2f} tokens, {result.next_word_loss:.4f} nats",
+    }
+    return Outcome(asdict(result), lambda console: _show(facts, result, console), on=facts["passages"])
+
+
+def _show(facts: dict[str, str], result: "LambadaResult", console: "Console") -> None:
+    from tformer import render
+
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    rows = []
+    for name, prefix in (("whole last word", ""), ("last token only", "last_token_")):
+        accuracy, its_error, perplexity, error = (
+            getattr(result, f"{prefix}{key}")
+            for key in ("accuracy", "accuracy_stderr", "perplexity", "perplexity_stderr")
+        )
+        rows.append(
+            (
+                name, render.percent(accuracy), "-" if its_error is None else render.percent(its_error),
+                number(perplexity, ",.4g"), number(error, ",.2g"),
+            )
+        )  # fmt: skip
+    render.fact_table(console, facts)
+    columns = ("", "accuracy", "± 1 standard error", "perplexity", "± 1 standard error")
+    render.list_table("LAMBADA: is the last word predicted?", columns, rows, console)
