@@ -176,7 +176,15 @@ def test_nothing_that_exists_is_overwritten(place):
     assert (place / "mine" / "thesis.txt").read_text() == "x"
     before = {p: p.read_bytes() for p in (place / "runs/reversal").rglob("*") if p.is_file()}
     done = tformer(
-        "train", "reversal", "--out", "runs/reversal", "--overwrite", "--minutes", "0.0001", cwd=place, check=2
+        "train",
+        "reversal",
+        "--out",
+        "runs/reversal",
+        "--overwrite",
+        "--minutes",
+        "0.0001",
+        cwd=place,
+        check=2,
     )
     assert "too short" in done.stderr
     assert before == {p: p.read_bytes() for p in before}, "refused before anything was removed"
