@@ -113,7 +113,6 @@ LAMBADA = NamedCorpus(  # to judge by, not to train on: JSON lines, read by lamb
     title="the LAMBADA test set, 5,153 passages, 1.8 MB",
     urls=(
         "https://openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl",
-        "https://huggingface.co/datasets/EleutherAI/lambada_openai/resolve/main/data/lambada_test.jsonl",
         "https://raw.githubusercontent.com/cybertronai/bflm/master/lambada_test.jsonl",
     ),
     min_bytes=1_819_752,
