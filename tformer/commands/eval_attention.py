@@ -35,11 +35,11 @@ def attention(request: Request, task: "Reversal | None") -> Outcome:
     from tformer import render
     from tformer.attention_maps import attention_weights, mirror
     from tformer.files import write_file
+    from tformer.huggingface import load_tokenizer
     from tformer.plots import attention_picture
-    from tformer.tokenizer import Tokenizer
 
     folder, model, out = request.folder, request.model, request.out
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = load_tokenizer(folder, model)
     ids = _ids(request, tokenizer, task)
     device = next(model.parameters()).device
     weights = attention_weights(model, torch.tensor([ids], device=device))[:, 0].float().cpu().numpy()

@@ -13,12 +13,12 @@ def loss(request: Request) -> Outcome:
     from tformer import evaluate, render
     from tformer.corpus import load_corpus
     from tformer.data import load_token_file, split_text, token_hash
+    from tformer.huggingface import load_tokenizer
     from tformer.progress import steps_progress
     from tformer.runs import check_hash, recorded_hash
-    from tformer.tokenizer import Tokenizer
 
     folder, record, model = request.folder, request.record, request.model
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = load_tokenizer(folder, model)
     validation = not request.data
     sources = request.data or recorded_sources(folder, record)
     fraction = float((record.get("data") or {}).get("val_fraction", 0.1)) if validation else 1.0

@@ -135,7 +135,7 @@ def _open(
     folder = folder or new_run_folder(name)
     recorded = read_record(folder) if resume else {}
     _check_folder(folder, bool(recorded), overwrite)
-    pretrained = _pretrained(init_from, folder, recorded) if init_from else None
+    pretrained = None if init_from is None else _pretrained(init_from, folder, recorded)
     config = _configure(sources, explicit, has_preset, recorded, pretrained)
     if (config.data.task == "reversal") != (sources == ["reversal"]):
         raise RequestError(
