@@ -63,7 +63,7 @@ def test_a_leak_is_exit_1(directory):
     )  # fmt: skip
     assert (done.returncode, machine.returncode) == (1, 1)
     assert " X" in done.stdout.splitlines()[15]
-    assert "open: some later keys are not hidden in blocks 0, 1" in done.stdout
+    assert "open: some later keys are not hidden in blocks 1, 2" in done.stdout
     assert done.stdout.splitlines()[-1] == "FAILED: the future leaks"
     values = json.loads(machine.stdout)
     assert (values["passed"], values["cached"]["passed"]) == (False, False)
@@ -95,10 +95,19 @@ def test_a_terminal_gets_coloured_blocks_unless_it_has_no_colour(monkeypatch):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (-1e4, "finite: -10,000 in blocks 0, 1, safe for scores up to 9,896; here they reach"),
-        (-10.0, "finite: -10 in blocks 0, 1, safe at no score"),
+        (-1e4, "finite: -10,000 in blocks 1, 2, safe for scores up to 9,896; here they reach"),
+        (-10.0, "finite: -10 in blocks 1, 2, safe at no score"),
     ],
 )
 def test_a_finite_mask_is_said_with_its_safe_score(monkeypatch, value, said):
     monkeypatch.setattr(room, "attention", hiding_by(value))
     assert said in " ".join(drawn(causality(tiny_model()), no_color=True).split())
+
+
+def test_more_than_rounding_between_cache_and_full_forward_is_said():
+    model = tiny_model()
+    right = drawn(causality(model), no_color=True)
+    model.embed.register_forward_hook(lambda module, args, output: output * (1 + output.shape[1] / 16))
+    wrong = drawn(causality(model), no_color=True)
+    assert "more than rounding" in wrong
+    assert "more than rounding" not in right

@@ -50,7 +50,7 @@ def attention(request: Request, task: "Reversal | None") -> Outcome:
         write_file(out, picture)
         render.say(f"wrote {out}")
     result = {
-        "tokens": tokens, "ids": ids, "weights": weights.round(6).tolist(),
+        "tokens": tokens, "ids": ids, "weights": weights.astype(float).round(6).tolist(),
         "mirror": asdict(found) | {"carriers": [[h.layer, h.head] for h in found.carriers]}
         if found else None,
     }  # fmt: skip
