@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import tiny_model
@@ -15,7 +16,12 @@ from test_cli import ENVIRONMENT, tformer
 from tformer import model as room
 from tformer import render
 from tformer.causality import causality
+from tformer.checkpoint import Run
+from tformer.cli import app
+from tformer.config import Config
+from tformer.files import cannot_write
 from tformer.huggingface import to_hf, to_hf_config
+from tformer.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +79,27 @@ def test_a_leak_is_exit_1(directory):
 def test_fewer_than_one_position_is_a_wrong_request(directory):
     done = tformer("eval", "causality", "--run", ".", "--positions", "0", cwd=directory, check=2)
     assert "--positions" in done.stderr
+
+
+@pytest.mark.parametrize("error", [cannot_write(Path("report.html"), OSError()), OSError(30, "read-only")])
+def test_a_verdict_that_a_run_cannot_keep_stays_the_verdict(tmp_path, monkeypatch, capsys, error):
+    run = Run(tmp_path / "run")
+    model, tokenizer = tiny_model(), Tokenizer.train("char", ["abcdefghijklmnopqrstuvw"])
+    config = Config().updated("model", **model.config.model_dump())
+    run.write_identity(config, tokenizer)
+    run.write_weights(model)
+    run.write_record(config, {})
+    run.close()
+
+    def refuse(*args):
+        raise error
+
+    monkeypatch.setattr("tformer.report.write_page", refuse)
+    code = app(["eval", "causality", "--run", str(run.folder), "--device", "cpu"], standalone_mode=False)
+    streams = capsys.readouterr()
+    assert not code
+    assert streams.out.splitlines()[-1].startswith("passed")
+    assert "not kept" in streams.err
 
 
 def drawn(result, **settings):

@@ -170,9 +170,10 @@ def causality_picture(result: "CausalityResult", console: Console) -> None:
     facts = {
         "positions": f"all {n} that have any before them" if n == of else f"{n} of {of}, evenly spread",
         "full forward": _leaked(result.full_leak),
-        "KV cache": f"{_leaked(result.cached.max_leak)} ({len(result.cached.pieces)} ways to cut the input)",
-        "rounding": f"with the cache and without, logits differ by {result.cached.difference:.1g} of the "
-        f"largest ({result.precision})",
+        "KV cache": f"{_leaked(result.cached.max_leak)} ({len(result.cached.pieces)} ways to cut it, "
+        "and padded)",
+        "rounding": f"cached and full logits agree to {result.cached.difference:.1g} of the largest "
+        f"({result.precision})",
         "gradients": "from earlier logits to later embeddings exactly 0"
         if result.max_gradient == 0
         else f"up to {result.max_gradient:.3g} from earlier logits to later embeddings",

@@ -12,7 +12,7 @@ from tformer.commands.eval_generations import check_sampling, generations
 from tformer.commands.eval_loss import loss
 from tformer.commands.evaluation import FRESH, Outcome, Request
 from tformer.commands.options import Device, Json, Run, at_least, print_json
-from tformer.errors import RequestError
+from tformer.errors import RequestError, TformerError
 
 if TYPE_CHECKING:
     from tformer.data import Reversal
@@ -138,8 +138,9 @@ def command(
         try:
             keep_eval(folder, task, outcome.result, outcome.on)
             write_page(folder, model)
-        except OSError as error:
-            render.warn(f"the result is not kept in {folder}: {error.strerror or error}")
+        except (OSError, TformerError) as error:
+            why = error.strerror if isinstance(error, OSError) else None
+            render.warn(f"the result is not kept in {folder}: {why or error}")
     if not outcome.passed:
         raise typer.Exit(1)
 
