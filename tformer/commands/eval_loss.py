@@ -94,10 +94,10 @@ class Judged:
 def loss(request: Request) -> Outcome:
     """Score the run's validation part, or all of `--data`."""
     from tformer import render_loss
+    from tformer.huggingface import load_tokenizer
     from tformer.surprise import surprise
-    from tformer.tokenizer import Tokenizer
 
-    folder, tokenizer = request.folder, Tokenizer.load(request.folder)
+    folder, tokenizer = request.folder, load_tokenizer(request.folder, request.model)
     source = source_of(folder, request.record, request.data)
     ids = source.ids(tokenizer) if source.is_ids else tokenizer.encode_array([source.text()])
     judged = _score(request, tokenizer, ids)
@@ -147,6 +147,7 @@ def compare(
     """
     from tformer import render_loss
     from tformer.comparison import difference, same_cuts
+    from tformer.huggingface import load_tokenizer
     from tformer.runs import read_record
     from tformer.tokenizer import Tokenizer
 
@@ -166,6 +167,7 @@ def compare(
     judged = []
     for folder in folders:
         request = request_of(folder)
+        load_tokenizer(folder, request.model)  # no larger than the model
         one = _score(request, tokenizers[folder], ids_of[folder])
         on = source.on if data else "its validation part"
         keep(request, Outcome(one.as_dict(), lambda console: None, on=on))
