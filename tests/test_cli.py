@@ -460,3 +460,17 @@ def test_the_shell_completes_commands_runs_and_words(tmp_path, typed, offered):
     binary.chmod(0o755)
     done = subprocess.run([binary], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert set(done.stdout.split()) == offered
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["causality", "--data", "hamlet.txt"], "--data with eval causality"),
+        (["loss", "-n", "3"], "-n with eval loss"),
+        (["attention", "--precision", "fp32"], "--precision with eval attention"),
+        (["--positions", "3"], "--positions with eval reversal"),
+    ],
+)
+def test_an_option_that_a_task_has_no_use_for_is_refused(place, args, named):
+    done = tformer("eval", *args, "--run", "reversal", cwd=place, check=2)
+    assert named in done.stderr

@@ -303,7 +303,7 @@ def test_on_a_narrow_terminal_the_table_fits_and_nothing_moves_the_cursor(runs, 
         (("--run", "char", "--max-tokens", "0"), "--max-tokens 0"),
         (("--run", "char", "-n", "0"), "-n 0"),
         (("--run", "char", "--prompt", "é"), "not in the vocabulary"),
-        (("--run", "char", "--out", "a.svg"), "--out is for attention"),
+        (("--run", "char", "--out", "a.svg"), "--out with eval generations"),
         (("--run", "char", "--data", "one.txt"), "no text to compare with"),
     ],
 )
