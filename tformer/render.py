@@ -4,7 +4,7 @@ Results go to stdout, everything said to a person goes to stderr; a stream that 
 plain lines.
 """
 
-import sys
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,17 +23,39 @@ if TYPE_CHECKING:  # they import torch, and tokenize needs none
     from tformer.evaluate import PositionResult, ReversalResult
     from tformer.masks import MaskResult
 
-PLAIN_LINE_EVERY = 2.0  # seconds between progress lines where there is no terminal
+WIDEST = 1000  # characters of a line where no terminal breaks it
+
+
+class _Pipe(Console):
+    """A stream that is no terminal: lines as long as they are, none with blanks at its end."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As Rich prints, the padding of tables left out."""
+        if "end" in options:  # not a whole line
+            return super().print(*objects, **options)
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        self.file.write("\n".join(line.rstrip(" ") for line in captured.get().split("\n")))
+        self.file.flush()
+        return None
+
+
+def _console(stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if console.is_terminal:
+        return console
+    width = None if "COLUMNS" in os.environ else WIDEST
+    return _Pipe(stderr=stderr, highlight=False, soft_wrap=True, width=width)
 
 
 def out() -> Console:
     """The console of results."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return _console(stderr=False)
 
 
 def err() -> Console:
     """The console of everything said to a person."""
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return _console(stderr=True)
 
 
 def say(message: str) -> None:

@@ -9,8 +9,6 @@ import numpy as np
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 from rich.text import Text
 
 from tformer import render
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from tformer.evaluate import LossResult
 
 PLOT_ROWS, PLOT_COLUMNS = 12, 110
-WIDEST = 1000  # characters of a line in a pipe
 BRAILLE = 0x2800
 DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of a cell: 4 down, 2 across
 
@@ -182,7 +179,7 @@ def comparison(
         )
     for row in rows:
         grid.add_row(*(Text(cell.replace(" ± ", "\n± ") if narrow else cell) for cell in row))
-    _print(grid, console)
+    console.print(grid)
     for note in notes:
         console.print(Text(note, style="dim"))
     if console.is_terminal:
@@ -249,14 +246,6 @@ def _extremes(title: str, tokens: Sequence[Token], console: Console) -> None:
     room = max(8, min(BEFORE, console.width - others)) if console.is_terminal else BEFORE
     for place, before, *rest in rows:
         grid.add_row(*map(Text, (place, before[-room:], *rest)))
-    _print(grid, console)
-
-
-def _print(grid: Table, console: Console) -> None:
-    """A table as wide as the terminal at most; elsewhere as wide as its rows, which stay whole."""
-    if not console.is_terminal:
-        width = max(1, Measurement.get(console, console.options.update(max_width=WIDEST), grid).maximum)
-        console = Console(file=console.file, width=width, highlight=False, soft_wrap=True)
     console.print(grid)
 
 
