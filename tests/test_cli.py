@@ -442,6 +442,8 @@ def test_free_words_find_the_nearest_question(tmp_path):
         ("tformer ans", {"answer"}),
         ("tformer eval --run ", {"mine", "other"}),
         ("tformer sample --run m", {"mine"}),
+        ("tformer eval l", {"loss", "lambada"}),
+        ("tformer eval --precision b", {"bf16"}),
         ("tformer answer sk", {"skip-connections"}),
         ("tformer train --device c", {"cpu", "cuda"}),
     ],

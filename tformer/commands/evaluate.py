@@ -12,11 +12,13 @@ from tformer.commands.eval_generations import check_sampling, generations
 from tformer.commands.eval_lambada import lambada
 from tformer.commands.eval_loss import compare, loss
 from tformer.commands.evaluation import FRESH, Outcome, Request, keep
-from tformer.commands.options import Device, Json, Runs, at_least, print_json, refuse_existing
+from tformer.commands.options import Device, Json, Runs, at_least, completes, print_json, refuse_existing
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
     from tformer.data import Reversal
+
+TEXTS, SCORES = "Sequences, prompts and samples", "How much of it, for loss, lambada and causality"
 
 EXAMPLES = (
     "tformer eval",
@@ -37,6 +39,7 @@ def command(
             help="loss, reversal, lambada, causality, attention or generations; if left out, reversal for a "
             "run on it, else loss.",
             show_default=False,
+            autocompletion=lambda incomplete: [name for name in TASKS if name.startswith(incomplete)],
         ),
     ] = None,
     run: Runs = None,
@@ -48,20 +51,25 @@ def command(
             'lambada: passages, {"text": …} a line, instead of the test set, which is downloaded once.'
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="For lambada: only so many passages, the first.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="For lambada: only so many passages, the first.", rich_help_panel=SCORES),
+    ] = None,
     n: Annotated[
         int | None,
         typer.Option(
             "-n",
             help="For reversal and attention: how many fresh sequences (2000). For generations: "
             "samples of each prompt (4).",
+            rich_help_panel=TEXTS,
         ),
     ] = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option(
             help="For attention: the text to show. For generations: a text to continue (repeatable); if "
-            "left out, beginnings of lines of the validation text."
+            "left out, beginnings of lines of the validation text.",
+            rich_help_panel=TEXTS,
         ),
     ] = None,
     temperature: Annotated[
@@ -69,9 +77,12 @@ def command(
         typer.Option(
             help="For generations: one to sample at (repeatable); 0.5, 0.8 and 1 if left out.",
             show_default=False,
+            rich_help_panel=TEXTS,
         ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(help="For generations: tokens of each sample.")] = 200,
+    max_tokens: Annotated[
+        int, typer.Option(help="For generations: tokens of each sample.", rich_help_panel=TEXTS)
+    ] = 200,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -83,12 +94,16 @@ def command(
         int | None,
         typer.Option(
             help="For loss: show the first so many tokens, coloured by their loss, and the hardest and "
-            "easiest of the text."
+            "easiest of the text.",
+            rich_help_panel=SCORES,
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")] = False,
     positions: Annotated[
-        int, typer.Option(help="For causality: how many positions to change, evenly spread.")
+        int,
+        typer.Option(
+            help="For causality: how many positions to change, evenly spread.", rich_help_panel=SCORES
+        ),
     ] = 64,
     seed: Annotated[
         int,
@@ -97,17 +112,22 @@ def command(
             "prompts, and the seed of the first sample."
         ),
     ] = 1,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32 or bf16.", autocompletion=completes("fp32", "bf16"))
+    ] = "fp32",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Judge a run, or any Hugging Face directory of the two families.
 
-    loss: cross-entropy, perplexity, bits per byte; several --run make one table, sorted. reversal: accuracy
-    by position, and the verdict on the mask. lambada: whether the last word of a passage is predicted.
-    causality: whether any logit depends on a later token. attention: where each head looks, and which heads
-    carry the reversal. generations: what it writes at several temperatures, measured beside real text. A
-    check that fails is exit code 1.
+    loss         cross-entropy, perplexity, bits per byte; several --run: a table
+    reversal     accuracy by position, and the verdict on the mask
+    lambada      whether the last word of a passage is predicted
+    causality    whether any logit depends on a later token
+    attention    where each head looks, and which heads carry the reversal
+    generations  what it writes, measured beside real text
+
+    A check that fails is exit code 1.
     """
     if task is not None and task not in TASKS:
         raise RequestError(f"no evaluation {task!r}", f"expected {', '.join(TASKS)}")
