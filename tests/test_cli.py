@@ -462,3 +462,8 @@ def test_the_shell_completes_commands_runs_and_words(tmp_path, typed, offered):
     binary.chmod(0o755)
     done = subprocess.run([binary], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert set(done.stdout.split()) == offered
+
+
+def test_a_wrong_option_names_the_help_of_its_command(tmp_path):
+    done = tformer("eval", "--tempereture", "1", cwd=tmp_path, check=2)
+    assert done.stderr.rstrip().endswith("see: tformer eval --help")
