@@ -442,6 +442,8 @@ def test_free_words_find_the_nearest_question(tmp_path):
         ("tformer ans", {"answer"}),
         ("tformer eval --run ", {"mine", "other"}),
         ("tformer sample --run m", {"mine"}),
+        ("tformer eval l", {"loss", "lambada"}),
+        ("tformer eval --precision b", {"bf16"}),
         ("tformer answer sk", {"skip-connections"}),
         ("tformer train --device c", {"cpu", "cuda"}),
     ],
@@ -474,3 +476,8 @@ def test_the_shell_completes_commands_runs_and_words(tmp_path, typed, offered):
 def test_an_option_that_a_task_has_no_use_for_is_refused(place, args, named):
     done = tformer("eval", *args, "--run", "reversal", cwd=place, check=2)
     assert named in done.stderr
+
+
+def test_a_wrong_option_names_the_help_of_its_command(tmp_path):
+    done = tformer("eval", "--tempereture", "1", cwd=tmp_path, check=2)
+    assert done.stderr.rstrip().endswith("see: tformer eval --help")

@@ -219,6 +219,13 @@ def test_out_takes_what_its_task_writes(place):
             command(task, run=["char"], out=place / name)
 
 
+def test_a_run_whose_text_was_moved_says_what_to_do(place):
+    (place / "text.txt").unlink()
+    for options in ({"run": ["char"]}, {"run": ["char", "wide"]}, {"task": "generations", "run": ["char"]}):
+        with pytest.raises(RequestError, match=r"text\.txt, which is not there any more; give --data FILE"):
+            command(**options)
+
+
 def test_a_text_that_a_run_cannot_read_names_the_run(place):
     (place / "euro.txt").write_text(TEXT + "€")
     with pytest.raises(RequestError, match=r"runs/char cannot read this text: character '€'"):

@@ -224,11 +224,18 @@ def source_of(folder: Path, record: dict[str, Any], data: list[str]) -> Source:
 
 def recorded_sources(folder: Path, record: dict[str, Any]) -> list[str]:
     """What a run was trained on. Raises RequestError where that cannot be read again."""
+    from tformer.corpus import CORPORA
+
     sources = (record.get("record") or {}).get("data", {}).get("source")
     if not sources or not isinstance(sources, list):
         raise RequestError(f"{folder} does not say what it was trained on", "", "give --data FILE")
     if "-" in sources:
         raise RequestError(f"{folder} was trained on standard input", "", "give --data FILE")
+    for source in sources:
+        if source not in CORPORA and not Path(source).exists():
+            raise RequestError(
+                f"{folder} was trained on {source}, which is not there any more", "", "give --data FILE"
+            )
     return list(sources)
 
 

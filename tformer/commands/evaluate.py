@@ -12,11 +12,13 @@ from tformer.commands.eval_generations import check_sampling, generations
 from tformer.commands.eval_lambada import lambada
 from tformer.commands.eval_loss import compare, loss
 from tformer.commands.evaluation import FRESH, Outcome, Request, keep
-from tformer.commands.options import Device, Json, Runs, at_least, print_json, refuse_existing
+from tformer.commands.options import Device, Json, Runs, at_least, completes, print_json, refuse_existing
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
     from tformer.data import Reversal
+
+TEXTS, SCORES = "Sequences, prompts and samples", "How much of it, for loss, lambada and causality"
 
 EXAMPLES = (
     "tformer eval",
@@ -30,7 +32,6 @@ EXAMPLES = (
 )
 
 
-JUDGED, ASKED, WRITTEN = "What is judged, and how", "What a task is asked", "Output"
 OPTIONS = {  # and the tasks that take them; --run, --device and --json are for all
     "data": ("loss", "lambada", "attention", "generations"),
     "n": ("reversal", "attention", "generations"),
@@ -55,6 +56,7 @@ def command(
             help="loss, reversal, lambada, causality, attention or generations; if left out, reversal for a "
             "run on it, else loss.",
             show_default=False,
+            autocompletion=lambda incomplete: [name for name in TASKS if name.startswith(incomplete)],
         ),
     ] = None,
     run: Runs = None,
@@ -63,12 +65,12 @@ def command(
         typer.Option(
             help="For loss: score all of this text instead of the run's validation part. For attention: "
             "show its beginning. For generations: compare with this text instead of the run's own. For "
-            'lambada: passages, {"text": …} a line, instead of the test set, which is downloaded once.',
-            rich_help_panel=JUDGED,
+            'lambada: passages, {"text": …} a line, instead of the test set, which is downloaded once.'
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="For lambada: only so many passages, the first.", rich_help_panel=ASKED)
+        int | None,
+        typer.Option(help="For lambada: only so many passages, the first.", rich_help_panel=SCORES),
     ] = None,
     n: Annotated[
         int | None,
@@ -76,7 +78,7 @@ def command(
             "-n",
             help="For reversal and attention: how many fresh sequences (2000). For generations: "
             "samples of each prompt (4).",
-            rich_help_panel=ASKED,
+            rich_help_panel=TEXTS,
         ),
     ] = None,
     prompt: Annotated[
@@ -84,7 +86,7 @@ def command(
         typer.Option(
             help="For attention: the text to show. For generations: a text to continue (repeatable); if "
             "left out, beginnings of lines of the validation text.",
-            rich_help_panel=ASKED,
+            rich_help_panel=TEXTS,
         ),
     ] = None,
     temperature: Annotated[
@@ -92,18 +94,17 @@ def command(
         typer.Option(
             help="For generations: one to sample at (repeatable); 0.5, 0.8 and 1 if left out.",
             show_default=False,
-            rich_help_panel=ASKED,
+            rich_help_panel=TEXTS,
         ),
     ] = None,
     max_tokens: Annotated[
-        int, typer.Option(help="For generations: tokens of each sample.", rich_help_panel=ASKED)
+        int, typer.Option(help="For generations: tokens of each sample.", rich_help_panel=TEXTS)
     ] = 200,
     out: Annotated[
         Path | None,
         typer.Option(
             help="For attention: a picture of every head, .svg or .png. For loss: a page with the curve and "
-            "the text in colours, .html.",
-            rich_help_panel=WRITTEN,
+            "the text in colours, .html."
         ),
     ] = None,
     tokens: Annotated[
@@ -111,39 +112,37 @@ def command(
         typer.Option(
             help="For loss: show the first so many tokens, coloured by their loss, and the hardest and "
             "easiest of the text.",
-            rich_help_panel=ASKED,
+            rich_help_panel=SCORES,
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file in --out.", rich_help_panel=WRITTEN)
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")] = False,
     positions: Annotated[
         int,
         typer.Option(
-            help="For causality: how many positions to change, evenly spread.", rich_help_panel=ASKED
+            help="For causality: how many positions to change, evenly spread.", rich_help_panel=SCORES
         ),
     ] = 64,
     seed: Annotated[
         int,
         typer.Option(
             help="For reversal and causality: which fresh sequences or tokens. For generations: which "
-            "prompts, and the seed of the first sample.",
-            rich_help_panel=ASKED,
+            "prompts, and the seed of the first sample."
         ),
     ] = 1,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.", rich_help_panel=JUDGED)] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32 or bf16.", autocompletion=completes("fp32", "bf16"))
+    ] = "fp32",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Judge a run, or any Hugging Face directory of the two families.
 
-    \b
-    loss         cross-entropy, perplexity, bits per byte; several --run make one table
+    loss         cross-entropy, perplexity, bits per byte; several --run: a table
     reversal     accuracy by position, and the verdict on the mask
     lambada      whether the last word of a passage is predicted
     causality    whether any logit depends on a later token
     attention    where each head looks, and which heads carry the reversal
-    generations  what it writes at several temperatures, measured beside real text
+    generations  what it writes, measured beside real text
 
     A check that fails is exit code 1.
     """
