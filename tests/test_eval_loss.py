@@ -169,6 +169,19 @@ def test_runs_of_anywhere_compare_on_one_file(place, capsys):
     assert {v["tokens"] for v in together} == {len(TEXT) - 1}
 
 
+def test_a_run_that_was_trained_on_the_text_is_named(place, capsys):
+    said = "was trained on this very text"
+    command("loss", run=["char", "elsewhere"], data=["text.txt"])
+    warned = [line for line in capsys.readouterr().err.splitlines() if said in line]
+    assert len(warned) == 1 and "runs/char" in warned[0]
+    command("loss", run=["char"], data=["text.txt"])
+    assert said in " ".join(capsys.readouterr().err.split())
+    command("loss", run=["char"])  # its validation part, which it has not seen
+    (place / "part.txt").write_text(TEXT[:300])
+    command("loss", run=["char"], data=["part.txt"])
+    assert said not in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_comparison_has_a_page(place, capsys):
     command("loss", run=["char", "bpe"], out=place / "runs.html")
     text = (place / "runs.html").read_text()
