@@ -209,6 +209,7 @@ def test_a_token_file_is_for_runs_of_one_tokenizer(place, capsys):
         ({"task": "loss", "run": ["char", "wide"], "tokens": 9}, "one run"),
         ({"task": "causality", "run": ["char"], "tokens": 9}, "--tokens is for loss"),
         ({"task": "loss", "run": ["char"], "tokens": 0}, "--tokens 0"),
+        ({"task": "loss", "run": ["char"], "n": 5}, "-n is not for loss"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_any_work(place, options, said):

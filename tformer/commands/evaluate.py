@@ -141,6 +141,8 @@ def command(
         raise RequestError("--limit is for lambada", "", "tformer eval lambada")
     if task is None and (data or out is not None or tokens is not None or len(run or ()) > 1):
         task = "loss"
+    if n is not None and task in ("loss", "lambada", "causality"):
+        raise RequestError(f"-n is not for {task}", "it is for reversal, attention and generations")
     check_out(task, out, overwrite)
     if tokens is not None and (task != "loss" or len(run or ()) > 1):
         raise RequestError("--tokens is for loss, of one run", "", "tformer eval loss --tokens 300")
