@@ -178,6 +178,19 @@ def test_runs_of_anywhere_compare_on_one_file(place, capsys):
     assert {v["tokens"] for v in together} == {len(TEXT) - 1}
 
 
+def test_a_run_that_was_trained_on_the_text_is_named(place, capsys):
+    said = "was trained on this very text"
+    command("loss", run=["char", "elsewhere"], data=["text.txt"])
+    warned = [line for line in capsys.readouterr().err.splitlines() if said in line]
+    assert len(warned) == 1 and "runs/char" in warned[0]
+    command("loss", run=["char"], data=["text.txt"])
+    assert said in " ".join(capsys.readouterr().err.split())
+    command("loss", run=["char"])  # its validation part, which it has not seen
+    (place / "part.txt").write_text(TEXT[:300])
+    command("loss", run=["char"], data=["part.txt"])
+    assert said not in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_comparison_has_a_page(place, capsys):
     command("loss", run=["char", "bpe"], out=place / "runs.html")
     text = (place / "runs.html").read_text()
@@ -205,6 +218,7 @@ def test_a_token_file_is_for_runs_of_one_tokenizer(place, capsys):
         ({"task": "loss", "run": ["char", "wide"], "tokens": 9}, "one run"),
         ({"task": "causality", "run": ["char"], "tokens": 9}, "--tokens with eval causality .it is for loss"),
         ({"task": "loss", "run": ["char"], "tokens": 0}, "--tokens 0"),
+        ({"task": "loss", "run": ["char"], "n": 5}, "-n is not for loss"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_any_work(place, options, said):

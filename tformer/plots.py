@@ -47,6 +47,7 @@ def loss_svg(metrics: Sequence[dict[str, Any]], title: str) -> str:
             textcoords="offset points", xytext=(0, -14), ha="right", color=VAL,
         )  # fmt: skip
     axes.set(ylabel="cross-entropy (nats per token)", title=title)
+    axes.margins(y=0.1)  # room below for the number
     (below or [axes])[0].set_xlabel("step")
     axes.grid(alpha=0.25)
     rate = axes.twinx()
@@ -75,8 +76,9 @@ def _last_words(axes: Any, words: Sequence[tuple[int, float]]) -> None:
         f"{lowest:.4f}", (step, lowest), textcoords="offset points", xytext=(0, 6), ha="right", color=WORDS
     )
     axes.set(ylabel="nats per word")
+    axes.margins(y=0.15)
     axes.grid(alpha=0.25)
-    axes.legend(loc="upper right", framealpha=0.6)
+    axes.legend(loc="best", framealpha=0.6)  # where the curve is not: it may rise
 
 
 def attention_picture(weights: np.ndarray, tokens: Sequence[str], title: str, kind: str) -> bytes:

@@ -45,14 +45,21 @@ class Source:
         check_hash(token_hash(ids), self.sha256, "give --data FILE")
         return ids[int((1 - self.fraction) * len(ids)) :]
 
-    def text(self) -> str:
-        """Of anything else, what is scored. Raises RequestError where it is not what was recorded."""
+    def text(self, records: dict[Path, dict[str, Any]]) -> str:
+        """Of anything else, what is scored; a run that has seen all of it is named.
+
+        Raises RequestError where it is not what was recorded.
+        """
+        from tformer import render
         from tformer.corpus import load_corpus
         from tformer.data import split_text
-        from tformer.runs import check_hash
+        from tformer.runs import check_hash, recorded_hash
 
         corpus = load_corpus(self.names)
         check_hash(corpus.sha256, self.sha256, "give --data FILE")
+        for folder, record in records.items() if self.fraction == 1 else ():
+            if recorded_hash(record) == corpus.sha256:
+                render.warn(f"{folder} was trained on this very text: its loss here says little of new text")
         return split_text(corpus.text, self.fraction).val
 
 
@@ -99,7 +106,11 @@ def loss(request: Request) -> Outcome:
 
     folder, tokenizer = request.folder, load_tokenizer(request.folder, request.model)
     source = source_of(folder, request.record, request.data)
-    ids = source.ids(tokenizer) if source.is_ids else tokenizer.encode_array([source.text()])
+    ids = (
+        source.ids(tokenizer)
+        if source.is_ids
+        else tokenizer.encode_array([source.text({folder: request.record})])
+    )
     judged = _score(request, tokenizer, ids)
     result, n = judged.result, request.tokens or (TOKENS_OF_A_PAGE if request.out else 0)
     facts = {
@@ -162,7 +173,7 @@ def compare(
         shared = source.ids(tokenizers[folders[0]])
         ids_of = dict.fromkeys(folders, shared)
     else:
-        text = source.text()
+        text = source.text(records)
         ids_of = {folder: _encoded(folder, tokenizer, text) for folder, tokenizer in tokenizers.items()}
     judged = []
     for folder in folders:
