@@ -47,7 +47,7 @@ def command(task=None, **options):
     arguments = ["eval"] + ([task] if task else [])
     for name, value in options.items():
         for one in value if isinstance(value, list) else [value]:
-            arguments += [f"--{name}"] + ([] if one is True else [str(one)])
+            arguments += ["-n" if name == "n" else f"--{name}"] + ([] if one is True else [str(one)])
     app(arguments, standalone_mode=False)
 
 
@@ -218,7 +218,7 @@ def test_a_token_file_is_for_runs_of_one_tokenizer(place, capsys):
         ({"task": "loss", "run": ["char", "wide"], "tokens": 9}, "one run"),
         ({"task": "causality", "run": ["char"], "tokens": 9}, "--tokens with eval causality .it is for loss"),
         ({"task": "loss", "run": ["char"], "tokens": 0}, "--tokens 0"),
-        ({"task": "loss", "run": ["char"], "n": 5}, "-n is not for loss"),
+        ({"task": "loss", "run": ["char"], "n": 5}, "-n with eval loss"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_any_work(place, options, said):
