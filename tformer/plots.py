@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -142,7 +143,8 @@ def _canvas(width: float, height: float) -> "Canvas":
 
 
 def _lines(figure: Lines) -> "Canvas":
-    canvas = _canvas(6.4, 3.6)
+    several = len(figure.series) > 1
+    canvas = _canvas(6.4, 3.4 + (0.27 * -(-len(figure.series) // 2) if several else 0))
     axes = canvas.subplots()
     for series, colour in zip(figure.series, _colours(len(figure.series)), strict=True):
         marker = "o" if len(series.x) <= 12 else None
@@ -151,7 +153,7 @@ def _lines(figure: Lines) -> "Canvas":
         )
         if series.low:
             axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.2, linewidth=0)
-    axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
+    axes.set(xlabel=figure.x_label, ylabel=textwrap.fill(figure.y_label, 30))
     if figure.log_x:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")  # the default is TeX
@@ -160,8 +162,8 @@ def _lines(figure: Lines) -> "Canvas":
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     _tidy(axes)
-    if len(figure.series) > 1:
-        axes.legend(framealpha=0, fontsize=12)
+    if several:  # above the curves: inside it would cover some of them
+        canvas.legend(loc="outside upper left", ncols=2, framealpha=0, fontsize=12)
     return canvas
 
 
@@ -170,8 +172,9 @@ def _bars(figure: Bars) -> "Canvas":
     numbers = [number for _, number in figure.bars][::-1]
     canvas = _canvas(6.4, 1.0 + 0.36 * len(names))
     axes = canvas.subplots()
+    around = [[n.mean - n.interval[0] for n in numbers], [n.interval[1] - n.mean for n in numbers]]
     axes.barh(
-        names, [n.mean for n in numbers], xerr=[n.half_width for n in numbers], color=PALETTE[0],
+        names, [n.mean for n in numbers], xerr=np.maximum(around, 0), color=PALETTE[0],
         error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 3},
     )  # fmt: skip
     axes.set_xlabel(figure.y_label)

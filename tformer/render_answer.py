@@ -81,7 +81,7 @@ def _claim(claim: Claim, console: Console) -> None:
         f"; {claim.values} over {len(claim.values.values)} seeds" if len(claim.values.values) > 1 else ""
     )
     measured = f"{claim.measured:{claim.values.style}}"
-    line = f"measured {measured}, required {comparison} {claim.threshold:g}{unit}{several}. {claim.because}"
+    line = f"measured {measured}, required {comparison} {claim.threshold:.4g}{unit}{several}. {claim.because}"
     shown = Text(line, style="dim")
     console.print(Padding(shown, (0, 0, 0, 2)) if console.is_terminal else Text("  ").append_text(shown))
 
