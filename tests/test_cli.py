@@ -426,7 +426,7 @@ def test_answer_lists_and_answers_every_question(tmp_path):
         assert by_slug["question"] == q["question"]
         assert set(by_slug) >= {"question", "claims", "evidence"}
         assert "## Sources" in by_slug["text"]
-    assert tformer("answer", "all", "--prose", cwd=tmp_path, check=0).stdout.count("Sources:") == 6
+    assert tformer("answer", "all", "--prose", cwd=tmp_path, check=0).stdout.count("\n## Sources\n") == 6
 
 
 def test_free_words_find_the_nearest_question(tmp_path):
