@@ -193,7 +193,9 @@ def _heat(figure: Heat) -> "Canvas":
     abreast = min(len(matrices), 4)
     down = -(-len(matrices) // abreast)
     gap, head = 0.08 * wide, 0.16 * high  # between tiles, and room for a caption above each
-    canvas = _canvas(max(3.0, 1.75 * abreast), 0.4 + 1.75 * down)
+    # All are shown at one width: fewer tiles get larger, and the letters stay as they are.
+    side = {1: 3.0, 2: 2.6, 3: 2.3}.get(abreast, 1.75)
+    canvas = _canvas(6.4 if abreast < 4 else 7.0, 0.4 + side * down)
     axes = canvas.subplots()
     for i, (matrix, (caption, _)) in enumerate(zip(matrices, figure.matrices, strict=True)):
         x, y = i % abreast * (wide + gap), i // abreast * (high + head)
@@ -201,7 +203,13 @@ def _heat(figure: Heat) -> "Canvas":
         axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis", interpolation="nearest", extent=extent)
         axes.text(x, y - 0.03 * high, caption, fontsize=11, va="bottom")
     axes.set(xlim=(-0.5, abreast * (wide + gap) - gap + 0.5), ylim=(down * (high + head) - head + 0.5, -head))
-    axes.set(xticks=[], yticks=[], xlabel=figure.column_label, ylabel=figure.row_label, aspect="auto")
+    axes.set(
+        xticks=[],
+        yticks=[],
+        xlabel=figure.column_label,
+        ylabel=figure.row_label,
+        aspect="equal" if abreast == 1 else "auto",
+    )
     axes.spines[:].set_visible(False)
     return canvas
 
