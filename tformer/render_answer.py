@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.padding import Padding
 from rich.rule import Rule
+from rich.table import Table as Grid
 from rich.text import Text
 
 from tformer import render
@@ -74,7 +75,13 @@ def summary(answers: "Sequence[Answer]", console: Console) -> None:
 
 def _claim(claim: Claim, console: Console) -> None:
     style = "green" if claim.passed else "bold red"
-    console.print(Text(f"{'✓' if claim.passed else '✗'} {claim.claim}", style=style))
+    mark = "✓" if claim.passed else "✗"
+    if console.is_terminal:  # a second line stands under the first
+        said = Grid.grid(padding=(0, 1, 0, 0))
+        said.add_row(Text(mark, style=style), Text(claim.claim, style=style))
+        console.print(said)
+    else:
+        console.print(Text(f"{mark} {claim.claim}", style=style))
     comparison = "≥" if claim.relation == "at least" else "≤"
     unit = f" {claim.values.unit}" if claim.values.unit else ""
     several = (
