@@ -181,3 +181,9 @@ def test_the_lens_at_the_end_reads_the_model_itself(model):
     logits = model(ids[:, :-1]).detach()
     assert losses[-1] == pytest.approx(float(cross_entropy(logits, ids[:, 1:])[:, 2:].mean()), rel=1e-5)
     assert right[-1] == pytest.approx(float((logits.argmax(-1) == ids[:, 1:])[:, 2:].float().mean()))
+
+
+def test_a_run_of_two_positions_is_left_out_with_a_reason(tmp_path):
+    small = Subject(tmp_path, tiny_model(n_ctx=2), None, None, None)
+    assert all("2 positions" in e.skip(small) for e in stream.EXPERIMENTS)
+    assert not any(e.skip(None) for e in stream.EXPERIMENTS)

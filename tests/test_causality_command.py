@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import tiny_model
@@ -15,7 +16,12 @@ from test_cli import ENVIRONMENT, tformer
 from tformer import model as room
 from tformer import render
 from tformer.causality import causality
+from tformer.checkpoint import Run
+from tformer.cli import app
+from tformer.config import Config
+from tformer.files import cannot_write
 from tformer.huggingface import to_hf, to_hf_config
+from tformer.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ def test_a_leak_is_exit_1(directory):
     )  # fmt: skip
     assert (done.returncode, machine.returncode) == (1, 1)
     assert " X" in done.stdout.splitlines()[15]
-    assert "open: some later keys are not hidden in blocks 0, 1" in done.stdout
+    assert "open: some later keys are not hidden in blocks 1, 2" in done.stdout
     assert done.stdout.splitlines()[-1] == "FAILED: the future leaks"
     values = json.loads(machine.stdout)
     assert (values["passed"], values["cached"]["passed"]) == (False, False)
@@ -73,6 +79,27 @@ def test_a_leak_is_exit_1(directory):
 def test_fewer_than_one_position_is_a_wrong_request(directory):
     done = tformer("eval", "causality", "--run", ".", "--positions", "0", cwd=directory, check=2)
     assert "--positions" in done.stderr
+
+
+@pytest.mark.parametrize("error", [cannot_write(Path("report.html"), OSError()), OSError(30, "read-only")])
+def test_a_verdict_that_a_run_cannot_keep_stays_the_verdict(tmp_path, monkeypatch, capsys, error):
+    run = Run(tmp_path / "run")
+    model, tokenizer = tiny_model(), Tokenizer.train("char", ["abcdefghijklmnopqrstuvw"])
+    config = Config().updated("model", **model.config.model_dump())
+    run.write_identity(config, tokenizer)
+    run.write_weights(model)
+    run.write_record(config, {})
+    run.close()
+
+    def refuse(*args):
+        raise error
+
+    monkeypatch.setattr("tformer.report.write_page", refuse)
+    code = app(["eval", "causality", "--run", str(run.folder), "--device", "cpu"], standalone_mode=False)
+    streams = capsys.readouterr()
+    assert not code
+    assert streams.out.splitlines()[-1].startswith("passed")
+    assert "not kept" in streams.err
 
 
 def drawn(result, **settings):
@@ -95,10 +122,19 @@ def test_a_terminal_gets_coloured_blocks_unless_it_has_no_colour(monkeypatch):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (-1e4, "finite: -10,000 in blocks 0, 1, safe for scores up to 9,896; here they reach"),
-        (-10.0, "finite: -10 in blocks 0, 1, safe at no score"),
+        (-1e4, "finite: -10,000 in blocks 1, 2, safe for scores up to 9,896; here they reach"),
+        (-10.0, "finite: -10 in blocks 1, 2, safe at no score"),
     ],
 )
 def test_a_finite_mask_is_said_with_its_safe_score(monkeypatch, value, said):
     monkeypatch.setattr(room, "attention", hiding_by(value))
     assert said in " ".join(drawn(causality(tiny_model()), no_color=True).split())
+
+
+def test_more_than_rounding_between_cache_and_full_forward_is_said():
+    model = tiny_model()
+    right = drawn(causality(model), no_color=True)
+    model.embed.register_forward_hook(lambda module, args, output: output * (1 + output.shape[1] / 16))
+    wrong = drawn(causality(model), no_color=True)
+    assert "more than rounding" in wrong
+    assert "more than rounding" not in right

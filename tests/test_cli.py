@@ -455,6 +455,8 @@ def test_words_that_no_title_has_are_looked_for_in_the_answers():
         ("tformer ans", {"answer"}),
         ("tformer eval --run ", {"mine", "other"}),
         ("tformer sample --run m", {"mine"}),
+        ("tformer eval l", {"loss", "lambada"}),
+        ("tformer eval --precision b", {"bf16"}),
         ("tformer answer sk", {"skip-connections"}),
         ("tformer train --device c", {"cpu", "cuda"}),
     ],
@@ -473,3 +475,22 @@ def test_the_shell_completes_commands_runs_and_words(tmp_path, typed, offered):
     binary.chmod(0o755)
     done = subprocess.run([binary], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert set(done.stdout.split()) == offered
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["causality", "--data", "hamlet.txt"], "--data with eval causality"),
+        (["loss", "-n", "3"], "-n with eval loss"),
+        (["attention", "--precision", "fp32"], "--precision with eval attention"),
+        (["--positions", "3"], "--positions with eval reversal"),
+    ],
+)
+def test_an_option_that_a_task_has_no_use_for_is_refused(place, args, named):
+    done = tformer("eval", *args, "--run", "reversal", cwd=place, check=2)
+    assert named in done.stderr
+
+
+def test_a_wrong_option_names_the_help_of_its_command(tmp_path):
+    done = tformer("eval", "--tempereture", "1", cwd=tmp_path, check=2)
+    assert done.stderr.rstrip().endswith("see: tformer eval --help")

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from test_page import check
 
 from tformer import evaluate
-from tformer.commands.evaluate import command
+from tformer.cli import app
 from tformer.data import split_text, write_token_file
 from tformer.errors import RequestError
 from tformer.huggingface import load, to_hf, to_hf_config
@@ -40,6 +40,15 @@ def write_run(folder, kind, text, seed, fraction=0.5, vocabulary=300, **changes)
         (folder / "tformer.yaml").write_text(json.dumps(record))  # which YAML is, too
         lines = [{"step": step, "tokens": 30 * step, "loss": 3.0, "lr": 0.1} for step in (10, 20, 30)]
         (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+def command(task=None, **options):
+    """`tformer eval` with these options, in this process."""
+    arguments = ["eval"] + ([task] if task else [])
+    for name, value in options.items():
+        for one in value if isinstance(value, list) else [value]:
+            arguments += [f"--{name}"] + ([] if one is True else [str(one)])
+    app(arguments, standalone_mode=False)
 
 
 @pytest.fixture
@@ -194,7 +203,7 @@ def test_a_token_file_is_for_runs_of_one_tokenizer(place, capsys):
         ({"task": "loss", "run": ["char", "runs/char"]}, "given twice"),
         ({"task": "causality", "run": ["char", "wide"]}, "expected one for causality"),
         ({"task": "loss", "run": ["char", "wide"], "tokens": 9}, "one run"),
-        ({"task": "causality", "run": ["char"], "tokens": 9}, "--tokens is for loss"),
+        ({"task": "causality", "run": ["char"], "tokens": 9}, "--tokens with eval causality .it is for loss"),
         ({"task": "loss", "run": ["char"], "tokens": 0}, "--tokens 0"),
     ],
 )
@@ -208,6 +217,13 @@ def test_out_takes_what_its_task_writes(place):
     for task, name in (("loss", "a.svg"), ("attention", "a.html"), ("causality", "a.html"), (None, "a.png")):
         with pytest.raises(RequestError, match="--out"):
             command(task, run=["char"], out=place / name)
+
+
+def test_a_run_whose_text_was_moved_says_what_to_do(place):
+    (place / "text.txt").unlink()
+    for options in ({"run": ["char"]}, {"run": ["char", "wide"]}, {"task": "generations", "run": ["char"]}):
+        with pytest.raises(RequestError, match=r"text\.txt, which is not there any more; give --data FILE"):
+            command(**options)
 
 
 def test_a_text_that_a_run_cannot_read_names_the_run(place):

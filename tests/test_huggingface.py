@@ -103,6 +103,60 @@ def test_rotary_parameters_are_read_in_both_forms_and_others_refused():
         from_hf_config(scaled, "c")
 
 
+@pytest.mark.parametrize("family", ["gpt2", "nanochat"])
+@pytest.mark.parametrize(
+    "key",
+    ["model_type", "activation_function", "hidden_act", "tformer", "head_dim", "num_attention_heads",
+     "rope_parameters", "n_embd", "vocab_size", "is_causal", "tie_word_embeddings"],
+)  # fmt: skip
+def test_a_setting_of_another_type_is_refused_or_read(family, key):
+    """config.json may hold anything: whatever it is, no other exception comes out."""
+    values = to_hf_config(tiny_config(family=family)) | {"head_dim": None}
+    for value in ([], ["gelu"], {"a": 1}, "x", -1, 1e400, True, None):
+        try:
+            from_hf_config(values | {key: value}, "config.json")
+        except RequestError as error:
+            assert "config.json" in str(error)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "nanochat"])
+def test_the_head_of_a_tied_model_is_its_embedding_or_refused(tmp_path, family):
+    """transformers 5 keeps a head that differs, whatever config.json says; transformers 4 drops it."""
+    model, _ = write_directory(tmp_path, family=family, tied=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    table = tensors["wte.weight" if family == "gpt2" else "model.embed_tokens.weight"]
+    save_file(tensors | {"lm_head.weight": table.clone()}, tmp_path / "model.safetensors")
+    assert torch.equal(load_model(tmp_path).unembed.weight, model.embed.weight)
+    save_file(tensors | {"lm_head.weight": table + 1e-3}, tmp_path / "model.safetensors")
+    with pytest.raises(RequestError, match=r"lm_head\.weight .*tie_word_embeddings"):
+        load_model(tmp_path)
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tmp_path):
+    """Not at the first of its ids that the model has no row for."""
+    write_directory(tmp_path, family="gpt2")
+    (tmp_path / "tokenizer.json").write_text(Tokenizer.train("bpe", [TEXT], 300).to_json())
+    with pytest.raises(RequestError, match=r"has 300 ids .*its model has"):
+        load(tmp_path)
+
+
+def test_eight_bit_floats_are_read(tmp_path):
+    model, _ = write_directory(tmp_path, family="gpt2")
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({n: t.to(torch.float8_e4m3fn) for n, t in tensors.items()}, tmp_path / "model.safetensors")
+    expected = model.embed.weight.to(torch.float8_e4m3fn).float()
+    assert torch.equal(load_model(tmp_path).embed.weight, expected)
+
+
+@pytest.mark.parametrize("weight_map", [None, [], ["a"], {"wte.weight": 1}, {"wte.weight": "../a"}])
+def test_an_index_that_is_none_is_refused(tmp_path, weight_map):
+    write_directory(tmp_path, family="gpt2")
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00001.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(RequestError, match=r"weight_map|outside"):
+        load_model(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [

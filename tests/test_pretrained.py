@@ -186,6 +186,7 @@ def test_resuming_before_the_first_checkpoint_begins_again_from_the_same_weights
         (("--tokenizer", "other.json"), "other.json is another"),
         (("--out", "theirs", "--overwrite"), "is what --init-from reads|theirs exists"),
         (("--init-from", "nowhere"), "no run 'nowhere'"),
+        (("--init-from", ""), "no run ''"),
     ],
 )
 def test_what_the_directory_settles_cannot_be_set(place, args, named):

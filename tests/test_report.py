@@ -46,6 +46,14 @@ def test_everything_is_on_the_page():
     assert text.count("<svg") == 5  # losses, learning rate, loss by position, accuracies, maps
 
 
+def test_whole_word_and_last_token_are_named():
+    result = {"accuracy": 0.25, "perplexity": 18296431.25, "last_token_accuracy": 0.5}
+    text = run_page("x", {}, [], [{"task": "lambada", "result": result}])
+    assert "accuracy of the whole last word" in text and "<td>last token accuracy" in text
+    assert "<td>accuracy</td>" not in text
+    assert ">18,296,431.2<" in text, "no decimals that mean nothing"
+
+
 def test_a_page_grows_with_what_there_is():
     text = run_page("new", {}, [], [])
     check(text)

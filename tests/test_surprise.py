@@ -12,6 +12,7 @@ from rich.console import Console
 from test_page import check
 
 from tformer import evaluate, render_loss
+from tformer.commands.eval_loss import COLUMNS
 from tformer.evidence import Lines, Series
 from tformer.loss_page import loss_page
 from tformer.surprise import LEVELS, extremes, guesses, level, surprise
@@ -124,6 +125,23 @@ def test_with_colour_every_level_has_its_paper(judged):
         red, green, blue = bytes.fromhex(render_loss.LEVEL_STYLES[at].rpartition("#")[2])
         assert f"48;2;{red};{green};{blue}m" in text
     assert "\x1b[2J" not in text, "the text of a token cannot move the cursor"
+
+
+def test_windows_line_ends_are_named():
+    assert render_loss.visible(b"O\r\n", lines=True) == "O␍⏎\n"
+    assert render_loss.visible(b"O\r\n", unicode=False) == "O\\r\\n"
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_no_name_is_broken_where_errors_can_stand_below(width):
+    row = ["shakespeare", "2.90 M", "2.66 M", "3.3238 ± 0.0654", "27.766", "3.4268 ± 0.0896",
+           "+1.1145 ± 0.0783", "1,508"]  # fmt: skip
+    text = printed(
+        render_loss.comparison, {"text": "x"}, COLUMNS, [row], [], CURVE, width=width, force_terminal=True,
+        color_system=None,
+    )  # fmt: skip
+    assert "shakespeare" in text and all(len(line) <= width for line in text.splitlines())
+    assert ("3.4268 ± 0.0896" in text) == (width == 160)
 
 
 def test_ink_can_be_read_on_its_paper():

@@ -6,16 +6,14 @@ Knows nothing of files or terminals.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tformer import model as model_module
 from tformer.data import Reversal
+from tformer.masks import watching
 from tformer.model import Transformer
 
 WEIGHTS_AT_ONCE = 1 << 25  # numbers held by one forward pass
@@ -26,14 +24,7 @@ CARRIES = 0.5  # the share of its attention by which a head is said to carry the
 def recorded_weights() -> Iterator[list[Tensor]]:
     """The weights of every attention computed inside the block, (batch, head, query, key), in order."""
     seen: list[Tensor] = []
-    formula = model_module.attention
-
-    def recording(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        output, weights = formula(*args, **kwargs)
-        seen.append(weights.detach())
-        return output, weights
-
-    with patch.object(model_module, "attention", recording):
+    with watching(lambda q, k, mask, weights: seen.append(weights.detach())):
         yield seen
 
 

@@ -1,12 +1,12 @@
 """Does a logit depend on a later token? Measured on the model as it runs, to the last bit.
 
 Three measurements: later tokens are changed and earlier logits compared; gradients are taken from
-earlier logits to later embeddings; what attention gives to hidden keys is read off and provoked. None
-of them trusts the mask that the model claims to have. Knows nothing of files or terminals.
+earlier logits to later embeddings; what attention gives to hidden keys is read off and provoked
+(`masks.py`). None of them trusts the mask that the model claims to have. Knows nothing of files or
+terminals.
 """
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from tformer import model as room
 from tformer.config import ModelConfig
 from tformer.device import autocast
 from tformer.errors import RequestError, TformerError
+from tformer.masks import MaskResult, mask_result, measuring
 from tformer.model import KVCache, Transformer
 
 ELEMENTS_AT_ONCE = 1 << 25  # logits and attention weights of the rows that run together
@@ -33,29 +33,17 @@ Plan = tuple[int, ...]  # sizes of the pieces that go through the cache; empty: 
 
 @dataclass(frozen=True)
 class CachedResult:
-    """The comparison through the KV cache, over every way of cutting the input into pieces."""
+    """The comparison through the KV cache, over every way of cutting the input into pieces.
+
+    The last way is taken once more with rows padded at their start, as prompts of different lengths are.
+    `difference` is the largest between these logits and the full forward's, as a share of the largest
+    logit: rounding, unless the cache is wrong or logits depend on how many tokens follow.
+    """
 
     passed: bool
     max_leak: float
     pieces: list[list[int]]
-
-
-@dataclass(frozen=True)
-class MaskResult:
-    """What attention does to the keys after a query.
-
-    `exact`: weight 0 at every score that the dtype holds. `finite`: hidden by adding or writing
-    `value`, which hides as long as no score is beyond ±`safe_score`. `open`: not hidden at all.
-    `unseen`: the forward did not go through `tformer.model.attention`. `blocks` are those that are not
-    exact; `hidden_weight` and `largest_score` (of |q·k| / √d_head) are the largest of the model's own.
-    """
-
-    kind: Literal["exact", "finite", "open", "unseen"]
-    value: float | None
-    safe_score: float | None
-    largest_score: float
-    hidden_weight: float
-    blocks: list[int]
+    difference: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +63,7 @@ class CausalityResult:
     cached: CachedResult
     max_gradient: float
     mask: MaskResult
+    precision: str
     n_ctx: int
     positions: list[int]
     reached: float
@@ -124,8 +113,9 @@ def causality(
     """Whether logits before position t are unchanged, to the bit, by the token at t and all after it.
 
     Passed means: no bit changed in the full forward and in every way through the cache, every gradient
-    from logits before t to embeddings from t on is exactly 0, and no hidden key had any weight. A
-    finite mask that did not leak passes and is reported. Bits are the same only for like shapes, so
+    from logits before t to embeddings from t on is exactly 0, and no hidden key had any weight. The
+    gradients are those of training mode, all else runs in evaluation mode, in which the model is left.
+    A finite mask that did not leak passes and is reported. Bits are the same only for like shapes, so
     clean and changed inputs run in the same batch slots of the same pieces. Raises RequestError where
     there is nothing to change or nothing before it, TformerError where the logits are not finite.
     """
@@ -147,33 +137,42 @@ def causality(
     other = (clean + torch.randint(1, c.vocab_size, clean.shape, generator=generator)) % c.vocab_size
     clean, other = clean.to(device), other.to(device)
 
-    plans: list[Plan] = [(), *cache_plans(c.n_ctx)]
+    plans = cache_plans(c.n_ctx)
+    # Prompts of different lengths, padded to end together: none of half the context and more.
+    padding = (torch.arange(rows, device=device) + 1) % (c.n_ctx // 2 + 1)
+    ways: list[tuple[Plan, Tensor | None]] = [((), None), *((plan, None) for plan in plans)]
+    ways.append((plans[-1], padding))
     done = itertools.count(1)
 
     def tick() -> None:
-        progress(next(done), (len(plans) + 1) * len(groups))
+        progress(next(done), (len(ways) + 1) * len(groups))
 
     with _one_thread(clean.numel() * model.n_parameters < SMALL):
         mask = measure_mask(model, clean, precision)
-        changes = [
-            _changes(model, clean, other, groups, plan, precision, tick)[: len(positions)] for plan in plans
-        ]
+        changes, apart = [], 0.0
+        full = run(model, clean, (), precision)
+        for plan, pads in ways:
+            before = run(model, clean, plan, precision, pads) if plan else full
+            changes.append(_changes(model, before, clean, other, groups, plan, pads, precision, tick))
+            if pads is None:
+                apart = max(apart, float((before - full).abs().max() / full.abs().max().clamp(min=1e-30)))
         gradient = 0.0
         for group in groups:
             gradient = max(gradient, gradient_leak(model, clean, group, precision, generator))
             tick()
 
-    before = np.arange(c.n_ctx) < np.array(positions)[:, None]  # (changed, looked at)
-    leaks = [np.where(before, some, 0.0) for some in changes]
+    early = np.arange(c.n_ctx) < np.array(positions)[:, None]  # (changed, looked at)
+    leaks = [np.where(early, some[: len(positions)], 0.0) for some in changes]
     full_leak, cached_leak = (float(np.max(some)) for some in (leaks[0], leaks[1:]))
     edges = np.linspace(0, c.n_ctx, min(COLUMNS, c.n_ctx) + 1).round().astype(int)
     return CausalityResult(
         passed=max(full_leak, cached_leak, gradient, mask.hidden_weight) == 0,
         max_leak=max(full_leak, cached_leak),
         full_leak=full_leak,
-        cached=CachedResult(cached_leak == 0, cached_leak, [list(plan) for plan in plans[1:]]),
+        cached=CachedResult(cached_leak == 0, cached_leak, [list(plan) for plan in plans], apart),
         max_gradient=gradient,
         mask=mask,
+        precision=precision,
         n_ctx=c.n_ctx,
         positions=positions,
         reached=float((changes[0][range(len(positions)), positions] > 0).mean()),
@@ -204,16 +203,19 @@ def _attention_size(config: ModelConfig) -> int:
 
 
 def _changes(
-    model: Transformer, clean: Tensor, other: Tensor, groups: Sequence[Tensor], plan: Plan, precision: str,
-    tick: Callable[[], None],
+    model: Transformer, before: Tensor, clean: Tensor, other: Tensor, groups: Sequence[Tensor], plan: Plan,
+    padding: Tensor | None, precision: str, tick: Callable[[], None],
 ) -> np.ndarray:  # fmt: skip
-    """How much the logits of each position (column) change with the tokens from each one on (row)."""
-    before = run(model, clean, plan, precision)
+    """How much the logits of each position (column) change with the tokens from each one on (row).
+
+    `before` are those of `clean`.
+    """
     if not before.isfinite().all():
         raise TformerError("the logits are not finite", "nothing can be compared", "look at its training")
     found = []
     for group in groups:
-        found.append(difference(before, run(model, changed_from(clean, other, group), plan, precision)))
+        changed = changed_from(clean, other, group)
+        found.append(difference(before, run(model, changed, plan, precision, padding)))
         tick()
     return torch.cat(found).cpu().numpy()
 
@@ -228,13 +230,20 @@ def changed_from(
 
 @torch.inference_mode()
 def run(
-    model: Transformer, ids: Int[Tensor, "row position"], plan: Plan, precision: str = "fp32"
+    model: Transformer,
+    ids: Int[Tensor, "row position"],
+    plan: Plan,
+    precision: str = "fp32",
+    padding: Int[Tensor, "row"] | None = None,
 ) -> Float[Tensor, "row position vocab"]:
-    """Logits of every position, by one full forward or piece by piece through a fresh cache."""
+    """Logits of every position, by one full forward or piece by piece through a fresh cache.
+
+    `padding[i]` ids at the start of row i are not part of its prompt; through the cache alone.
+    """
     with autocast(precision, ids.device):
         if not plan:
             return model(ids)
-        cache = KVCache(model.config, len(ids), model.embed.weight)
+        cache = KVCache(model.config, len(ids), model.embed.weight, padding)
         return torch.cat([model(piece, cache) for piece in ids.split(plan, dim=1)], dim=1)
 
 
@@ -242,7 +251,7 @@ def difference(
     a: Float[Tensor, "row position vocab"], b: Float[Tensor, "row position vocab"]
 ) -> Float[Tensor, "row position"]:
     """The largest difference at each position: 0 only where every bit is the same."""
-    as_bits = torch.int32 if a.element_size() == 4 else torch.int16
+    as_bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
     limits = torch.finfo(torch.float32)
     size = (a.float() - b.float()).abs().nan_to_num(limits.max, limits.max).clamp(min=limits.tiny)
     return size.masked_fill(a.view(as_bits) == b.view(as_bits), 0.0).amax(-1)
@@ -257,7 +266,8 @@ def gradient_leak(
 ) -> float:
     """The largest gradient that random cotangents on row i's logits before first[i] send from it on.
 
-    One backward pass for all rows; embeddings from first[i] on should receive exactly 0.
+    One backward pass for all rows; embeddings from first[i] on should receive exactly 0. In training mode:
+    dropout hides no path for long, and a leak in that mode alone would be learned from.
     """
     leaves: list[Tensor] = []
 
@@ -266,130 +276,29 @@ def gradient_leak(
         return leaves[-1]
 
     hook = model.embed.register_forward_hook(cut)
+    model.train()
     try:
-        with autocast(precision, ids.device):
+        devices = [ids.device] if ids.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), autocast(precision, ids.device):
+            torch.manual_seed(generator.initial_seed())  # of dropout
             logits = model(ids)
     finally:
         hook.remove()
+        model.eval()
     early = torch.arange(ids.shape[1], device=ids.device) < first[:, None]
     cotangent = torch.randn(logits.shape, generator=generator).to(logits) * early[..., None]
-    (gradient,) = torch.autograd.grad(logits, leaves, cotangent)
-    limit = torch.finfo(torch.float32).max
-    size = gradient.float().abs().nan_to_num(limit, limit).amax(-1)
-    return float(size.masked_fill(early, 0.0).max())
-
-
-# ---------------------------------------------------------------------------- the mask
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One call of attention: the largest score, and what a hidden key got and can get."""
-
-    largest_score: float
-    hidden_weight: float
-    value: float  # -inf where a hidden key gets nothing at any score
-    safe_score: float
-
-
-PROBED = 256  # queries whose mask is provoked, of the first ones
+    limit, largest = torch.finfo(torch.float32).max, 0.0
+    for gradient in torch.autograd.grad(logits, leaves, cotangent, allow_unused=True):
+        if gradient is not None:
+            size = gradient.float().abs().nan_to_num(limit, limit).amax(-1)
+            largest = max(largest, float(size.masked_fill(early, 0.0).max()))
+    return largest
 
 
 def measure_mask(model: Transformer, ids: Int[Tensor, "row position"], precision: str = "fp32") -> MaskResult:
     """Watch every block's attention in a full forward and a cached one in two pieces."""
-    calls: list[_Call] = []
-    n_ctx, n_layers = ids.shape[1], model.config.n_layers
-    with torch.inference_mode(), _watched(calls):
+    n_ctx = ids.shape[1]
+    with torch.inference_mode(), measuring() as calls:
         run(model, ids, (), precision)
         run(model, ids, (n_ctx - n_ctx // 2, n_ctx // 2), precision)
-    if not calls:
-        return MaskResult("unseen", None, None, 0.0, 0.0, [])
-    value, safe = max(call.value for call in calls), min(call.safe_score for call in calls)
-    exact = value == -math.inf
-    return MaskResult(
-        kind="exact" if exact else "open" if value > -0.5 else "finite",
-        value=None if exact else value,
-        safe_score=None if exact else safe,
-        largest_score=max(call.largest_score for call in calls),
-        hidden_weight=max(call.hidden_weight for call in calls),
-        blocks=sorted({i % n_layers for i, call in enumerate(calls) if call.value > -math.inf}),
-    )
-
-
-@contextmanager
-def _watched(calls: list[_Call]) -> Iterator[None]:
-    """While it lasts, every call of `tformer.model.attention` is measured."""
-    original = room.attention
-
-    def watched(
-        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
-        output, weights = original(q, k, v, mask, dropout)
-        hidden = _hidden(q.shape[-2], k.shape[-2], q.device)
-        scores = (q.float() / math.sqrt(q.shape[-1])) @ k.float().transpose(-2, -1)
-        calls.append(
-            _Call(
-                float(scores.abs().max()),
-                float(weights.masked_fill(~hidden, 0.0).max()),
-                *_provoke(original, q, k, mask),
-            )
-        )
-        return output, weights
-
-    room.attention = watched
-    try:
-        yield
-    finally:
-        room.attention = original
-
-
-def _hidden(n_query: int, n_key: int, device: torch.device) -> Bool[Tensor, "{n_query} {n_key}"]:
-    """True for keys after the query: by their positions, not by the model's mask."""
-    query = torch.arange(n_key - n_query, n_key, device=device)
-    return torch.arange(n_key, device=device) > query[:, None]
-
-
-def _provoke(attention: Callable[..., Any], q: Tensor, k: Tensor, mask: Tensor | None) -> tuple[float, float]:
-    """The value that hides a key, and the largest score at which it does: (-inf, inf) for an exact mask.
-
-    Attention is called with the model's mask, but with queries and keys made to give wanted scores:
-    softmax shows a finite value as soon as what may be seen scores as low as that value.
-    """
-    past = k.shape[-2] - q.shape[-2]
-    n = min(q.shape[-2], PROBED)
-    width = 4 ** math.ceil(math.log(n, 4)) if n > 1 else 1  # its root is exact, so scores are too
-    hidden = _hidden(n, past + n, q.device)
-    unit = torch.eye(n, width, device=q.device, dtype=q.dtype)[None, None] * math.sqrt(width)
-    if mask is not None:
-        mask = mask[:1, :1, :n, : past + n]
-    largest = min(torch.finfo(t.dtype).max for t in (q, k))
-
-    def weigh(size: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-        """Largest weights of hidden and of other keys where they score factor · size and -size."""
-        scores = torch.where(hidden, factor * size[:, None], -size[:, None])  # (query, key)
-        keys = torch.nn.functional.pad(scores.T, (0, width - n)).to(k.dtype)[None, None]
-        weights = attention(unit, keys, torch.zeros_like(keys), mask)[1][0, 0].double()
-        return weights.masked_fill(~hidden, 0.0).amax(-1), weights.masked_fill(hidden, 0.0).amax(-1)
-
-    def first_leak(factor: float) -> tuple[Tensor, Tensor]:
-        """For each query the largest size that hides its later keys, and the smallest that does not."""
-        low = torch.zeros(n, dtype=torch.float64, device=q.device)
-        high = torch.full_like(low, largest)
-        never = weigh(high, factor)[0] == 0
-        at_once = weigh(low, factor)[0] != 0
-        low += 1e-6  # halved as logarithms
-        for _ in range(50 if not never.all() else 0):
-            middle = low.sqrt() * high.sqrt()
-            leaks = weigh(middle, factor)[0] != 0
-            low, high = torch.where(leaks, low, middle), torch.where(leaks, middle, high)
-        low, high = (size.to(q.dtype).double().masked_fill(at_once, 0.0) for size in (low, high))
-        return low.masked_fill(never, math.inf), high.masked_fill(never, math.inf)
-
-    _, start = first_leak(0.0)
-    if start.isinf().all():
-        return -math.inf, math.inf
-    # Past the first trace both weights are well above underflow, and their ratio tells the value.
-    size = (start + 60).clamp(max=largest).to(q.dtype).double()
-    at_hidden, elsewhere = weigh(size, 0.0)
-    value = torch.where(elsewhere > 0, (at_hidden / elsewhere).log() - size, -size)
-    return float(value.masked_fill(start.isinf(), -math.inf).max()), float(first_leak(1.0)[0].min())
+    return mask_result(calls, model.config.n_layers)

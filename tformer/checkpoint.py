@@ -21,11 +21,18 @@ from torch import Tensor
 
 from tformer.config import Config, dump_yaml
 from tformer.errors import RequestError, TformerError
-from tformer.files import TEMPORARY, cannot_write, sync_folder, write_file, write_json, write_new
+from tformer.files import (
+    TEMPORARY,
+    cannot_write,
+    read_json,
+    sync_folder,
+    write_file,
+    write_json,
+    write_new,
+)
 from tformer.huggingface import (
     from_hf,
     generation_config,
-    read_json,
     to_hf,
     to_hf_config,
     tokenizer_config,

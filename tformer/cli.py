@@ -114,7 +114,8 @@ def _exit_code(error: BaseException) -> int:
         message = getattr(error, "format_message", lambda: str(error))()
         if not message.strip():  # no arguments: the help has been shown
             return REQUEST
-        _say(f"{message.strip().rstrip('.')}; see: tformer --help")
+        command = getattr(getattr(error, "ctx", None), "command_path", "tformer")
+        _say(f"{message.strip().rstrip('.')}; see: {command} --help")
         return REQUEST
     out_of_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     if isinstance(error, MemoryError) or out_of_memory:

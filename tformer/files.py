@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all: every file that tformer leaves behind goes through here."""
+"""Writing a file whole or not at all: every file that tformer leaves behind goes through here; JSON read."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tformer.errors import TformerError
+from tformer.errors import RequestError, TformerError
 
 TEMPORARY = ".tmp-"
 
@@ -57,3 +57,14 @@ def cannot_write(path: Path, error: OSError) -> TformerError:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """A JSON object, for people to read as well."""
     write_file(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises RequestError if there is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RequestError(f"cannot read {path}", str(error).splitlines()[0]) from None
+    if not isinstance(values, dict):
+        raise RequestError(f"{path} holds no object", f"found {type(values).__name__}")
+    return values

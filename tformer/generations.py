@@ -37,6 +37,7 @@ class Written:
 class Overlaps:
     """For each text, the longest stretch from every position (`overlap.match_lengths`) that is in …"""
 
+    texts: Sequence[str]  # `one_spaced`, as they were looked for
     training: Sequence[np.ndarray]  # … all of the training text
     equal: Sequence[np.ndarray]  # … as much of it as there is validation text
     validation: Sequence[np.ndarray] | None  # … the validation text; None where it comes from there
@@ -76,10 +77,10 @@ def measure(written: Sequence[Written], vocabulary: frozenset[str], overlaps: Ov
     """Every measure of these continuations; `vocabulary` is `vocabulary_of` the training text."""
     words = [whole_words(w.text, w.before) for w in written]
     unknown = [[word for word in some if word.casefold() not in vocabulary] for some in words]
-    sizes = [len(w.text) for w in written]
+    sizes = [len(text) for text in overlaps.texts]
     ratios = {
         "known_words": ratio(np.subtract(_sizes(words), _sizes(unknown)).tolist(), _sizes(words)),
-        "mean_longest_overlap": ratio([int(f.max(initial=0)) for f in overlaps.training], [1] * len(sizes)),
+        "mean_longest_overlap": ratio([int(f.max(initial=0)) for f in overlaps.training], [1] * len(written)),
         "mean_overlap": ratio(_sums(overlaps.training), sizes),
         "copied": ratio([covered(found, COPIED) for found in overlaps.training], sizes),
         "equal_mean_overlap": ratio(_sums(overlaps.equal), sizes),
@@ -88,10 +89,10 @@ def measure(written: Sequence[Written], vocabulary: frozenset[str], overlaps: Ov
         "bits_per_byte": ratio([w.bits for w in written], [w.bytes for w in written]),
         **rates(written),
     }
-    stretch = longest_stretch([w.text for w in written], overlaps.training)
+    stretch = longest_stretch(overlaps.texts, overlaps.training)
     return Measures(
         samples=len(written),
-        characters=sum(sizes),
+        characters=sum(len(w.text) for w in written),
         longest_overlap=len(stretch),
         longest_overlap_text=stretch,
         equal_longest_overlap=_longest(overlaps.equal),
@@ -114,24 +115,31 @@ def compare(
 ) -> tuple[list[Measures], int]:
     """The measures of each column, and last of `unseen`, which is from the validation text.
 
+    White space counts as one character, however long: the indentation of a verse is no copy of it.
     Overlap grows with the text that it is looked for in. So where the two texts are compared, it is
     with equally much of each: the end of the training text, the beginning of the validation text, and
     the second value says how many characters.
     """
+    vocabulary = vocabulary_of(training)
+    training, validation = one_spaced(training), one_spaced(validation)
     equal = min(len(training), len(validation))
     groups = [*columns, unseen]
-    texts = [w.text for group in groups for w in group]
+    texts = [one_spaced(w.text) for group in groups for w in group]
     in_all = match_lengths(texts, training, progress)
     in_equal = match_lengths(texts, training[len(training) - equal :])
     in_validation = match_lengths(texts, validation[:equal])
-    vocabulary = vocabulary_of(training)
     found, at = [], 0
     for group in groups:
         here = slice(at, at + len(group))
         at += len(group)
         theirs = None if group is unseen else in_validation[here]
-        found.append(measure(group, vocabulary, Overlaps(in_all[here], in_equal[here], theirs)))
+        found.append(measure(group, vocabulary, Overlaps(texts[here], in_all[here], in_equal[here], theirs)))
     return found, equal
+
+
+def one_spaced(text: str) -> str:
+    """The text with one space for every stretch of white space."""
+    return re.sub(r"\s+", " ", text)
 
 
 def ratio(parts: Sequence[float], wholes: Sequence[float]) -> tuple[float | None, float | None]:

@@ -4,7 +4,6 @@ A run directory is a Hugging Face model directory; this file says what that mean
 and loads any directory of the two families. It knows nothing of training.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from tformer.config import ModelConfig
 from tformer.errors import RequestError
+from tformer.files import read_json
 from tformer.model import Transformer, sinusoidal_positions
 from tformer.runs import find_run
 from tformer.tokenizer import Tokenizer
@@ -103,7 +103,7 @@ def from_hf_config(values: dict[str, Any], source: str) -> ModelConfig:
     Raises RequestError, naming the setting, for another family or mathematics that `model.py` has not.
     """
     family = values.get("model_type")
-    if family not in FIXED:
+    if family not in tuple(FIXED):  # it may be anything, and not hashable
         raise RequestError(f"{source} is of model_type {family!r}", "expected gpt2 or nanochat")
     if family == "gpt2":
         values = values | {GPT2_ALIASES[key]: values[key] for key in GPT2_ALIASES.keys() & values.keys()}
@@ -114,6 +114,8 @@ def from_hf_config(values: dict[str, Any], source: str) -> ModelConfig:
         if values.get(key):
             raise RequestError(f"{source} sets {key}", "tformer has no such models", "save it without")
     ours = values.get("tformer") or {}
+    if not isinstance(ours, dict):
+        raise RequestError(f"{source} sets tformer to {ours!r}", "expected an object")
     get = values.get
     if family == "gpt2":
         found = {
@@ -150,11 +152,9 @@ def from_hf_config(values: dict[str, Any], source: str) -> ModelConfig:
             "rope_theta": rope.get("rope_theta") or get("rope_theta") or 10000.0,
             "logit_softcap": get("final_logit_softcapping", 15.0) or 0.0,
         }
-        if (head_dim := get("head_dim")) and head_dim * found["n_heads"] != found["d_model"]:
-            raise RequestError(f"{source} sets head_dim to {head_dim}", "tformer has hidden_size / heads")
-    found["activation"] = ACTIVATION_NAMES.get(found["activation"], found["activation"])
+    found["activation"] = ACTIVATION_NAMES.get(str(found["activation"]), found["activation"])
     try:
-        return ModelConfig.model_validate({"family": family} | found)
+        config = ModelConfig.model_validate({"family": family} | found)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
@@ -162,6 +162,9 @@ def from_hf_config(values: dict[str, Any], source: str) -> ModelConfig:
         raise RequestError(
             f"{source} describes a model that tformer has not", f"{key} {message}".strip()
         ) from None
+    if family == "nanochat" and get("head_dim") not in (None, config.d_head):
+        raise RequestError(f"{source} sets head_dim to {get('head_dim')}", "tformer has hidden_size / heads")
+    return config
 
 
 def _is_plain_rotary(rope: Any) -> bool:
@@ -248,29 +251,28 @@ _NO_BIAS = ("wte.weight", "wpe.weight", "lm_head.weight")
 def from_hf(config: ModelConfig, tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     """A `model.py` state dict from tensors in the family's layout, as float32.
 
-    Raises RequestError with the names of tensors that are missing, extra or of another shape, and for
-    a bias or a position table that `config` says is not there and that is not what it implies.
+    Raises RequestError with the names of tensors that are missing, extra or of another shape, for a
+    bias or a position table that is not what `config` implies, and for a tied head that is not the
+    embedding: transformers 4 takes the embedding, transformers 5 the head.
     """
     tensors = {name.removeprefix("transformer."): t for name, t in tensors.items()}
-    # Buffers that old versions of transformers saved, and the copy that a tied model may carry.
-    for name in list(tensors):
-        buffer = name.endswith((".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq"))
-        if buffer or (config.tied and name == "lm_head.weight"):
-            del tensors[name]
+    buffers = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")  # old transformers saved them
+    tensors = {name: t for name, t in tensors.items() if not name.endswith(buffers)}
+    copy = tensors.pop("lm_head.weight", None) if config.tied else None
     expected = {name: t.shape for name, t in _layout(config, _without_weights(config).state_dict()).items()}
     if missing := sorted(expected.keys() - tensors.keys()):
-        raise RequestError(f"{source} lacks {len(missing)} tensors", "missing " + _some(missing))
+        raise RequestError(f"{source} lacks tensors", "missing " + _some(missing))
     if extra := sorted(tensors.keys() - expected.keys()):
-        raise RequestError(f"{source} has {len(extra)} tensors too many", "unexpected " + _some(extra))
+        raise RequestError(f"{source} has tensors too many", "unexpected " + _some(extra))
     for name, shape in expected.items():
         if tensors[name].shape != shape:
             found = tuple(tensors[name].shape)
             raise RequestError(f"{source}: {name} is {found}", f"config.json says {tuple(shape)}")
         if not tensors[name].dtype.is_floating_point:
             raise RequestError(f"{source}: {name} is {tensors[name].dtype}", "expected floating point")
+        tensors[name] = tensors[name].float()
         if not tensors[name].isfinite().all():
             raise RequestError(f"{source}: {name} holds numbers that are not finite", "expected weights")
-    tensors = {name: t.float() for name, t in tensors.items()}
     state: dict[str, Tensor] = {}
     for ours, theirs in hf_names(config).items():
         state[ours] = tensors.pop(theirs)
@@ -286,6 +288,9 @@ def from_hf(config: ModelConfig, tensors: dict[str, Tensor], source: str) -> dic
             implied = sinusoidal_positions(config.n_ctx, config.d_model)
         if not torch.allclose(tensor, implied, atol=1e-6):
             raise RequestError(f"{source}: {name} has been changed", "config.json says it is fixed")
+    if copy is not None and not torch.equal(copy.float(), state["embed.weight"]):
+        advice = "set tie_word_embeddings to false"
+        raise RequestError(f"{source}: lm_head.weight is not the embedding", "config.json ties them", advice)
     if config.tied:
         state["unembed.weight"] = state["embed.weight"]
     return state
@@ -341,21 +346,12 @@ def read_model_tensors(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists() or not index.exists():
         return read_tensors(folder / "model.safetensors")
-    shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-    if bad := [s for s in shards if Path(s).name != s]:
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise RequestError(f"{index} has no weight_map", "expected the file of each tensor")
+    if bad := [s for s in shards.values() if Path(s).name != s]:
         raise RequestError(f"{index} names a file outside its folder", bad[0])
-    return {name: t for shard in shards for name, t in read_tensors(folder / shard).items()}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises RequestError if there is none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RequestError(f"cannot read {path}", str(error).splitlines()[0]) from None
-    if not isinstance(values, dict):
-        raise RequestError(f"{path} holds no object", f"found {type(values).__name__}")
-    return values
+    return {n: t for shard in sorted(set(shards.values())) for n, t in read_tensors(folder / shard).items()}
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
@@ -385,7 +381,17 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
 def load(run: str | Path, device: str = "cpu") -> tuple[Transformer, Tokenizer]:
     """Model and tokenizer of a run (a name in runs/, or a path to any such directory)."""
     folder = find_run(str(run))
-    return load_model(folder, device), Tokenizer.load(folder)
+    model = load_model(folder, device)
+    return model, load_tokenizer(folder, model)
+
+
+def load_tokenizer(folder: Path, model: Transformer) -> Tokenizer:
+    """The tokenizer of a directory. Raises RequestError if it has ids that its model has not."""
+    tokenizer, rows = Tokenizer.load(folder), model.config.vocab_size
+    if tokenizer.vocab_size > rows:
+        size = tokenizer.vocab_size
+        raise RequestError(f"the tokenizer of {folder} has {size:,} ids", f"its model has {rows:,}")
+    return tokenizer
 
 
 def read_start_id(folder: Path, tokenizer: Tokenizer) -> int:

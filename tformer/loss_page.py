@@ -22,7 +22,8 @@ def _levels(colours: dict[int, tuple[str, str]]) -> str:
 
 CSS = f"""
 body {{ max-width: 66rem; }}
-@media (max-width: 40rem) {{ td:nth-child(2) {{ white-space: normal !important; max-width: 9rem; }} }}
+@media (max-width: 40rem) {{
+  td:nth-child(2):not(:last-child) {{ white-space: normal !important; max-width: 9rem; }} }}
 .tokens {{ line-height: 1.75; overflow-wrap: anywhere; }} .tokens span {{ border-radius: 2px; }}
 .legend span {{ display: inline-block; padding: 0 0.45rem; margin: 0.1rem 0.2rem 0.1rem 0;
   border-radius: 4px; border: 1px solid var(--line); font-size: 0.85em; }}

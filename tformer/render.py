@@ -4,7 +4,7 @@ Results go to stdout, everything said to a person goes to stderr; a stream that 
 plain lines.
 """
 
-import sys
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +19,43 @@ from tformer.plots import pooled
 
 if TYPE_CHECKING:  # they import torch, and tokenize needs none
     from tformer.attention_maps import Mirror
-    from tformer.causality import CausalityResult, MaskResult
+    from tformer.causality import CausalityResult
     from tformer.evaluate import PositionResult, ReversalResult
+    from tformer.masks import MaskResult
 
-PLAIN_LINE_EVERY = 2.0  # seconds between progress lines where there is no terminal
+WIDEST = 1000  # characters of a line where no terminal breaks it
+
+
+class _Pipe(Console):
+    """A stream that is no terminal: lines as long as they are, none with blanks at its end."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As Rich prints, the padding of tables left out."""
+        if "end" in options:  # not a whole line
+            return super().print(*objects, **options)
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        self.file.write("\n".join(line.rstrip(" ") for line in captured.get().split("\n")))
+        self.file.flush()
+        return None
+
+
+def _console(stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if console.is_terminal:
+        return console
+    width = None if "COLUMNS" in os.environ else WIDEST
+    return _Pipe(stderr=stderr, highlight=False, soft_wrap=True, width=width)
 
 
 def out() -> Console:
     """The console of results."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return _console(stderr=False)
 
 
 def err() -> Console:
     """The console of everything said to a person."""
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return _console(stderr=True)
 
 
 def say(message: str) -> None:
@@ -143,6 +166,7 @@ CELLS = {  # their character, their colour, what they mean
     "leak": ("X", "bold red", "leak"),
 }
 PICTURE = 32  # rows and columns at most
+ROUNDING = {"fp32": 1e-2, "bf16": 0.2}  # of the largest logit: more is something else
 
 
 def causality_picture(result: "CausalityResult", console: Console) -> None:
@@ -167,7 +191,10 @@ def causality_picture(result: "CausalityResult", console: Console) -> None:
     facts = {
         "positions": f"all {n} that have any before them" if n == of else f"{n} of {of}, evenly spread",
         "full forward": _leaked(result.full_leak),
-        "KV cache": f"{_leaked(result.cached.max_leak)} ({len(result.cached.pieces)} ways to cut the input)",
+        "KV cache": f"{_leaked(result.cached.max_leak)} ({len(result.cached.pieces)} ways to cut it, "
+        "and padded)",
+        "rounding": f"cached and full logits agree to {result.cached.difference:.1g} of the largest "
+        f"({result.precision})",
         "gradients": "from earlier logits to later embeddings exactly 0"
         if result.max_gradient == 0
         else f"up to {result.max_gradient:.3g} from earlier logits to later embeddings",
@@ -177,6 +204,13 @@ def causality_picture(result: "CausalityResult", console: Console) -> None:
     if result.passed and not _is_safe(result.mask):
         console.print(
             Text("scores are beyond what the mask is safe for: other tokens may leak", style="yellow")
+        )
+    if result.cached.difference > ROUNDING[result.precision]:
+        console.print(
+            Text(
+                "more than rounding: the cache is wrong, or logits depend on how many tokens follow",
+                style="yellow",
+            )
         )
     if result.reached < 1:
         console.print(

@@ -15,8 +15,9 @@ from tformer.render_answer import heading
 LEGEND = (
     "Known words are in the training text. Bits per byte are what the text costs the model itself. "
     "Repeated: came before in the same sample. Distinct-n: the different ones of all runs of n words. "
-    "Overlap: characters in a row that are in a text word for word: the longest of all, the longest of "
-    "each sample, the longest from each place on, the share that lies in stretches of {copied} or more. "
+    "Overlap: characters in a row that are in a text word for word, white space counting as one: the "
+    "longest of all, the longest of each sample, the longest from each place on, the share that lies in "
+    "stretches of {copied} or more. "
     "Text never seen overlaps too: copying is what lies well above the validation column. "
     "Equal texts: {equal} characters of each."
 )

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tformer.evaluate import LossResult
 
 PLOT_ROWS, PLOT_COLUMNS = 12, 110
-WIDEST = 1000  # characters of a line in a pipe
 BRAILLE = 0x2800
 DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of a cell: 4 down, 2 across
 
@@ -151,7 +150,6 @@ def _ticks(last: float, width: int) -> str:
 
 # ---------------------------------------------------------------------------- comparison
 
-ROOM = 120  # columns of a terminal on which a number and its error stand beside each other
 NARROW = {
     "parameters": "para-\nmeters", "tokens seen": "tokens\nseen", "cross-entropy": "cross-\nentropy",
     "perplexity": "perplex-\nity", "bits per byte": "bits per\nbyte", "difference to best": "to best",
@@ -168,10 +166,22 @@ def comparison(
 ) -> None:
     """Runs under each other, what to mind when comparing them, and on a terminal their curves.
 
-    On a narrow terminal a standard error stands below its number. A pipe gets every row as one line.
+    On a terminal too narrow for that, a standard error stands below its number. A pipe gets every row as
+    one line.
     """
     render.fact_table(console, facts)
-    narrow = console.is_terminal and console.width < ROOM
+    grid = _compared(columns, rows, console, narrow=False)
+    if console.is_terminal and _natural_width(grid, console) > console.width:
+        grid = _compared(columns, rows, console, narrow=True)
+    console.print(grid)
+    for note in notes:
+        console.print(Text(note, style="dim"))
+    if console.is_terminal:
+        console.print()
+        curves(figure, console)
+
+
+def _compared(columns: Sequence[str], rows: Sequence[Sequence[str]], console: Console, narrow: bool) -> Table:
     grid = render.table(console)
     if narrow:
         grid.box, grid.show_edge, grid.padding = box.SIMPLE_HEAD, False, (0, 1, 0, 0)
@@ -182,12 +192,7 @@ def comparison(
         )
     for row in rows:
         grid.add_row(*(Text(cell.replace(" ± ", "\n± ") if narrow else cell) for cell in row))
-    _print(grid, console)
-    for note in notes:
-        console.print(Text(note, style="dim"))
-    if console.is_terminal:
-        console.print()
-        curves(figure, console)
+    return grid
 
 
 # ---------------------------------------------------------------------------- surprise
@@ -249,15 +254,11 @@ def _extremes(title: str, tokens: Sequence[Token], console: Console) -> None:
     room = max(8, min(BEFORE, console.width - others)) if console.is_terminal else BEFORE
     for place, before, *rest in rows:
         grid.add_row(*map(Text, (place, before[-room:], *rest)))
-    _print(grid, console)
-
-
-def _print(grid: Table, console: Console) -> None:
-    """A table as wide as the terminal at most; elsewhere as wide as its rows, which stay whole."""
-    if not console.is_terminal:
-        width = max(1, Measurement.get(console, console.options.update(max_width=WIDEST), grid).maximum)
-        console = Console(file=console.file, width=width, highlight=False, soft_wrap=True)
     console.print(grid)
+
+
+def _natural_width(grid: Table, console: Console) -> int:
+    return Measurement.get(console, console.options.update(max_width=render.WIDEST), grid).maximum
 
 
 EXTREMES = {  # the columns of `cells_of`, and which stand to the right
@@ -292,9 +293,10 @@ def quoted(raw: bytes) -> str:
 def visible(raw: bytes, unicode: bool = True, lines: bool = False) -> str:
     r"""Bytes as text in which nothing is invisible; with `lines`, a line end also ends the line.
 
-    >>> visible(b"a\tb\n"), visible(b"\xe2\x80"), visible("\x1b[2J".encode())
-    ('a⇥b⏎', '\\xe2\\x80', '�[2J')
+    >>> visible(b"a\tb\r\n"), visible(b"\xe2\x80"), visible("\x1b[2J".encode())
+    ('a⇥b␍⏎', '\\xe2\\x80', '�[2J')
     """
-    text = render.printable(raw.decode("utf-8", errors="backslashreplace"), terminal=True)
-    end, tab = ("⏎", "⇥") if unicode else ("\\n", "\\t")
+    end, tab, carriage = ("⏎", "⇥", "␍") if unicode else ("\\n", "\\t", "\\r")
+    text = raw.decode("utf-8", errors="backslashreplace").replace("\r", carriage)
+    text = render.printable(text, terminal=True)
     return text.replace("\t", tab).replace("\n", end + "\n" * lines)

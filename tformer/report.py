@@ -150,13 +150,9 @@ def _facts(met: dict[str, Any]) -> str:
 def _number(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return (
-        f"{value:,}"
-        if isinstance(value, int)
-        else f"{value:,.4f}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _shown(figure: Figure, name: str) -> str:
@@ -226,9 +222,19 @@ def _evals(evals: Sequence[dict[str, Any]]) -> list[str]:
             parts.append(_shown(figure, f"eval-{i}"))
         if (line.get("result") or {}).get("temperatures"):
             parts += _generations(line["result"])
-        rows = [[key.replace("_", " "), _number(value)] for key, value in _scalars(line.get("result") or {})]
+        named = LAMBADA if task == "lambada" else {}
+        rows = [
+            [named.get(key, key.replace("_", " ")), _number(value)]
+            for key, value in _scalars(line.get("result") or {})
+        ]
         parts.append(page.table("", ("", ""), rows, (False, True)))
     return parts
+
+
+LAMBADA = {  # the whole word is not the last token: the page names both
+    key: f"{key} of the whole last word".replace("_", " ")
+    for key in ("accuracy", "accuracy_stderr", "perplexity", "perplexity_stderr")
+}
 
 
 def _scalars(result: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -255,7 +261,10 @@ def _eval_figure(result: dict[str, Any]) -> Figure | None:
 def _generations(result: dict[str, Any]) -> list[str]:
     """The measures side by side, and of every prompt the first sample at each temperature."""
     names = ["", *columns_of(result), "training"]
-    parts = [page.table("", names, table_rows(result), [False] + [True] * (len(names) - 1))]
+    rows = [
+        [label.replace("  ", "\u2003"), *cells] for label, *cells in table_rows(result)
+    ]  # HTML drops spaces
+    parts = [page.table("", names, rows, [False] + [True] * (len(names) - 1))]
     first: dict[tuple[str, float], dict[str, Any]] = {}
     for sample in result["samples"]:
         first.setdefault((sample["prompt"], sample["temperature"]), sample)

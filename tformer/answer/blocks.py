@@ -134,14 +134,16 @@ SHARPNESS = 2.0  # of a copy: a token's score with itself is its square · √d_
 def start_copying(model: Transformer) -> Transformer:
     """Weights that do what a skip does: each sublayer of a gpt2 model starts nearly as a copy of its input.
 
-    Queries equal keys, so that a position looks at what is like itself; values and `out` are the
-    identity; up is (I, -I) and down its transpose, since gelu(x) - gelu(-x) = x. For attention that
-    keeps to itself see He et al. 2023, "Deep Transformers without Shortcuts"; for the mirrored MLP
-    Balduzzi et al. 2017, "The Shattered Gradients Problem", section 4.
+    Queries equal keys, so that a position looks at what is like itself; position embeddings are doubled,
+    so that it is not taken for others with the same token; values and `out` are the identity; up is
+    (I, -I) and down its transpose, since gelu(x) - gelu(-x) = x. For attention that keeps to itself see
+    He et al. 2023, "Deep Transformers without Shortcuts"; for the mirrored MLP Balduzzi et al. 2017,
+    "The Shattered Gradients Problem", section 4.
     """
     c = model.config
     assert c.family == "gpt2" and c.n_kv_heads == c.n_heads and c.d_mlp >= 2 * c.d_model
     d, one = c.d_model, torch.eye(c.d_model)
+    model.position.mul_(2)
     for block in blocks_of(model):
         turned = nn.init.orthogonal_(torch.empty(d, d)) * SHARPNESS
         block.attn.qkv.weight.copy_(torch.cat((turned, turned, one)))

@@ -178,7 +178,7 @@ def show_finite(measured: Sequence[FiniteEvidence]) -> Finding:
             f"Half of all weight; with equal scores it would be {start:.1e}.",
         ),
         Claim(
-            "and does not outbid -10⁴",
+            "Training does not outbid -10⁴",
             over([e.trained_weight[1] for e in measured]), "at most", 0,
             "Scores would have to grow by thousands.",
         ),

@@ -257,9 +257,9 @@ def show_leaks(measured: Sequence[LeakEvidence]) -> Finding:
             Numbers(seen, ".3f"), "at least", half, "Half-way from chance to all right.",
         ),
         Claim(
-            "Their loss says nothing of prediction: over prefixes it is higher by",
+            "Their loss says nothing of prediction: over prefixes they do far worse",
             Numbers(gap, ".2f", "nats"), "at least", math.log(one.symbols) / 2,
-            "Without a future nothing is below ln V on average; half of that is the threshold.",
+            "The difference. Without a future nothing is below ln V on average; half of that.",
         ),
         Claim(
             "One too short: the first position is NaN, training stops at once",
@@ -272,7 +272,7 @@ def show_leaks(measured: Sequence[LeakEvidence]) -> Finding:
             f"Half of {n_first}/{length} ln {one.symbols} = {least:.3f}, the least that is possible.",
         ),
         Claim(
-            "and the next token is not predicted, not even in the second half",
+            "Targets not shifted: the model does not predict the next token, not even in the second half",
             numbers(SAME, "second_half"), "at most", half,
             "Half-way from chance. It repeats its input, right in the middle, where two are equal.",
         ),

@@ -1,7 +1,8 @@
 """Evidence for question 4: what runs through the blocks. Positions become alike, gradients, the lens."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from tformer.answer.blocks import (
 )
 from tformer.answer.lab import Subject, build, tiny, train
 from tformer.data import Reversal
-from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Table, over_seeds
+from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Series, Table, over_seeds
 from tformer.model import Block, Transformer
 from tformer.train import cross_entropy
 
@@ -45,6 +46,23 @@ def random_ids(seed: int, n: int, length: int) -> Tensor:
     """Shape (n, length)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(SYMBOLS, (n, length), generator=generator)
+
+
+def too_short(subject: Subject | None) -> str | None:
+    """Why a run cannot be examined: where it sees hardly two positions, there is nothing to compare."""
+    n = subject.model.config.n_ctx if subject else 3
+    return f"the run sees {n} positions, and this takes at least 3" if n < 3 else None
+
+
+def curve(name: str, x: Sequence[float], curves: Sequence[Sequence[float]], log: bool = False) -> Series:
+    """`over_seeds`, on a log scale if asked; two seeds have no interval that is worth drawing."""
+    if log and all(y > 0 for one in curves for y in one):
+        drawn = over_seeds(name, x, [[math.log(y) for y in one] for one in curves])
+        drawn = Series(name, drawn.x, *(tuple(map(math.exp, y)) for y in (drawn.y, drawn.low, drawn.high)))
+    else:
+        drawn = over_seeds(name, x, curves)
+        drawn = replace(drawn, low=(), high=()) if log else drawn
+    return replace(drawn, low=(), high=()) if len(curves) < 3 else drawn
 
 
 # ---------------------------------------------------------------------------- positions become alike
@@ -100,7 +118,7 @@ def show_collapse(measured: Sequence[CollapseEvidence]) -> Finding:
 
     last = {name: len(measured[0].variants[name].apart) for name in names}
     table = Table(
-        f"After the last block ({DEPTH} of them), {measured[0].positions} positions",
+        f"After the last block ({DEPTH} of them, or the run's), {measured[0].positions} positions",
         ("", "apart", "cosine", "effective rank"),
         tuple(
             (
@@ -115,7 +133,7 @@ def show_collapse(measured: Sequence[CollapseEvidence]) -> Finding:
     figure = Lines(
         "What is left apart, by block", "block", "share of the norm",
         tuple(
-            over_seeds(name, range(1, last[name] + 1), [e.variants[name].apart for e in measured])
+            curve(name, range(1, last[name] + 1), [e.variants[name].apart for e in measured], log=True)
             for name in names
         ),
         log_y=True,
@@ -195,7 +213,7 @@ def show_gradients(measured: Sequence[GradientEvidence]) -> Finding:
     figures = tuple(
         Lines(
             title, "block", "gradient norm",
-            tuple(over_seeds(n, blocks[n], [getattr(e, what)[n] for e in measured]) for n in names),
+            tuple(curve(n, blocks[n], [getattr(e, what)[n] for e in measured], log=True) for n in names),
             log_y=True,
         )
         for title, what in (
@@ -317,7 +335,7 @@ def show_lens(measured: Sequence[LensEvidence]) -> Finding:
     )
     figure = Lines(
         "What the unembedding reads", "blocks done", "cross-entropy (nats)",
-        tuple(over_seeds(n, range(len(first.losses[n])), [e.losses[n] for e in measured]) for n in names),
+        tuple(curve(n, range(len(first.losses[n])), [e.losses[n] for e in measured]) for n in names),
     )  # fmt: skip
     whole = names[0]
     claims = [
@@ -353,7 +371,7 @@ def show_lens(measured: Sequence[LensEvidence]) -> Finding:
 
 
 EXPERIMENTS = (
-    Experiment("collapse", "Positions become alike", measure_collapse, show_collapse, seeds=(3, 5)),
-    Experiment("gradients", "Gradients at the start", measure_gradients, show_gradients, seeds=(3, 5)),
-    Experiment("lens", "The stream can be read at any depth", measure_lens, show_lens, seeds=(2, 5)),
+    Experiment("collapse", "Positions become alike", measure_collapse, show_collapse, (3, 5), too_short),
+    Experiment("gradients", "Gradients at the start", measure_gradients, show_gradients, (3, 5), too_short),
+    Experiment("lens", "The stream can be read at any depth", measure_lens, show_lens, (2, 5), too_short),
 )

@@ -24,11 +24,11 @@ def attention(request: Request, task: "Reversal | None") -> Outcome:
     from tformer import render
     from tformer.attention_maps import attention_weights, mirror
     from tformer.files import write_file
+    from tformer.huggingface import load_tokenizer
     from tformer.plots import attention_picture
-    from tformer.tokenizer import Tokenizer
 
     folder, model, out = request.folder, request.model, request.out
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = load_tokenizer(folder, model)
     ids = _ids(request, tokenizer, task)
     device = next(model.parameters()).device
     weights = attention_weights(model, torch.tensor([ids], device=device))[:, 0].float().cpu().numpy()
@@ -39,7 +39,7 @@ def attention(request: Request, task: "Reversal | None") -> Outcome:
         write_file(out, picture)
         render.say(f"wrote {out}")
     result = {
-        "tokens": tokens, "ids": ids, "weights": weights.round(6).tolist(),
+        "tokens": tokens, "ids": ids, "weights": weights.astype(float).round(6).tolist(),
         "mirror": asdict(found) | {"carriers": [[h.layer, h.head] for h in found.carriers]}
         if found else None,
     }  # fmt: skip

@@ -46,10 +46,10 @@ def generations(request: Request) -> Outcome:
     """Sample; measure what came; measure as much real text in the same way."""
     from tformer import render_generations
     from tformer.generations import beginnings, compare, continuations, rates, whole
+    from tformer.huggingface import load_tokenizer
     from tformer.progress import steps_progress
-    from tformer.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.load(request.folder)
+    tokenizer = load_tokenizer(request.folder, request.model)
     split, on = _texts(request, tokenizer)
     temperatures = list(dict.fromkeys(request.temperatures or TEMPERATURES))
     n = (request.n or N_SAMPLES) if any(temperatures) else 1  # greedy samples are all alike

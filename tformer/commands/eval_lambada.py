@@ -16,15 +16,15 @@ def lambada(request: Request) -> Outcome:
     from tformer import lambada as measure
     from tformer import render
     from tformer.corpus import LAMBADA, download
+    from tformer.huggingface import load_tokenizer
     from tformer.progress import download_progress, steps_progress
-    from tformer.tokenizer import Tokenizer
 
     sources = request.data
     if not sources:
         with download_progress("downloading LAMBADA") as shown:
             sources = [str(download(LAMBADA, shown))]
     texts = [text for source in sources for text in measure.read_passages(source)][: request.limit]
-    tokenizer = Tokenizer.load(request.folder)
+    tokenizer = load_tokenizer(request.folder, request.model)
     passages = measure.encode_passages(texts, tokenizer, request.model.config.n_ctx)
     for why, count in passages.skipped.items():
         render.warn(f"passed over {count:,} of {len(texts):,} passages: {why}")

@@ -94,10 +94,10 @@ class Judged:
 def loss(request: Request) -> Outcome:
     """Score the run's validation part, or all of `--data`."""
     from tformer import render_loss
+    from tformer.huggingface import load_tokenizer
     from tformer.surprise import surprise
-    from tformer.tokenizer import Tokenizer
 
-    folder, tokenizer = request.folder, Tokenizer.load(request.folder)
+    folder, tokenizer = request.folder, load_tokenizer(request.folder, request.model)
     source = source_of(folder, request.record, request.data)
     ids = source.ids(tokenizer) if source.is_ids else tokenizer.encode_array([source.text()])
     judged = _score(request, tokenizer, ids)
@@ -147,6 +147,7 @@ def compare(
     """
     from tformer import render_loss
     from tformer.comparison import difference, same_cuts
+    from tformer.huggingface import load_tokenizer
     from tformer.runs import read_record
     from tformer.tokenizer import Tokenizer
 
@@ -166,6 +167,7 @@ def compare(
     judged = []
     for folder in folders:
         request = request_of(folder)
+        load_tokenizer(folder, request.model)  # no larger than the model
         one = _score(request, tokenizers[folder], ids_of[folder])
         on = source.on if data else "its validation part"
         keep(request, Outcome(one.as_dict(), lambda console: None, on=on))
@@ -222,11 +224,18 @@ def source_of(folder: Path, record: dict[str, Any], data: list[str]) -> Source:
 
 def recorded_sources(folder: Path, record: dict[str, Any]) -> list[str]:
     """What a run was trained on. Raises RequestError where that cannot be read again."""
+    from tformer.corpus import CORPORA
+
     sources = (record.get("record") or {}).get("data", {}).get("source")
     if not sources or not isinstance(sources, list):
         raise RequestError(f"{folder} does not say what it was trained on", "", "give --data FILE")
     if "-" in sources:
         raise RequestError(f"{folder} was trained on standard input", "", "give --data FILE")
+    for source in sources:
+        if source not in CORPORA and not Path(source).exists():
+            raise RequestError(
+                f"{folder} was trained on {source}, which is not there any more", "", "give --data FILE"
+            )
     return list(sources)
 
 

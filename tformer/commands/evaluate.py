@@ -12,11 +12,13 @@ from tformer.commands.eval_generations import check_sampling, generations
 from tformer.commands.eval_lambada import lambada
 from tformer.commands.eval_loss import compare, loss
 from tformer.commands.evaluation import FRESH, Outcome, Request, keep
-from tformer.commands.options import Device, Json, Runs, at_least, print_json, refuse_existing
+from tformer.commands.options import Device, Json, Runs, at_least, completes, print_json, refuse_existing
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
     from tformer.data import Reversal
+
+TEXTS, SCORES = "Sequences, prompts and samples", "How much of it, for loss, lambada and causality"
 
 EXAMPLES = (
     "tformer eval",
@@ -30,13 +32,31 @@ EXAMPLES = (
 )
 
 
+OPTIONS = {  # and the tasks that take them; --run, --device and --json are for all
+    "data": ("loss", "lambada", "attention", "generations"),
+    "n": ("reversal", "attention", "generations"),
+    "seed": ("reversal", "causality", "attention", "generations"),
+    "positions": ("causality",),
+    "prompt": ("attention", "generations"),
+    "temperature": ("generations",),
+    "max_tokens": ("generations",),
+    "limit": ("lambada",),
+    "tokens": ("loss",),
+    "out": ("loss", "attention"),
+    "overwrite": ("loss", "attention"),
+    "precision": ("loss", "reversal", "lambada", "causality", "generations"),
+}
+
+
 def command(
+    context: typer.Context,
     task: Annotated[
         str | None,
         typer.Argument(
             help="loss, reversal, lambada, causality, attention or generations; if left out, reversal for a "
             "run on it, else loss.",
             show_default=False,
+            autocompletion=lambda incomplete: [name for name in TASKS if name.startswith(incomplete)],
         ),
     ] = None,
     run: Runs = None,
@@ -48,20 +68,25 @@ def command(
             'lambada: passages, {"text": …} a line, instead of the test set, which is downloaded once.'
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="For lambada: only so many passages, the first.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="For lambada: only so many passages, the first.", rich_help_panel=SCORES),
+    ] = None,
     n: Annotated[
         int | None,
         typer.Option(
             "-n",
             help="For reversal and attention: how many fresh sequences (2000). For generations: "
             "samples of each prompt (4).",
+            rich_help_panel=TEXTS,
         ),
     ] = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option(
             help="For attention: the text to show. For generations: a text to continue (repeatable); if "
-            "left out, beginnings of lines of the validation text."
+            "left out, beginnings of lines of the validation text.",
+            rich_help_panel=TEXTS,
         ),
     ] = None,
     temperature: Annotated[
@@ -69,9 +94,12 @@ def command(
         typer.Option(
             help="For generations: one to sample at (repeatable); 0.5, 0.8 and 1 if left out.",
             show_default=False,
+            rich_help_panel=TEXTS,
         ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(help="For generations: tokens of each sample.")] = 200,
+    max_tokens: Annotated[
+        int, typer.Option(help="For generations: tokens of each sample.", rich_help_panel=TEXTS)
+    ] = 200,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -83,12 +111,16 @@ def command(
         int | None,
         typer.Option(
             help="For loss: show the first so many tokens, coloured by their loss, and the hardest and "
-            "easiest of the text."
+            "easiest of the text.",
+            rich_help_panel=SCORES,
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")] = False,
     positions: Annotated[
-        int, typer.Option(help="For causality: how many positions to change, evenly spread.")
+        int,
+        typer.Option(
+            help="For causality: how many positions to change, evenly spread.", rich_help_panel=SCORES
+        ),
     ] = 64,
     seed: Annotated[
         int,
@@ -97,33 +129,34 @@ def command(
             "prompts, and the seed of the first sample."
         ),
     ] = 1,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32 or bf16.", autocompletion=completes("fp32", "bf16"))
+    ] = "fp32",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Judge a run, or any Hugging Face directory of the two families.
 
-    loss: cross-entropy, perplexity, bits per byte; several --run make one table, sorted. reversal: accuracy
-    by position, and the verdict on the mask. lambada: whether the last word of a passage is predicted.
-    causality: whether any logit depends on a later token. attention: where each head looks, and which heads
-    carry the reversal. generations: what it writes at several temperatures, measured beside real text. A
-    check that fails is exit code 1.
+    loss         cross-entropy, perplexity, bits per byte; several --run: a table
+    reversal     accuracy by position, and the verdict on the mask
+    lambada      whether the last word of a passage is predicted
+    causality    whether any logit depends on a later token
+    attention    where each head looks, and which heads carry the reversal
+    generations  what it writes, measured beside real text
+
+    A check that fails is exit code 1.
     """
     if task is not None and task not in TASKS:
         raise RequestError(f"no evaluation {task!r}", f"expected {', '.join(TASKS)}")
     if precision not in ("fp32", "bf16"):
         raise RequestError(f"--precision {precision}", "expected fp32 or bf16")
-    if task not in ("attention", "generations") and prompt:
-        raise RequestError("--prompt is for attention and generations", "", "name one of them")
-    if task != "generations" and temperature:
-        raise RequestError("--temperature is for generations", "", "tformer eval generations")
-    if task != "lambada" and limit is not None:
-        raise RequestError("--limit is for lambada", "", "tformer eval lambada")
     if task is None and (data or out is not None or tokens is not None or len(run or ()) > 1):
         task = "loss"
+    if task is not None:
+        check_options(context, task)
     check_out(task, out, overwrite)
-    if tokens is not None and (task != "loss" or len(run or ()) > 1):
-        raise RequestError("--tokens is for loss, of one run", "", "tformer eval loss --tokens 300")
+    if tokens is not None and len(run or ()) > 1:
+        raise RequestError("--tokens is for one run", f"found {len(run or ())}", "leave it out, or name one")
     at_least("--tokens", tokens, 1)
     at_least("-n", n, 1)
     at_least("--limit", limit, 1)
@@ -159,8 +192,10 @@ def command(
         if not json:
             show(render.out())
         return
+    if task is None:
+        task = "reversal" if task_of(read_record(folders[0])) == "reversal" else "loss"
+        check_options(context, task)
     request = request_of(folders[0])
-    task = task or ("reversal" if task_of(request.record) == "reversal" else "loss")
     outcome = TASKS[task](request)
     if json:
         print_json({"run": str(request.folder)} | outcome.result | outcome.also)
@@ -178,13 +213,23 @@ def check_out(task: str | None, out: Path | None, overwrite: bool) -> None:
     """Raises RequestError for a file that cannot be written, before any work."""
     if out is None:
         return
-    if task not in OUT:
-        raise RequestError(f"--out is for {' and '.join(OUT)}", f"found {task}")
-    if out.suffix not in OUT[task]:
-        raise RequestError(
-            f"--out {out}", f"for {task} a name ending in {' or '.join(OUT[task])} is expected"
-        )
+    allowed = OUT[task or "loss"]
+    if out.suffix not in allowed:
+        raise RequestError(f"--out {out}", f"for {task} a name ending in {' or '.join(allowed)} is expected")
     refuse_existing(out, overwrite)
+
+
+def check_options(context: typer.Context, task: str) -> None:
+    """Raises RequestError for an option that was given and that the task has no use for."""
+    for name, tasks in OPTIONS.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and task not in tasks:
+            option = "-n" if name == "n" else f"--{name.replace('_', '-')}"
+            raise RequestError(
+                f"{option} with eval {task}",
+                f"it is for {', '.join(tasks)}",
+                "leave it out, or name one of them",
+            )
 
 
 def find_runs(names: list[str], task: str | None) -> list[Path]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tformer.errors import TformerError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -55,5 +57,6 @@ def keep(request: Request, task: str, outcome: Outcome) -> None:
     try:
         keep_eval(request.folder, task, outcome.result, outcome.on)
         write_page(request.folder, request.model)
-    except OSError as error:
-        render.warn(f"the result is not kept in {request.folder}: {error.strerror or error}")
+    except (OSError, TformerError) as error:
+        why = error.strerror if isinstance(error, OSError) else None
+        render.warn(f"the result is not kept in {request.folder}: {why or error}")

@@ -75,10 +75,9 @@ def command(
 
     from tformer import render
     from tformer.device import resolve_device
-    from tformer.huggingface import load_model, read_start_id
+    from tformer.huggingface import load_model, load_tokenizer, read_start_id
     from tformer.runs import find_run, newest_run, task_of
     from tformer.sample import Sampling, continue_text
-    from tformer.tokenizer import Tokenizer
 
     resolved = resolve_device(device)
     if run is None:
@@ -89,7 +88,8 @@ def command(
         render.say(f"using {folder}")
     else:
         folder = find_run(run)
-    model, tokenizer = load_model(folder, resolved), Tokenizer.load(folder)
+    model = load_model(folder, resolved)
+    tokenizer = load_tokenizer(folder, model)
     start = read_start_id(folder, tokenizer)
     sampling = Sampling(0.0 if greedy else temperature, top_k, top_p, min_p)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed

@@ -161,7 +161,7 @@ def _open(
     folder = folder or new_run_folder(name)
     recorded = read_record(folder) if resume else {}
     _check_folder(folder, bool(recorded), overwrite)
-    pretrained = _pretrained(init_from, folder, recorded) if init_from else None
+    pretrained = None if init_from is None else _pretrained(init_from, folder, recorded)
     default = default_preset(sources, device, on_gpu=not (preset or recorded or pretrained))
     config = _configure(default, explicit, bool(preset), recorded, pretrained)
     if (config.data.task == "reversal") != (sources == ["reversal"]):
