@@ -52,14 +52,23 @@ def test_t_quantiles_hold_their_share():
 
 def test_numbers_read_well():
     assert str(Numbers((0.5,), ".2f")) == "0.50"
-    assert str(Numbers((1.0, 1.0), ".2f", "nats")) == "1.00 ± 0.00 nats"
+    assert str(Numbers((1.0, 1.0, 1.0), ".2f", "nats")) == "1.00 ± 0.00 nats"
 
 
-def test_a_curve_over_seeds_is_the_mean_with_its_interval():
+def test_of_two_seeds_both_values_are_shown():
+    """Student's t for one degree of freedom would give an accuracy of 0.9 and 1 an interval of ± 0.6."""
+    assert str(Numbers((1.0, 0.9), ".2f", "nats")) == "0.90 to 1.00 nats"
+    assert str(Numbers((1.0, 1.0), ".2f")) == "1.00"
+    assert Numbers((1.0, 0.9)).interval == (0.9, 1.0)
+    low, high = Numbers((1.0, 2.0, 3.0)).interval
+    assert low == pytest.approx(2 - 4.303 / 3**0.5, rel=1e-3) and low + high == pytest.approx(4)
+
+
+def test_a_curve_over_seeds_is_the_mean_between_the_lowest_and_the_highest():
     curve = over_seeds("loss", (1, 2, 3), [[1.0, 2.0, 3.0], [3.0, 2.0, 5.0]])
     assert curve.y == (2.0, 2.0, 4.0)
-    assert curve.low[1] == curve.high[1] == 2.0
-    assert curve.low[0] == pytest.approx(2 - 12.706)
+    assert curve.low == (1.0, 2.0, 3.0)
+    assert curve.high == (3.0, 2.0, 5.0)
     assert over_seeds("loss", range(1000), [list(range(1000))], most=100).x == tuple(range(0, 1000, 10))
 
 

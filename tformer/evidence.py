@@ -38,8 +38,18 @@ class Numbers:
         quantile = T_QUANTILES[n - 2] if n - 2 < len(T_QUANTILES) else NORMAL_QUANTILE
         return quantile * statistics.stdev(self.values) / math.sqrt(n)
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % of the mean; of two seeds, for which that is next to no knowledge, the two values."""
+        if len(self.values) == 2:
+            return min(self.values), max(self.values)
+        return self.mean - self.half_width, self.mean + self.half_width
+
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
+        if len(self.values) == 2:
+            ends = dict.fromkeys(f"{value:{self.style}}" for value in sorted(self.values))
+            return f"{' to '.join(ends)}{unit}"
         spread = f" ± {self.half_width:{_short(self.style)}}" if len(self.values) > 1 else ""
         return f"{self.mean:{self.style}}{spread}{unit}"
 
@@ -63,7 +73,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Series:
-    """A curve, and where there are several seeds the interval around it."""
+    """A curve, and where there are several seeds the lowest and the highest of them."""
 
     name: str
     x: tuple[float, ...]
@@ -194,12 +204,13 @@ def finite(value: float) -> float | None:
 
 
 def over_seeds(name: str, x: Sequence[float], curves: Sequence[Sequence[float]], most: int = 200) -> Series:
-    """The mean of one curve for each seed, with its 95 % interval; thinned to `most` points."""
+    """The mean of one curve for each seed, with the lowest and the highest; thinned to `most` points.
+
+    An interval of the mean could leave the values that are possible: accuracies above 1, norms below 0.
+    """
     step = max(1, -(-len(x) // most))
-    columns = [Numbers(tuple(values)) for values in zip(*curves, strict=True)][::step]
-    middle = tuple(c.mean for c in columns)
+    columns = list(zip(*curves, strict=True))[::step]
+    middle = tuple(statistics.fmean(c) for c in columns)
     if len(curves) < 2:
         return Series(name, tuple(x)[::step], middle)
-    low = tuple(c.mean - c.half_width for c in columns)
-    high = tuple(c.mean + c.half_width for c in columns)
-    return Series(name, tuple(x)[::step], middle, low, high)
+    return Series(name, tuple(x)[::step], middle, tuple(map(min, columns)), tuple(map(max, columns)))

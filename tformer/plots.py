@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -144,7 +145,8 @@ def _canvas(width: float, height: float) -> "Canvas":
 
 
 def _lines(figure: Lines) -> "Canvas":
-    canvas = _canvas(6.4, 3.6)
+    several = len(figure.series) > 1
+    canvas = _canvas(6.4, 3.4 + (0.27 * -(-len(figure.series) // 2) if several else 0))
     axes = canvas.subplots()
     for series, colour in zip(figure.series, _colours(len(figure.series)), strict=True):
         marker = "o" if len(series.x) <= 12 else None
@@ -153,7 +155,7 @@ def _lines(figure: Lines) -> "Canvas":
         )
         if series.low:
             axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.2, linewidth=0)
-    axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
+    axes.set(xlabel=figure.x_label, ylabel=textwrap.fill(figure.y_label, 30))
     if figure.log_x:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")  # the default is TeX
@@ -162,8 +164,8 @@ def _lines(figure: Lines) -> "Canvas":
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     _tidy(axes)
-    if len(figure.series) > 1:
-        axes.legend(framealpha=0, fontsize=12)
+    if several:  # above the curves: inside it would cover some of them
+        canvas.legend(loc="outside upper left", ncols=2, framealpha=0, fontsize=12)
     return canvas
 
 
@@ -172,8 +174,9 @@ def _bars(figure: Bars) -> "Canvas":
     numbers = [number for _, number in figure.bars][::-1]
     canvas = _canvas(6.4, 1.0 + 0.36 * len(names))
     axes = canvas.subplots()
+    around = [[n.mean - n.interval[0] for n in numbers], [n.interval[1] - n.mean for n in numbers]]
     axes.barh(
-        names, [n.mean for n in numbers], xerr=[n.half_width for n in numbers], color=PALETTE[0],
+        names, [n.mean for n in numbers], xerr=np.maximum(around, 0), color=PALETTE[0],
         error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 3},
     )  # fmt: skip
     axes.set_xlabel(figure.y_label)
@@ -192,7 +195,9 @@ def _heat(figure: Heat) -> "Canvas":
     abreast = min(len(matrices), 4)
     down = -(-len(matrices) // abreast)
     gap, head = 0.08 * wide, 0.16 * high  # between tiles, and room for a caption above each
-    canvas = _canvas(max(3.0, 1.75 * abreast), 0.4 + 1.75 * down)
+    # All are shown at one width: fewer tiles get larger, and the letters stay as they are.
+    side = {1: 3.0, 2: 2.6, 3: 2.3}.get(abreast, 1.75)
+    canvas = _canvas(6.4 if abreast < 4 else 7.0, 0.4 + side * down)
     axes = canvas.subplots()
     for i, (matrix, (caption, _)) in enumerate(zip(matrices, figure.matrices, strict=True)):
         x, y = i % abreast * (wide + gap), i // abreast * (high + head)
@@ -200,7 +205,13 @@ def _heat(figure: Heat) -> "Canvas":
         axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis", interpolation="nearest", extent=extent)
         axes.text(x, y - 0.03 * high, caption, fontsize=11, va="bottom")
     axes.set(xlim=(-0.5, abreast * (wide + gap) - gap + 0.5), ylim=(down * (high + head) - head + 0.5, -head))
-    axes.set(xticks=[], yticks=[], xlabel=figure.column_label, ylabel=figure.row_label, aspect="auto")
+    axes.set(
+        xticks=[],
+        yticks=[],
+        xlabel=figure.column_label,
+        ylabel=figure.row_label,
+        aspect="equal" if abreast == 1 else "auto",
+    )
     axes.spines[:].set_visible(False)
     return canvas
 

@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.padding import Padding
 from rich.rule import Rule
+from rich.table import Table as Grid
 from rich.text import Text
 
 from tformer import render
@@ -74,14 +75,20 @@ def summary(answers: "Sequence[Answer]", console: Console) -> None:
 
 def _claim(claim: Claim, console: Console) -> None:
     style = "green" if claim.passed else "bold red"
-    console.print(Text(f"{'✓' if claim.passed else '✗'} {claim.claim}", style=style))
+    mark = "✓" if claim.passed else "✗"
+    if console.is_terminal:  # a second line stands under the first
+        said = Grid.grid(padding=(0, 1, 0, 0))
+        said.add_row(Text(mark, style=style), Text(claim.claim, style=style))
+        console.print(said)
+    else:
+        console.print(Text(f"{mark} {claim.claim}", style=style))
     comparison = "≥" if claim.relation == "at least" else "≤"
     unit = f" {claim.values.unit}" if claim.values.unit else ""
     several = (
         f"; {claim.values} over {len(claim.values.values)} seeds" if len(claim.values.values) > 1 else ""
     )
     measured = f"{claim.measured:{claim.values.style}}"
-    line = f"measured {measured}, required {comparison} {claim.threshold:g}{unit}{several}. {claim.because}"
+    line = f"measured {measured}, required {comparison} {claim.threshold:.4g}{unit}{several}. {claim.because}"
     shown = Text(line, style="dim")
     console.print(Padding(shown, (0, 0, 0, 2)) if console.is_terminal else Text("  ").append_text(shown))
 

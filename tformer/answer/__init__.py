@@ -5,11 +5,17 @@ The experiments are in modules of their own, which import torch; this one does n
 
 import difflib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 from tformer.errors import RequestError
+
+SMALL_WORDS = frozenset({
+    "and", "any", "are", "can", "did", "does", "for", "have", "how", "its", "the", "there", "they", "this",
+    "what", "when", "were", "why", "with",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,9 @@ def find(words: str) -> tuple[list[Question], bool]:
     for question in questions():
         if words in (str(question.number), question.slug):
             return [question], False
-    scored = sorted(questions(), key=lambda q: -_likeness(words, q))
-    if words.isdigit() or _likeness(words, scored[0]) < 0.5:
+    scored = sorted(questions(), key=lambda q: (_likeness(words, q), _mentions(words, q)), reverse=True)
+    known = _likeness(words, scored[0]) >= 0.5 or _mentions(words, scored[0]) > (0, 0)
+    if words.isdigit() or not known:
         raise RequestError(
             f"no question {words!r}", f"expected 1 to {len(scored)}, a slug, words of one, or all",
             "tformer answer lists them",
@@ -57,11 +64,25 @@ def find(words: str) -> tuple[list[Question], bool]:
     return [scored[0]], True
 
 
+def _telling(text: str) -> list[str]:
+    """Its words, without those that any question may have."""
+    return [word for word in re.findall(r"\w+", text.lower()) if len(word) > 2 and word not in SMALL_WORDS]
+
+
 def _likeness(words: str, question: Question) -> float:
     """How many of the words the title and slug have, misspelt ones counted by their likeness."""
-    have = re.findall(r"\w+", f"{question.title} {question.slug}".lower())
+    have = _telling(f"{question.title} {question.slug}")
     total = 0.0
-    for word in re.findall(r"\w+", words.lower()):
+    for word in _telling(words):
         near = max((difflib.SequenceMatcher(None, word, h).ratio() for h in have), default=0.0)
-        total += near if near >= 0.8 and len(word) > 2 else 0.0
+        total += near if near >= 0.8 else 0.0
     return total
+
+
+def _mentions(words: str, question: Question) -> tuple[int, int]:
+    """How many of the words the answer has, and how often, ten times for each one in a heading."""
+    asked, count = set(_telling(words)), Counter[str]()
+    for line in question.text.splitlines():
+        for word in asked.intersection(_telling(line)):
+            count[word] += 10 if line.startswith("#") else 1
+    return len(count), count.total()

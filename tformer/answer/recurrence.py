@@ -329,8 +329,8 @@ def show_carried(measured: Sequence[CarriedEvidence]) -> Finding:
         log_x=True, log_y=True,
     )  # fmt: skip
     off = Numbers(tuple(e.difference for e in measured), ".1e")
-    cache = Numbers(
-        tuple(e.cache_bytes[-1] / e.cache_bytes[0] * e.lengths[0] / e.lengths[-1] for e in measured), ".3g"
+    cache = Numbers(  # one division of whole numbers, so that equal growth is 1 and not 1 - 1e-16
+        tuple(e.cache_bytes[-1] * e.lengths[0] / (e.cache_bytes[0] * e.lengths[-1]) for e in measured), ".3g"
     )
     state = Numbers(tuple(e.state_bytes[-1] / e.state_bytes[0] for e in measured), ".3g")
     claims = (

@@ -32,7 +32,8 @@ def origin(answers: Sequence[Answer], run: Path | None) -> str:
         f"Every number was measured by tformer {__version__} (budget {first.budget.name}, seed "
         f"{first.seed}{on}) in {seconds:.0f} s on {datetime.date.today().isoformat()}, with Python "
         f"{platform.python_version()} and PyTorch {torch.__version__}, one thread of {platform.machine()}. "
-        "Intervals are 95 % of the mean over seeds. A claim holds if the worst seed keeps to its threshold."
+        "± is the 95 % interval of the mean over seeds, by Student's t; of two seeds both values are given. "
+        "Shaded: from the lowest seed to the highest. A claim holds if the worst seed keeps to its threshold."
     )
 
 
@@ -44,7 +45,7 @@ def verdict(claim: Claim) -> str:
         f"; {claim.values} over {len(claim.values.values)} seeds" if len(claim.values.values) > 1 else ""
     )
     measured = f"{claim.measured:{claim.values.style}}"
-    return f"measured {measured}, required {sign} {claim.threshold:g}{unit}{several}. {claim.because}"
+    return f"measured {measured}, required {sign} {claim.threshold:.4g}{unit}{several}. {claim.because}"
 
 
 def _cells(table: Table) -> tuple[list[list[str]], list[bool]]:
@@ -79,7 +80,7 @@ def _html_result(result: Result, name: str) -> str:
     if result.skipped:
         return "\n".join([*parts, f'<p class="dim">Left out: {escape(result.skipped)}</p>'])
     if result.finding.said:
-        parts.append(f"<p>{escape(result.finding.said)}</p>")
+        parts.append(page.markdown(result.finding.said))
     for table in result.finding.tables:
         parts.append(page.table(table.title, table.columns, *_cells(table)))
     for i, figure in enumerate(result.finding.figures):

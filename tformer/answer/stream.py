@@ -357,7 +357,7 @@ def show_lens(measured: Sequence[LensEvidence]) -> Finding:
             read_before_last(BOTH), "at least", 0.5, half,
         ),
         Claim(
-            "Without them it cannot, though the model has learned it",
+            "Without skips it cannot: what is read comes with the last block",
             read_before_last(NEITHER), "at most", 0.5, half,
         ),
     ]  # fmt: skip
