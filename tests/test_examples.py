@@ -25,10 +25,10 @@ def run(*command, cwd, stdin=""):
         "PYTHONPATH": str(EXAMPLES.parent),
     }
     done = subprocess.run(
-        command, cwd=cwd, input=stdin, capture_output=True, text=True, env=environment, timeout=200
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+        command, cwd=cwd, input=stdin.encode(), capture_output=True, env=environment, timeout=200
+    )  # bytes: a model may write a carriage return, which is no line end here
+    assert done.returncode == 0, done.stderr[-2000:].decode()
+    return done.stdout.decode()
 
 
 def test_the_configuration_is_valid():
