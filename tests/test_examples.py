@@ -45,6 +45,7 @@ def text(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_sweep_sorts_by_loss(tmp_path, text):
     table = run(EXAMPLES / "sweep.sh", "my.txt", "5", cwd=tmp_path).splitlines()
     losses = [float(line.split()[0]) for line in table]
@@ -60,6 +61,7 @@ def test_a_corpus_of_ones_own_and_a_pipeline_with_jq(tmp_path, text):
     assert [line[:3] for line in lines] == ["All"] * 3 + ["And"] * 3
 
 
+@pytest.mark.slow
 def test_a_gpt2_directory_is_fine_tuned_and_loads_in_transformers(tmp_path, text):
     transformers = pytest.importorskip("transformers")
     run("tformer", "train", "my.txt", "--tokenizer", "bpe", "--steps", "2", "--out", "first", cwd=tmp_path)

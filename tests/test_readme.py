@@ -14,14 +14,15 @@ from tformer.config import Config, preset_names
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    """The fenced blocks of exactly this language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+def blocks(*languages):
+    """The fenced blocks of exactly these languages."""
+    return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", README, re.M | re.S)
 
 
-@pytest.mark.timeout(280)
-def test_the_commands_that_need_no_network_run(tmp_path):
-    script = "\n".join(["set -eo pipefail", *blocks("sh")])
+@pytest.mark.timeout(580)
+@pytest.mark.parametrize("all_of_them", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_commands_that_need_no_network_run(tmp_path, all_of_them):
+    script = "\n".join(["set -eo pipefail", *blocks(*(["sh", "sh slow"] if all_of_them else ["sh"]))])
     binaries = tmp_path / "bin"
     binaries.mkdir()
     for name, args in (("tformer", "-m tformer"), ("python3", "")):
@@ -35,7 +36,7 @@ def test_the_commands_that_need_no_network_run(tmp_path):
         "HF_HUB_OFFLINE": "1",
     }
     done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=270
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=570
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "abcdefghijjihgfedcba" in done.stdout, "the run on reversal reverses"

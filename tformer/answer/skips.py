@@ -181,8 +181,8 @@ def show_training(measured: Sequence[TrainingEvidence]) -> Finding:
         "out and down at 0, would be unfair without skips. The copy has other weights at the start, "
         "positions twice as large and learning rate 0.0015, and no skip either: what deep models need at "
         "the start is the identity, and a skip is the easiest way to have it. Both skips count: without "
-        "the one around the MLP alone, deep models fail as well. This is about so many steps: it does not say "
-        "that more of them could not."
+        "the one around the MLP alone, deep models fail as well. This is about so many steps: it does not "
+        "say that more of them could not."
     )
     return Finding(said, (table,), figures, claims)
 
