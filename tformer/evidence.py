@@ -141,6 +141,16 @@ class Claim:
             return self.measured >= self.threshold
         return self.measured <= self.threshold
 
+    @property
+    def verdict(self) -> str:
+        """The numbers behind ✓ or ✗, in words."""
+        sign = "≥" if self.relation == "at least" else "≤"
+        unit = f" {self.values.unit}" if self.values.unit else ""
+        n = len(self.values.values)
+        several = f"; {self.values} over {n} seeds" if n > 1 else ""
+        measured = f"{self.measured:{self.values.style}}"
+        return f"measured {measured}, required {sign} {self.threshold:.4g}{unit}{several}. {self.because}"
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return {

@@ -82,14 +82,7 @@ def _claim(claim: Claim, console: Console) -> None:
         console.print(said)
     else:
         console.print(Text(f"{mark} {claim.claim}", style=style))
-    comparison = "≥" if claim.relation == "at least" else "≤"
-    unit = f" {claim.values.unit}" if claim.values.unit else ""
-    several = (
-        f"; {claim.values} over {len(claim.values.values)} seeds" if len(claim.values.values) > 1 else ""
-    )
-    measured = f"{claim.measured:{claim.values.style}}"
-    line = f"measured {measured}, required {comparison} {claim.threshold:.4g}{unit}{several}. {claim.because}"
-    shown = Text(line, style="dim")
+    shown = Text(claim.verdict, style="dim")
     console.print(Padding(shown, (0, 0, 0, 2)) if console.is_terminal else Text("  ").append_text(shown))
 
 

@@ -10,7 +10,7 @@ import torch
 
 from tformer import __version__, page
 from tformer.answer.experiments import Answer, Result
-from tformer.evidence import Claim, Numbers, Table
+from tformer.evidence import Numbers, Table
 from tformer.files import write_file
 from tformer.plots import figure_svg
 
@@ -35,17 +35,6 @@ def origin(answers: Sequence[Answer], run: Path | None) -> str:
         "± is the 95 % interval of the mean over seeds, by Student's t; of two seeds both values are given. "
         "Shaded: from the lowest seed to the highest. A claim holds if the worst seed keeps to its threshold."
     )
-
-
-def verdict(claim: Claim) -> str:
-    """The numbers behind a ✓ or ✗."""
-    sign = "≥" if claim.relation == "at least" else "≤"
-    unit = f" {claim.values.unit}" if claim.values.unit else ""
-    several = (
-        f"; {claim.values} over {len(claim.values.values)} seeds" if len(claim.values.values) > 1 else ""
-    )
-    measured = f"{claim.measured:{claim.values.style}}"
-    return f"measured {measured}, required {sign} {claim.threshold:.4g}{unit}{several}. {claim.because}"
 
 
 def _cells(table: Table) -> tuple[list[list[str]], list[bool]]:
@@ -89,7 +78,7 @@ def _html_result(result: Result, name: str) -> str:
         mark, kind = ("✓", "claim") if claim.passed else ("✗", "claim no")
         parts.append(
             f'<div class="{kind}"><p><b>{mark}</b> {escape(claim.claim)}</p>'
-            f'<p class="dim">{escape(verdict(claim))}</p></div>'
+            f'<p class="dim">{escape(claim.verdict)}</p></div>'
         )
     return "\n".join(parts)
 
@@ -123,7 +112,7 @@ def _markdown_result(result: Result, name: str) -> list[str]:
         svg = figure_svg(figure, f"{name}-{i}").strip()
         parts.append(f"<figure>\n{svg}\n<figcaption>{escape(figure.title)}</figcaption>\n</figure>")
     for claim in result.finding.claims:
-        parts.append(f"- **{'✓' if claim.passed else '✗'} {claim.claim}** ({verdict(claim)})")
+        parts.append(f"- **{'✓' if claim.passed else '✗'} {claim.claim}** ({claim.verdict})")
     return parts
 
 
