@@ -125,7 +125,7 @@ class Claim:
     values: Numbers
     relation: Literal["at least", "at most"]
     threshold: float
-    because: str  # why this threshold, chosen before looking
+    because: str  # why this threshold
 
     @property
     def measured(self) -> float:

@@ -67,8 +67,8 @@ def command(
 ) -> None:
     """Answer the first-principles questions, in words and with experiments run here and now.
 
-    The experiments use the modules that train uses. Each claim has a threshold that was chosen before
-    looking, and can fail: then the exit code is 1.
+    The experiments use the modules that train uses. Each claim has a threshold, with the reason for it,
+    and can fail: then the exit code is 1.
     """
     from tformer import answer, render
 
