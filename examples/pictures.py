@@ -1,4 +1,4 @@
-"""The README's pictures, from real runs: python examples/pictures.py [FOLDER], about two minutes.
+"""The README's pictures, from real runs: python examples/pictures.py [FOLDER], under a minute.
 
 Each is what the command shows on a terminal of 88 columns, as Rich exports it.
 """
@@ -7,7 +7,8 @@ import os
 import re
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import typer
@@ -39,6 +40,12 @@ class Final(progress.TrainingProgress):
         self.console.print(self.progress.get_renderable())
 
 
+@contextmanager
+def nothing() -> Iterator[Callable[..., None]]:
+    """In place of a bar that is gone when the result is there."""
+    yield lambda *told: None
+
+
 def draw(command: list[str], path: Path) -> None:
     """Run a command on a terminal that records, and save what it shows."""
     console = Console(record=True, force_terminal=True, color_system="truecolor", width=88, file=sys.stderr)
@@ -55,6 +62,7 @@ def draw(command: list[str], path: Path) -> None:
 
 if __name__ == "__main__":
     progress.TrainingProgress = Final
+    progress.experiments_progress = progress.steps_progress = nothing
     folder = Path(*sys.argv[1:] or [Path(__file__).parent / "pictures"]).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:

@@ -14,7 +14,7 @@ MEASURED = {
     "shakespeare": [2.8423], "shakespeare-bpe": [4.0671], "shakespeare-char": [1.3340],
     "nanogpt-char-cpu": [1.723, 1.718],
 }  # fmt: skip
-UNMEASURED = {"tinyshakespeare", "char-12l", "shakespeare-gpu"}
+UNMEASURED = {"char-12l", "shakespeare-gpu"}
 
 
 def held(preset="shakespeare", val_loss=2.84, met=SHAKESPEARE, bits=2.0, **changes):
