@@ -123,7 +123,7 @@ def test_any_text_is_judged_in_bits_per_byte():
 
 
 def test_a_run_without_a_band_says_why():
-    assert "not been measured" in held("tinyshakespeare").sentence
+    assert "not been measured" in held("shakespeare-gpu").sentence
     assert "no preset" in expectation(None, merge([]), {}, {}).sentence
     assert "no preset" in expectation("gone", merge([]), {}, {}).sentence
     assert "validation" in held(val_loss=None).sentence
