@@ -221,7 +221,7 @@ def _changes(
 
 
 def changed_from(
-    clean: Int[Tensor, "row position"], other: Int[Tensor, "row position"], first: Int[Tensor, "row"]
+    clean: Int[Tensor, "row position"], other: Int[Tensor, "row position"], first: Int[Tensor, " row"]
 ) -> Int[Tensor, "row position"]:
     """Row i is `clean` before position first[i] and `other` from there on."""
     positions = torch.arange(clean.shape[1], device=clean.device)
@@ -234,7 +234,7 @@ def run(
     ids: Int[Tensor, "row position"],
     plan: Plan,
     precision: str = "fp32",
-    padding: Int[Tensor, "row"] | None = None,
+    padding: Int[Tensor, " row"] | None = None,
 ) -> Float[Tensor, "row position vocab"]:
     """Logits of every position, by one full forward or piece by piece through a fresh cache.
 
@@ -260,7 +260,7 @@ def difference(
 def gradient_leak(
     model: Transformer,
     ids: Int[Tensor, "row position"],
-    first: Int[Tensor, "row"],
+    first: Int[Tensor, " row"],
     precision: str,
     generator: torch.Generator,
 ) -> float:

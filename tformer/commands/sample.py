@@ -93,10 +93,10 @@ def command(
     start = read_start_id(folder, tokenizer)
     sampling = Sampling(0.0 if greedy else temperature, top_k, top_p, min_p)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
-    terminal = sys.stdout.isatty()
+    on_terminal = sys.stdout.isatty()
 
     def write(text: str) -> None:
-        sys.stdout.write(render.printable(text, terminal))
+        sys.stdout.write(render.printable(text, on_terminal))
         sys.stdout.flush()
 
     first = True
