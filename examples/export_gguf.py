@@ -18,7 +18,7 @@ from tformer.errors import RequestError
 from tformer.huggingface import load_model, read_start_id, to_hf
 from tformer.model import Transformer
 from tformer.runs import find_run
-from tformer.tokenizer import Tokenizer, byte_symbols
+from tformer.text.tokenizer import Tokenizer, byte_symbols
 
 REFUSED = {
     "word": "GGUF has no tokenizer whose tokens are whole words and the gaps between them",

@@ -13,7 +13,6 @@ from test_page import check
 from tformer import answer, render_answer
 from tformer.answer import experiments, report
 from tformer.answer.lab import accuracies, build, halves, load_subject, tiny, train
-from tformer.data import Reversal
 from tformer.evidence import (
     FULL,
     QUICK,
@@ -28,6 +27,7 @@ from tformer.evidence import (
     Table,
 )  # fmt: skip
 from tformer.model import Transformer
+from tformer.text.data import Reversal
 
 QUESTION = answer.questions()[0]
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from tformer.answer import dense, mlps
 from tformer.answer.lab import Subject, build, tiny
-from tformer.data import Reversal
 from tformer.evidence import QUICK
 from tformer.model import MLP, Transformer
+from tformer.text.data import Reversal
 
 
 def claims(finding):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from tformer.answer import heads, lookups, repeats
 from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
 from tformer.attention_maps import attention_weights
-from tformer.data import Reversal
 from tformer.evidence import QUICK, Budget
+from tformer.text.data import Reversal
 
 
 def claims(finding):

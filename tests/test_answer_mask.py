@@ -13,9 +13,9 @@ from tformer.answer import finite, leaks, mask
 from tformer.answer.blocks import copy_of, start_random
 from tformer.answer.lab import Subject, build, tiny
 from tformer.answer.leaks import Open, TooFar, TooShort, ZeroedAfter, with_attention
-from tformer.data import Reversal
 from tformer.evidence import QUICK
 from tformer.model import CausalSelfAttention
+from tformer.text.data import Reversal
 
 
 def verdicts(finding):

@@ -10,9 +10,9 @@ from conftest import needs_nanochat, tiny_model
 
 from tformer.answer import alternatives, qkv, score_cost, scores, sharpness, trace
 from tformer.answer.lab import build, load_subject, tiny
-from tformer.data import Reversal
 from tformer.evidence import QUICK
 from tformer.model import KVCache, attention
+from tformer.text.data import Reversal
 
 
 def verdicts(finding):

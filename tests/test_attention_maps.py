@@ -15,10 +15,10 @@ from tformer.attention_maps import attention_weights, mirror, mirrored, recorded
 from tformer.checkpoint import Run
 from tformer.cli import app
 from tformer.config import Config
-from tformer.data import Reversal
 from tformer.errors import RequestError
 from tformer.plots import attention_picture, pooled
-from tformer.tokenizer import Tokenizer
+from tformer.text.data import Reversal
+from tformer.text.tokenizer import Tokenizer
 
 ESCAPE = "\x1b"
 

@@ -21,7 +21,7 @@ from tformer.cli import app
 from tformer.config import Config
 from tformer.files import cannot_write
 from tformer.huggingface import to_hf, to_hf_config
-from tformer.tokenizer import Tokenizer
+from tformer.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

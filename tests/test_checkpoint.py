@@ -26,7 +26,7 @@ from tformer.runner import (
     train_session,
 )
 from tformer.runs import is_finished, read_record, recorded_hash
-from tformer.tokenizer import Tokenizer
+from tformer.text.tokenizer import Tokenizer
 from tformer.train import State
 
 CPU = torch.device("cpu")

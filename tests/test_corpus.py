@@ -15,8 +15,9 @@ from conftest import SHARED
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tformer import corpus
-from tformer.corpus import (
+from tformer.errors import RequestError, TformerError
+from tformer.text import corpus
+from tformer.text.corpus import (
     CORPORA,
     clean_gutenberg,
     corpus_name,
@@ -25,7 +26,6 @@ from tformer.corpus import (
     normalise_line_ends,
     read_text,
 )
-from tformer.errors import RequestError, TformerError
 
 # ---------------------------------------------------------------------------- cleaning
 

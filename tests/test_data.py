@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tformer.data import (
+from tformer.errors import RequestError
+from tformer.text.data import (
     Reversal,
     Windows,
     eval_windows,
@@ -18,7 +19,6 @@ from tformer.data import (
     split_text,
     write_token_file,
 )
-from tformer.errors import RequestError
 
 SIZES = {"n_ids": st.integers(2, 90), "n_ctx": st.integers(1, 12), "seed": st.integers(0, 2**63 - 1)}
 

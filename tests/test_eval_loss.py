@@ -12,10 +12,10 @@ from test_page import check
 
 from tformer import evaluate
 from tformer.cli import app
-from tformer.data import split_text, write_token_file
 from tformer.errors import RequestError
 from tformer.huggingface import load, to_hf, to_hf_config
-from tformer.tokenizer import Tokenizer
+from tformer.text.data import split_text, write_token_file
+from tformer.text.tokenizer import Tokenizer
 
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 10
 

@@ -9,10 +9,10 @@ from conftest import tiny_config, tiny_model
 
 from tformer import evaluate, model
 from tformer.config import TrainConfig
-from tformer.data import Reversal
 from tformer.errors import RequestError
 from tformer.model import Transformer
 from tformer.optim import Optimizers
+from tformer.text.data import Reversal
 from tformer.train import State, fit
 
 # ---------------------------------------------------------------------------- loss

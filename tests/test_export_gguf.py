@@ -12,7 +12,7 @@ from tformer.checkpoint import Run
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.huggingface import to_hf
-from tformer.tokenizer import Tokenizer
+from tformer.text.tokenizer import Tokenizer
 
 gguf = pytest.importorskip("gguf")
 

@@ -22,7 +22,7 @@ from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.report import run_page
 from tformer.runs import read_lines
-from tformer.tokenizer import Tokenizer
+from tformer.text.tokenizer import Tokenizer
 
 ESCAPE = "\x1b"
 PLAY = "".join(

@@ -13,7 +13,7 @@ from tformer.checkpoint import Run
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.huggingface import from_hf_config, load, load_model, to_hf, to_hf_config
-from tformer.tokenizer import Tokenizer
+from tformer.text.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
 

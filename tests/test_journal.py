@@ -20,7 +20,7 @@ from tformer.journal import SHARE, Pictures, draw, draw_last, loss_by_position, 
 from tformer.progress import TrainingProgress
 from tformer.runner import decide, finish, open_session, prepare_data, train_session
 from tformer.runs import recorded_hash
-from tformer.tokenizer import Tokenizer
+from tformer.text.tokenizer import Tokenizer
 from tformer.train import Report, State
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from tformer.cli import app
 from tformer.config import parse_yaml
 from tformer.errors import RequestError
 from tformer.huggingface import load, load_model
-from tformer.tokenizer import Tokenizer
+from tformer.text.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")

@@ -22,7 +22,7 @@ from tformer.sample import (
     keep_top_p,
     window_start,
 )
-from tformer.tokenizer import Tokenizer, word_engine
+from tformer.text.tokenizer import Tokenizer, word_engine
 
 INF = math.inf
 # Ties, tokens that are already out, one token alone; some token can always be drawn.

@@ -15,7 +15,7 @@ from tokenizers import models, pre_tokenizers
 
 from tformer.errors import RequestError
 from tformer.huggingface import tokenizer_config
-from tformer.tokenizer import CHUNK, KINDS, Tokenizer, byte_symbols, cut_safely, id_dtype, word_engine
+from tformer.text.tokenizer import CHUNK, KINDS, Tokenizer, byte_symbols, cut_safely, id_dtype, word_engine
 
 # The engine's Unicode is newer than Python's, so the two may differ on code points that Python calls
 # unassigned (Cn); surrogates (Cs) are no text and have no UTF-8.

@@ -14,11 +14,11 @@ from conftest import tiny_config, tiny_model
 
 from tformer.checkpoint import open_run
 from tformer.config import Config, TrainConfig
-from tformer.data import Windows
 from tformer.huggingface import to_hf
 from tformer.model import Transformer
 from tformer.optim import Optimizers, lr_at
 from tformer.runner import Session, open_session, prepare_data, train_session
+from tformer.text.data import Windows
 from tformer.train import DivergedError, State, cross_entropy, fit
 
 BATCHES = Windows(np.random.default_rng(0).integers(23, size=400).astype(np.uint16), 16)

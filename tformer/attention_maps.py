@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tformer.data import Reversal
 from tformer.masks import watching
 from tformer.model import Transformer
+from tformer.text.data import Reversal
 
 WEIGHTS_AT_ONCE = 1 << 25  # numbers held by one forward pass
 CARRIES = 0.5  # the share of its attention by which a head is said to carry the reversal

@@ -40,7 +40,7 @@ from tformer.huggingface import (
 from tformer.model import Transformer
 from tformer.optim import Optimizers
 from tformer.runs import read_lines, read_record
-from tformer.tokenizer import Tokenizer
+from tformer.text.tokenizer import Tokenizer
 from tformer.train import State
 
 FORMAT = 1

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from tformer.comparison import stretch_stderr
-from tformer.data import Reversal, eval_windows
 from tformer.device import autocast
 from tformer.errors import RequestError
 from tformer.model import Transformer
+from tformer.text.data import Reversal, eval_windows
 from tformer.train import cross_entropy
 
 TOKENS_AT_ONCE = 1 << 13  # of a forward pass in evaluation

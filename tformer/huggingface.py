@@ -18,7 +18,7 @@ from tformer.errors import RequestError
 from tformer.files import read_json
 from tformer.model import Transformer, sinusoidal_positions
 from tformer.runs import find_run
-from tformer.tokenizer import Tokenizer
+from tformer.text.tokenizer import Tokenizer
 
 # ---------------------------------------------------------------------------- configuration
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from tformer.data import STREAM_SAMPLE, Reversal, rng
 from tformer.evaluate import ReversalResult, octaves
 from tformer.huggingface import load_model
 from tformer.plots import loss_svg
 from tformer.report import keep_eval, run_text
 from tformer.runner import Session
 from tformer.sample import Sampler, Sampling, TextStream, generate
-from tformer.tokenizer import Tokenizer
+from tformer.text.data import STREAM_SAMPLE, Reversal, rng
+from tformer.text.tokenizer import Tokenizer
 
 CHARACTERS = 80  # of a sampled line: about what a terminal has room for
 TEMPERATURE = 0.8  # as `tformer sample` has it

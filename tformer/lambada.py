@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tformer.corpus import open_file, read_text
 from tformer.device import autocast
 from tformer.errors import RequestError
 from tformer.model import Transformer
 from tformer.sample import greedy
-from tformer.tokenizer import Tokenizer
+from tformer.text.corpus import open_file, read_text
+from tformer.text.tokenizer import Tokenizer
 from tformer.train import cross_entropy
 
 TOKENS_AT_ONCE = 1 << 13  # of a forward pass, padding included

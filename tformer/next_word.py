@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tformer.config import Config
-from tformer.corpus import open_file
 from tformer.errors import RequestError
 from tformer.lambada import Encoded, encode_passages, lambada, read_passages
 from tformer.runner import ANOTHER_RUN, Data, Session
 from tformer.runs import check_hash
+from tformer.text.corpus import open_file
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tformer.config import Config, Layer, ModelConfig, merge
 from tformer.errors import RequestError
 from tformer.huggingface import load_model
 from tformer.runs import find_run, runs_folder, tokenizer_path
-from tformer.tokenizer import KINDS, Tokenizer
+from tformer.text.tokenizer import KINDS, Tokenizer
 
 FREE = ("dropout",)  # settings of the model that no weight depends on
 LEFT_OPEN = ("vocab_size", "n_kv_heads", "d_mlp")  # by a 0

@@ -26,7 +26,7 @@ from tformer.model import Transformer
 from tformer.plots import figure_svg
 from tformer.runner import recorded_reversal
 from tformer.runs import read_lines, read_record
-from tformer.tokenizer import Tokenizer
+from tformer.text.tokenizer import Tokenizer
 
 MOST_POINTS = 400  # of a curve
 MOST_MAPS = 16  # heads that are drawn

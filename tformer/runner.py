@@ -16,8 +16,6 @@ import torch
 from tformer import __version__, evaluate
 from tformer.checkpoint import Run
 from tformer.config import Config, Layer, merge
-from tformer.corpus import CORPORA, Corpus, load_corpus
-from tformer.data import Batches, Reversal, Windows, load_token_file, split_text, token_hash
 from tformer.device import decide_compile, decide_precision
 from tformer.errors import RequestError
 from tformer.expected import expectation
@@ -26,7 +24,9 @@ from tformer.optim import Optimizers
 from tformer.plots import loss_svg
 from tformer.pretrained import Pretrained, read_pretrained
 from tformer.runs import check_hash, task_of, tokenizer_path
-from tformer.tokenizer import KINDS, Tokenizer
+from tformer.text.corpus import CORPORA, Corpus, load_corpus
+from tformer.text.data import Batches, Reversal, Windows, load_token_file, split_text, token_hash
+from tformer.text.tokenizer import KINDS, Tokenizer
 from tformer.train import Report, State, Validate, fit, is_due
 
 # On --resume these may change: neither weights nor optimizer state depend on them.

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tformer.model import KVCache, Transformer
-from tformer.tokenizer import Tokenizer
+from tformer.text.tokenizer import Tokenizer
 
 Logits = Float[Tensor, "batch vocab"]
 Choose = Callable[[Tensor], Tensor]  # (batch, vocab) logits → (batch,) ids

@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tformer.config import ModelConfig, TrainConfig
-from tformer.data import STREAM_DROPOUT, Batches, rng
 from tformer.device import autocast
 from tformer.errors import TformerError
 from tformer.optim import Optimizers, lr_at
+from tformer.text.data import STREAM_DROPOUT, Batches, rng
 
 
 def cross_entropy(

@@ -12,11 +12,11 @@ import torch
 
 from tformer import evaluate
 from tformer.config import merge, preset_layer
-from tformer.data import Windows, split_text
 from tformer.device import decide_precision
 from tformer.model import Transformer
 from tformer.optim import Optimizers
-from tformer.tokenizer import Tokenizer
+from tformer.text.data import Windows, split_text
+from tformer.text.tokenizer import Tokenizer
 from tformer.train import State, fit
 
 

@@ -17,7 +17,6 @@ from tformer.answer.score_cost import COST, kept_bytes
 from tformer.answer.scores import SCORES, Bilinear, with_scores
 from tformer.answer.trace import attentions, calls_of
 from tformer.attention_maps import mirrored
-from tformer.data import Reversal
 from tformer.evidence import (
     Budget,
     Claim,
@@ -31,6 +30,7 @@ from tformer.evidence import (
     over_seeds,
 )
 from tformer.model import CausalSelfAttention, Transformer, rms_norm
+from tformer.text.data import Reversal
 from tformer.train import cross_entropy
 
 # ---------------------------------------------------------------------------- how they are kin

@@ -11,9 +11,9 @@ from torch import Tensor
 from tformer.answer.blocks import blocks_of, copy_of
 from tformer.answer.lab import Subject, accuracies, halves, train
 from tformer.answer.leaks import small, with_attention
-from tformer.data import Reversal
 from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Series, Table
 from tformer.model import CausalSelfAttention, Transformer, attention
+from tformer.text.data import Reversal
 
 VALUES = (-10.0, -100.0, -1e4)
 VANISHES = 150 * math.log(2)  # e to the minus this is half of float32's smallest number: it rounds to 0

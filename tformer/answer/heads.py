@@ -12,7 +12,6 @@ from tformer.answer.lookups import Places, without_heads
 from tformer.answer.mlps import arguments, blocks_of
 from tformer.answer.repeats import REPEATS
 from tformer.attention_maps import CARRIES, attention_weights, mirror
-from tformer.data import Reversal
 from tformer.evidence import (
     Budget,
     Cell,
@@ -26,6 +25,7 @@ from tformer.evidence import (
     over_seeds,
 )  # fmt: skip
 from tformer.model import Transformer
+from tformer.text.data import Reversal
 from tformer.train import cross_entropy
 
 SHOWN, MAPS = 8, 4  # heads in the table of ablations, and in the picture

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from tformer import answer
 from tformer.config import ModelConfig, TrainConfig
-from tformer.corpus import CORPORA, load_corpus
-from tformer.data import Batches, Reversal, rng, split_text
 from tformer.errors import RequestError, TformerError
 from tformer.huggingface import load_model
 from tformer.model import Transformer
 from tformer.optim import Optimizers
 from tformer.runner import recorded_reversal
 from tformer.runs import read_record
-from tformer.tokenizer import Tokenizer
+from tformer.text.corpus import CORPORA, load_corpus
+from tformer.text.data import Batches, Reversal, rng, split_text
+from tformer.text.tokenizer import Tokenizer
 from tformer.train import Report, State, fit
 
 STREAM_SUBJECT = 100  # of random ids where a run has no text

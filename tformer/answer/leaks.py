@@ -10,12 +10,12 @@ from torch import Tensor
 
 from tformer.answer.blocks import blocks_of
 from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
-from tformer.data import Batches, Reversal
 from tformer.errors import TformerError
 from tformer.evaluate import CONFIDENCE, binomial_interval
 from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Table, over_seeds
 from tformer.model import CausalSelfAttention, Transformer, attention
 from tformer.sample import generate
+from tformer.text.data import Batches, Reversal
 from tformer.train import cross_entropy
 
 # ---------------------------------------------------------------------------- variants

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tformer.answer.mlps import blocks_of
-from tformer.data import rng
 from tformer.model import Transformer
+from tformer.text.data import rng
 
 STREAM_REPEATS, STREAM_REPEATS_EVAL, STREAM_PLACES, STREAM_PLACES_EVAL = 120, 121, 122, 123
 Head = tuple[int, int]  # layer and head, from 0

@@ -11,8 +11,8 @@ import torch
 from tformer.answer.lab import Subject, accuracies, build, n_parameters, tiny, train
 from tformer.answer.lstm import as_large_as, build_lstm
 from tformer.answer.recurrence import CLOSED, OPEN, reach
-from tformer.data import Reversal, rng
 from tformer.evidence import Budget, Cell, Claim, Experiment, Finding, Lines, Numbers, Table, over_seeds
+from tformer.text.data import Reversal, rng
 
 STREAM_RECALL, STREAM_RECALL_EVAL = 104, 105
 # The best that was tried: of 0.003 to 0.03 for the LSTM, of 0.003 to 0.01 for the transformer.

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tformer.answer.lab import build, tiny, train
-from tformer.data import Reversal, rng
 from tformer.evidence import Budget
 from tformer.model import MLP, Block, Transformer
+from tformer.text.data import Reversal, rng
 from tformer.train import cross_entropy
 
 STREAM_FACTS, STREAM_QUESTIONS = 110, 111  # 100 is the subject's

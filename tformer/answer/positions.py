@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from tformer.answer.lab import Subject, accuracies, build, tiny, train
-from tformer.data import rng
 from tformer.evidence import Bars, Budget, Claim, Experiment, Finding, Numbers, Table
 from tformer.model import (
     Block,
@@ -20,6 +19,7 @@ from tformer.model import (
     attention,
     rotary_angles,
 )  # fmt: skip
+from tformer.text.data import rng
 
 STREAM_ORDER, STREAM_ORDER_EVAL = 101, 102
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from tformer.answer.lab import Subject, build, n_parameters, tiny, train
 from tformer.answer.lstm import LSTMConfig, as_large_as, build_lstm
 from tformer.answer.positions import stir
-from tformer.data import rng
 from tformer.evidence import (
     Budget,
     Cell,
@@ -30,6 +29,7 @@ from tformer.evidence import (
     over_seeds,
 )
 from tformer.model import KVCache, Transformer
+from tformer.text.data import rng
 from tformer.train import cross_entropy
 
 SYMBOLS = 32

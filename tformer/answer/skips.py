@@ -19,10 +19,10 @@ from tformer.answer.blocks import (
     with_blocks,
 )
 from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
-from tformer.data import Reversal
 from tformer.errors import TformerError
 from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Table
 from tformer.model import Block, Transformer
+from tformer.text.data import Reversal
 from tformer.train import Report
 
 TASK = {"length": 4, "symbols": 8}

@@ -27,9 +27,9 @@ from tformer.answer.blocks import (
     without_norms,
 )
 from tformer.answer.lab import Subject, build, tiny, train
-from tformer.data import Reversal
 from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Series, Table, over_seeds
 from tformer.model import Block, Transformer
+from tformer.text.data import Reversal
 from tformer.train import cross_entropy
 
 DEPTH, SYMBOLS = 16, 32

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tformer.attention_maps import Mirror
-    from tformer.data import Reversal
-    from tformer.tokenizer import Tokenizer
+    from tformer.text.data import Reversal
+    from tformer.text.tokenizer import Tokenizer
 
 MOST_TOKENS = 64  # of a text: a picture of more shows nothing
 
@@ -70,7 +70,7 @@ def _maps(weights: "np.ndarray", found: "Mirror | None") -> "list[tuple[str, np.
 
 def _ids(request: Request, tokenizer: "Tokenizer", task: "Reversal | None") -> list[int]:
     from tformer import render
-    from tformer.corpus import load_corpus
+    from tformer.text.corpus import load_corpus
 
     prompts, data = request.prompts, request.data
     if len(prompts) > 1:

@@ -11,9 +11,9 @@ from tformer.commands.options import at_least
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
-    from tformer.data import Split
     from tformer.generations import Written
-    from tformer.tokenizer import Tokenizer
+    from tformer.text.data import Split
+    from tformer.text.tokenizer import Tokenizer
 
 TEMPERATURES = [0.5, 0.8, 1.0]
 N_PROMPTS, N_SAMPLES = 4, 4  # prompts, and samples of each
@@ -98,9 +98,9 @@ def generations(request: Request) -> Outcome:
 
 def _texts(request: Request, tokenizer: "Tokenizer") -> "tuple[Split, str]":
     """The text to compare with, in its two parts, and what it is. RequestError where there is none."""
-    from tformer.corpus import load_corpus
-    from tformer.data import Split, load_token_file, split_text, token_hash
     from tformer.runs import check_hash, recorded_hash, task_of
+    from tformer.text.corpus import load_corpus
+    from tformer.text.data import Split, load_token_file, split_text, token_hash
 
     folder, record = request.folder, request.record
     if task_of(record) == "reversal":

@@ -15,9 +15,9 @@ def lambada(request: Request) -> Outcome:
     """Score the LAMBADA test set, downloaded once, or the passages of `--data`."""
     from tformer import lambada as measure
     from tformer import render
-    from tformer.corpus import LAMBADA, download
     from tformer.huggingface import load_tokenizer
     from tformer.progress import download_progress, steps_progress
+    from tformer.text.corpus import LAMBADA, download
 
     sources = request.data
     if not sources:

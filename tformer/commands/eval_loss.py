@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tformer.comparison import Difference, Scored
     from tformer.evaluate import LossResult
-    from tformer.tokenizer import Tokenizer
+    from tformer.text.tokenizer import Tokenizer
 
 TOKENS_OF_A_PAGE = 300  # that --out shows if --tokens does not say
 
@@ -38,8 +38,8 @@ class Source:
 
     def ids(self, tokenizer: "Tokenizer") -> "np.ndarray":
         """Of a token file, what is scored. Raises RequestError where it is not what was recorded."""
-        from tformer.data import load_token_file, token_hash
         from tformer.runs import check_hash
+        from tformer.text.data import load_token_file, token_hash
 
         ids = load_token_file(Path(self.names[0]), tokenizer.vocab_size)
         check_hash(token_hash(ids), self.sha256, "give --data FILE")
@@ -51,9 +51,9 @@ class Source:
         Raises RequestError where it is not what was recorded.
         """
         from tformer import render
-        from tformer.corpus import load_corpus
-        from tformer.data import split_text
         from tformer.runs import check_hash, recorded_hash
+        from tformer.text.corpus import load_corpus
+        from tformer.text.data import split_text
 
         corpus = load_corpus(self.names)
         check_hash(corpus.sha256, self.sha256, "give --data FILE")
@@ -160,7 +160,7 @@ def compare(
     from tformer.comparison import difference, same_cuts
     from tformer.huggingface import load_tokenizer
     from tformer.runs import read_record
-    from tformer.tokenizer import Tokenizer
+    from tformer.text.tokenizer import Tokenizer
 
     records = {folder: read_record(folder) for folder in folders}
     tokenizers = {folder: Tokenizer.load(folder) for folder in folders}
@@ -235,7 +235,7 @@ def source_of(folder: Path, record: dict[str, Any], data: list[str]) -> Source:
 
 def recorded_sources(folder: Path, record: dict[str, Any]) -> list[str]:
     """What a run was trained on. Raises RequestError where that cannot be read again."""
-    from tformer.corpus import CORPORA
+    from tformer.text.corpus import CORPORA
 
     sources = (record.get("record") or {}).get("data", {}).get("source")
     if not sources or not isinstance(sources, list):

@@ -16,7 +16,7 @@ from tformer.commands.options import Device, Json, Runs, at_least, completes, pr
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
-    from tformer.data import Reversal
+    from tformer.text.data import Reversal
 
 TEXTS, SCORES = "Sequences, prompts and samples", "How much of it, for loss, lambada and causality"
 

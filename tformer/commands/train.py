@@ -141,12 +141,12 @@ def _open(
 
     from tformer import journal, render, runner
     from tformer.checkpoint import open_run
-    from tformer.corpus import corpus_name
     from tformer.device import resolve_device
     from tformer.next_word import read_next_words, watch_next_words
     from tformer.progress import download_progress
     from tformer.runs import is_finished, new_run_folder, read_record, recorded_hash, unfinished_run
-    from tformer.tokenizer import Tokenizer
+    from tformer.text.corpus import corpus_name
+    from tformer.text.tokenizer import Tokenizer
 
     torch.set_flush_denormal(True)
     device = resolve_device(device_name)
