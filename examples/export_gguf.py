@@ -15,9 +15,9 @@ import gguf
 import numpy as np
 
 from tformer.errors import RequestError
-from tformer.huggingface import load_model, read_start_id, to_hf
 from tformer.model import Transformer
-from tformer.runs import find_run
+from tformer.run.find import find_run
+from tformer.run.huggingface import load_model, read_start_id, to_hf
 from tformer.text.tokenizer import Tokenizer, byte_symbols
 
 REFUSED = {

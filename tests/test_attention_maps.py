@@ -12,11 +12,11 @@ from test_evaluate import TASK, train_on
 
 from tformer import render
 from tformer.attention_maps import attention_weights, mirror, mirrored, recorded_weights
-from tformer.checkpoint import Run
 from tformer.cli import app
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.plots import attention_picture, pooled
+from tformer.run.checkpoint import Run
 from tformer.text.data import Reversal
 from tformer.text.tokenizer import Tokenizer
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from tformer import budget
 from tformer.budget import Costs, settle, steps_within
-from tformer.checkpoint import open_run
 from tformer.config import Config, TrainConfig
 from tformer.errors import RequestError
 from tformer.journal import loss_by_position, sampled_line
+from tformer.run.checkpoint import open_run
 from tformer.runner import decide, open_session, prepare_data, train_session
 
 CPU = torch.device("cpu")

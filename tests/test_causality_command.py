@@ -16,11 +16,11 @@ from test_cli import ENVIRONMENT, tformer
 from tformer import model as room
 from tformer import render
 from tformer.causality import causality
-from tformer.checkpoint import Run
 from tformer.cli import app
 from tformer.config import Config
 from tformer.files import cannot_write
-from tformer.huggingface import to_hf, to_hf_config
+from tformer.run.checkpoint import Run
+from tformer.run.huggingface import to_hf, to_hf_config
 from tformer.text.tokenizer import Tokenizer
 
 

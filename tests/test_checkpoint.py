@@ -12,10 +12,11 @@ import safetensors.torch
 import torch
 from conftest import tiny_model
 
-from tformer.checkpoint import Run, open_run
 from tformer.config import Config, TrainConfig, flag_layer
 from tformer.errors import RequestError, TformerError
 from tformer.optim import Optimizers
+from tformer.run.checkpoint import Run, open_run
+from tformer.run.find import is_finished, read_record, recorded_hash
 from tformer.runner import (
     Session,
     decide,
@@ -25,7 +26,6 @@ from tformer.runner import (
     resume_config,
     train_session,
 )
-from tformer.runs import is_finished, read_record, recorded_hash
 from tformer.text.tokenizer import Tokenizer
 from tformer.train import State
 
@@ -416,7 +416,7 @@ def test_no_space_for_the_bytes_themselves_leaves_the_checkpoint_before(tmp_path
     model = tiny_model()
     with open_run(tmp_path) as run:
         save(run, model, 1)
-        monkeypatch.setattr("tformer.checkpoint.write_new", write)
+        monkeypatch.setattr("tformer.run.checkpoint.write_new", write)
         with pytest.raises(TformerError, match="No space left on device"):
             save(run, model, 2)
         found, problems = run.read_checkpoint(model)

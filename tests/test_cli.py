@@ -156,9 +156,9 @@ def test_debug_shows_the_traceback(tmp_path):
 
 def test_an_unexpected_exception_says_that_it_is_a_bug(tmp_path):
     code = (
-        "import sys, tformer.runs, tformer.cli\n"
+        "import sys, tformer.run.find, tformer.cli\n"
         "def broken(name): raise ZeroDivisionError('oh')\n"
-        "tformer.runs.find_run = broken\n"
+        "tformer.run.find.find_run = broken\n"
         "sys.argv = ['tformer', 'sample', 'x', '--run', 'y']\n"
         "tformer.cli.main()\n"
     )

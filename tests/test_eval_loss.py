@@ -13,7 +13,7 @@ from test_page import check
 from tformer import evaluate
 from tformer.cli import app
 from tformer.errors import RequestError
-from tformer.huggingface import load, to_hf, to_hf_config
+from tformer.run.huggingface import load, to_hf, to_hf_config
 from tformer.text.data import split_text, write_token_file
 from tformer.text.tokenizer import Tokenizer
 

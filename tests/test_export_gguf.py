@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from tformer.checkpoint import Run
 from tformer.config import Config
 from tformer.errors import RequestError
-from tformer.huggingface import to_hf
+from tformer.run.checkpoint import Run
+from tformer.run.huggingface import to_hf
 from tformer.text.tokenizer import Tokenizer
 
 gguf = pytest.importorskip("gguf")

@@ -16,12 +16,12 @@ from test_overlap import naive
 
 from tformer import generations as g
 from tformer import render_generations
-from tformer.checkpoint import Run
 from tformer.cli import app
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.report import run_page
-from tformer.runs import read_lines
+from tformer.run.checkpoint import Run
+from tformer.run.find import read_lines
 from tformer.text.tokenizer import Tokenizer
 
 ESCAPE = "\x1b"
@@ -261,7 +261,7 @@ def test_a_sample_is_drawn_again_by_its_seed(runs, capsys):
 
 
 def test_bits_per_byte_are_those_of_the_sample_given_its_prompt(runs, capsys):
-    from tformer.huggingface import load_model
+    from tformer.run.huggingface import load_model
 
     result = result_of(
         capsys, "--run", "char", "--prompt", "The", "--max-tokens", "13", "--temperature", "1", "-n", "3"

@@ -9,10 +9,10 @@ import torch
 from conftest import FAMILIES, needs_nanochat, tiny_config, tiny_model
 from safetensors.torch import load_file, save_file
 
-from tformer.checkpoint import Run
 from tformer.config import Config
 from tformer.errors import RequestError
-from tformer.huggingface import from_hf_config, load, load_model, to_hf, to_hf_config
+from tformer.run.checkpoint import Run
+from tformer.run.huggingface import from_hf_config, load, load_model, to_hf, to_hf_config
 from tformer.text.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -203,7 +203,7 @@ def test_loading_does_not_import_the_compiler(tmp_path):
     """Drawing weights on the meta device, only to replace them, would: more than a second at each start."""
     write_directory(tmp_path)
     code = (
-        "import sys, pathlib, tformer.huggingface as h\n"
+        "import sys, pathlib, tformer.run.huggingface as h\n"
         "h.load_model(pathlib.Path(sys.argv[1]))\n"
         "assert 'torch._dynamo' not in sys.modules\n"
     )

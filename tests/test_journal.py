@@ -11,15 +11,15 @@ from rich.console import Console
 from test_page import check
 
 from tformer import journal
-from tformer.checkpoint import open_run
 from tformer.commands.train_choices import check_minutes, default_preset, settle_steps
 from tformer.config import Config, Layer, merge, preset_layer
 from tformer.errors import RequestError
 from tformer.evaluate import octaves
 from tformer.journal import SHARE, Pictures, draw, draw_last, loss_by_position, sampled_line
 from tformer.progress import TrainingProgress
+from tformer.run.checkpoint import open_run
+from tformer.run.find import recorded_hash
 from tformer.runner import decide, finish, open_session, prepare_data, train_session
-from tformer.runs import recorded_hash
 from tformer.text.tokenizer import Tokenizer
 from tformer.train import Report, State
 

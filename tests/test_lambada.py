@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from tformer import lambada as room
 from tformer.cli import app
 from tformer.errors import RequestError, TformerError
-from tformer.huggingface import load_model, tokenizer_config
 from tformer.lambada import encode_passages, lambada, read_passages, split_last_word
 from tformer.plots import loss_svg
-from tformer.runs import read_lines, read_record
+from tformer.run.find import read_lines, read_record
+from tformer.run.huggingface import load_model, tokenizer_config
 from tformer.text.corpus import LAMBADA, download
 from tformer.text.tokenizer import Tokenizer
 

@@ -13,7 +13,6 @@ from conftest import needs_nanochat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tformer import huggingface
 from tformer import model as model_module
 from tformer.config import ModelConfig
 from tformer.model import (
@@ -25,6 +24,7 @@ from tformer.model import (
     rotary_angles,
     rotate,
 )
+from tformer.run import huggingface
 
 transformers = pytest.importorskip("transformers")
 

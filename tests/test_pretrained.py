@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tformer.cli import app
 from tformer.config import parse_yaml
 from tformer.errors import RequestError
-from tformer.huggingface import load, load_model
+from tformer.run.huggingface import load, load_model
 from tformer.text.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")

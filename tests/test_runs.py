@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tformer.errors import RequestError
-from tformer.runs import (
+from tformer.run.find import (
     all_runs,
     find_run,
     is_finished,

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Engine
 from tokenizers import models, pre_tokenizers
 
 from tformer.errors import RequestError
-from tformer.huggingface import tokenizer_config
+from tformer.run.huggingface import tokenizer_config
 from tformer.text.tokenizer import CHUNK, KINDS, Tokenizer, byte_symbols, cut_safely, id_dtype, word_engine
 
 # The engine's Unicode is newer than Python's, so the two may differ on code points that Python calls

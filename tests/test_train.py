@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from conftest import tiny_config, tiny_model
 
-from tformer.checkpoint import open_run
 from tformer.config import Config, TrainConfig
-from tformer.huggingface import to_hf
 from tformer.model import Transformer
 from tformer.optim import Optimizers, lr_at
+from tformer.run.checkpoint import open_run
+from tformer.run.huggingface import to_hf
 from tformer.runner import Session, open_session, prepare_data, train_session
 from tformer.text.data import Windows
 from tformer.train import DivergedError, State, cross_entropy, fit

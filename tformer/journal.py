@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from tformer.evaluate import ReversalResult, octaves
-from tformer.huggingface import load_model
 from tformer.plots import loss_svg
 from tformer.report import keep_eval, run_text
+from tformer.run.huggingface import load_model
 from tformer.runner import Session
 from tformer.sample import Sampler, Sampling, TextStream, generate
 from tformer.text.data import STREAM_SAMPLE, Reversal, rng

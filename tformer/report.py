@@ -24,8 +24,8 @@ from tformer.files import write_file
 from tformer.generations import columns_of, table_rows
 from tformer.model import Transformer
 from tformer.plots import figure_svg
+from tformer.run.find import read_lines, read_record
 from tformer.runner import recorded_reversal
-from tformer.runs import read_lines, read_record
 from tformer.text.tokenizer import Tokenizer
 
 MOST_POINTS = 400  # of a curve

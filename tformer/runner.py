@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from tformer import __version__, evaluate
-from tformer.checkpoint import Run
 from tformer.config import Config, Layer, merge
 from tformer.device import decide_compile, decide_precision
 from tformer.errors import RequestError
@@ -22,8 +21,9 @@ from tformer.expected import expectation
 from tformer.model import Transformer
 from tformer.optim import Optimizers
 from tformer.plots import loss_svg
-from tformer.pretrained import Pretrained, read_pretrained
-from tformer.runs import check_hash, task_of, tokenizer_path
+from tformer.run.checkpoint import Run
+from tformer.run.find import check_hash, task_of, tokenizer_path
+from tformer.run.pretrained import Pretrained, read_pretrained
 from tformer.text.corpus import CORPORA, Corpus, load_corpus
 from tformer.text.data import Batches, Reversal, Windows, load_token_file, split_text, token_hash
 from tformer.text.tokenizer import KINDS, Tokenizer

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from tformer import answer
 from tformer.config import ModelConfig, TrainConfig
 from tformer.errors import RequestError, TformerError
-from tformer.huggingface import load_model
 from tformer.model import Transformer
 from tformer.optim import Optimizers
+from tformer.run.find import read_record
+from tformer.run.huggingface import load_model
 from tformer.runner import recorded_reversal
-from tformer.runs import read_record
 from tformer.text.corpus import CORPORA, load_corpus
 from tformer.text.data import Batches, Reversal, rng, split_text
 from tformer.text.tokenizer import Tokenizer

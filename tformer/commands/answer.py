@@ -108,7 +108,7 @@ def _subject(run: str | None) -> "Subject | None":
     if run is None:
         return None
     from tformer.answer.lab import load_subject
-    from tformer.runs import find_run
+    from tformer.run.find import find_run
 
     return load_subject(find_run(run))
 

@@ -24,8 +24,8 @@ def attention(request: Request, task: "Reversal | None") -> Outcome:
     from tformer import render
     from tformer.attention_maps import attention_weights, mirror
     from tformer.files import write_file
-    from tformer.huggingface import load_tokenizer
     from tformer.plots import attention_picture
+    from tformer.run.huggingface import load_tokenizer
 
     folder, model, out = request.folder, request.model, request.out
     tokenizer = load_tokenizer(folder, model)

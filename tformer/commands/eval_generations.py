@@ -46,8 +46,8 @@ def generations(request: Request) -> Outcome:
     """Sample; measure what came; measure as much real text in the same way."""
     from tformer import render_generations
     from tformer.generations import beginnings, compare, continuations, rates, whole
-    from tformer.huggingface import load_tokenizer
     from tformer.progress import steps_progress
+    from tformer.run.huggingface import load_tokenizer
 
     tokenizer = load_tokenizer(request.folder, request.model)
     split, on = _texts(request, tokenizer)
@@ -98,7 +98,7 @@ def generations(request: Request) -> Outcome:
 
 def _texts(request: Request, tokenizer: "Tokenizer") -> "tuple[Split, str]":
     """The text to compare with, in its two parts, and what it is. RequestError where there is none."""
-    from tformer.runs import check_hash, recorded_hash, task_of
+    from tformer.run.find import check_hash, recorded_hash, task_of
     from tformer.text.corpus import load_corpus
     from tformer.text.data import Split, load_token_file, split_text, token_hash
 
@@ -139,7 +139,7 @@ def _sample(
     shown: Callable[[int, int], None],
 ) -> list[Drawn]:
     """`n` samples of each prompt at each temperature; all temperatures draw with the same seeds."""
-    from tformer.huggingface import read_start_id
+    from tformer.run.huggingface import read_start_id
     from tformer.sample import Sampling, continue_text
 
     start = read_start_id(request.folder, tokenizer)

@@ -15,8 +15,8 @@ def lambada(request: Request) -> Outcome:
     """Score the LAMBADA test set, downloaded once, or the passages of `--data`."""
     from tformer import lambada as measure
     from tformer import render
-    from tformer.huggingface import load_tokenizer
     from tformer.progress import download_progress, steps_progress
+    from tformer.run.huggingface import load_tokenizer
     from tformer.text.corpus import LAMBADA, download
 
     sources = request.data

@@ -38,7 +38,7 @@ class Source:
 
     def ids(self, tokenizer: "Tokenizer") -> "np.ndarray":
         """Of a token file, what is scored. Raises RequestError where it is not what was recorded."""
-        from tformer.runs import check_hash
+        from tformer.run.find import check_hash
         from tformer.text.data import load_token_file, token_hash
 
         ids = load_token_file(Path(self.names[0]), tokenizer.vocab_size)
@@ -51,7 +51,7 @@ class Source:
         Raises RequestError where it is not what was recorded.
         """
         from tformer import render
-        from tformer.runs import check_hash, recorded_hash
+        from tformer.run.find import check_hash, recorded_hash
         from tformer.text.corpus import load_corpus
         from tformer.text.data import split_text
 
@@ -101,7 +101,7 @@ class Judged:
 def loss(request: Request) -> Outcome:
     """Score the run's validation part, or all of `--data`."""
     from tformer import render_loss
-    from tformer.huggingface import load_tokenizer
+    from tformer.run.huggingface import load_tokenizer
     from tformer.surprise import surprise
 
     folder, tokenizer = request.folder, load_tokenizer(request.folder, request.model)
@@ -158,8 +158,8 @@ def compare(
     """
     from tformer import render_loss
     from tformer.comparison import difference, same_cuts
-    from tformer.huggingface import load_tokenizer
-    from tformer.runs import read_record
+    from tformer.run.find import read_record
+    from tformer.run.huggingface import load_tokenizer
     from tformer.text.tokenizer import Tokenizer
 
     records = {folder: read_record(folder) for folder in folders}
@@ -221,7 +221,7 @@ def compare(
 
 def source_of(folder: Path, record: dict[str, Any], data: list[str]) -> Source:
     """All of `--data`, or the validation part of what a run was trained on."""
-    from tformer.runs import recorded_hash
+    from tformer.run.find import recorded_hash
 
     if data:
         return Source(data, 1.0, None, " ".join(data))
@@ -252,7 +252,7 @@ def recorded_sources(folder: Path, record: dict[str, Any]) -> list[str]:
 
 def tokens_seen(folder: Path, record: dict[str, Any]) -> int | None:
     """Tokens of the steps that made the weights which were kept; None where nothing says so."""
-    from tformer.runs import read_lines
+    from tformer.run.find import read_lines
 
     result = (record.get("record") or {}).get("result") or {}
     for line in read_lines(folder / "metrics.jsonl") if result else ():
@@ -289,7 +289,7 @@ def _val_fraction(record: dict[str, Any]) -> float:
 
 def _same_text(records: dict[Path, dict[str, Any]]) -> None:
     """Raises RequestError unless all runs recorded the same text, cut at the same place."""
-    from tformer.runs import recorded_hash
+    from tformer.run.find import recorded_hash
 
     first, *others = records
     for other in others:

@@ -165,8 +165,8 @@ def command(
     check_sampling(task, n, temperature or [], max_tokens)
     from tformer import render
     from tformer.device import resolve_device
-    from tformer.huggingface import load_model
-    from tformer.runs import newest_run, read_record, task_of
+    from tformer.run.find import newest_run, read_record, task_of
+    from tformer.run.huggingface import load_model
 
     resolved = resolve_device(device)
     suits = dict.fromkeys(("loss", "lambada", "generations"), "text") | {"reversal": "reversal"}
@@ -234,7 +234,7 @@ def check_options(context: typer.Context, task: str) -> None:
 
 def find_runs(names: list[str], task: str | None) -> list[Path]:
     """The directories of `--run`. Raises RequestError for more than a task takes, and for one named twice."""
-    from tformer.runs import find_run
+    from tformer.run.find import find_run
 
     if len(names) > 1 and task != "loss":
         raise RequestError(f"--run given {len(names)} times", f"expected one for {task}; loss takes several")
@@ -277,7 +277,7 @@ def _causality(request: Request) -> Outcome:
 
 
 def _attention(request: Request) -> Outcome:
-    from tformer.runs import task_of
+    from tformer.run.find import task_of
 
     is_reversal = task_of(request.record) == "reversal"
     return attention(request, _task(request.folder, request.record) if is_reversal else None)

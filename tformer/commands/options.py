@@ -19,7 +19,7 @@ def completes(*words: str) -> Callable[[str], list[str]]:
 
 def complete_run(incomplete: str) -> list[str]:
     """For the shell: the runs in `runs/`."""
-    from tformer.runs import all_runs
+    from tformer.run.find import all_runs
 
     return [folder.name for folder in all_runs() if folder.name.startswith(incomplete)]
 

@@ -75,8 +75,8 @@ def command(
 
     from tformer import render
     from tformer.device import resolve_device
-    from tformer.huggingface import load_model, load_tokenizer, read_start_id
-    from tformer.runs import find_run, newest_run, task_of
+    from tformer.run.find import find_run, newest_run, task_of
+    from tformer.run.huggingface import load_model, load_tokenizer, read_start_id
     from tformer.sample import Sampling, continue_text
 
     resolved = resolve_device(device)

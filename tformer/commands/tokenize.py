@@ -94,7 +94,7 @@ def command(
 
 
 def _load(name: str | None) -> "Tokenizer":
-    from tformer.runs import find_run, newest_run
+    from tformer.run.find import find_run, newest_run
     from tformer.text.tokenizer import KINDS, Tokenizer
 
     if name in KINDS:

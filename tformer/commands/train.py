@@ -15,7 +15,7 @@ from tformer.errors import SIGNALLED, RequestError, Stopped
 
 if TYPE_CHECKING:
     from tformer.config import Config, Layer
-    from tformer.pretrained import Pretrained
+    from tformer.run.pretrained import Pretrained
     from tformer.runner import Session
 
 DAILY, DATA = "What people change daily", "Configuration"
@@ -140,11 +140,11 @@ def _open(
     import torch
 
     from tformer import journal, render, runner
-    from tformer.checkpoint import open_run
     from tformer.device import resolve_device
     from tformer.next_word import read_next_words, watch_next_words
     from tformer.progress import download_progress
-    from tformer.runs import is_finished, new_run_folder, read_record, recorded_hash, unfinished_run
+    from tformer.run.checkpoint import open_run
+    from tformer.run.find import is_finished, new_run_folder, read_record, recorded_hash, unfinished_run
     from tformer.text.corpus import corpus_name
     from tformer.text.tokenizer import Tokenizer
 
@@ -197,7 +197,7 @@ def _open(
 
 def _pretrained(init_from: str, folder: Path, recorded: dict[str, Any]) -> "Pretrained | None":
     """What the run begins with; None for one that is resumed, which has weights of its own."""
-    from tformer.pretrained import is_origin, origin_of, read_pretrained
+    from tformer.run.pretrained import is_origin, origin_of, read_pretrained
 
     if not recorded:
         pretrained = read_pretrained(init_from)
@@ -219,7 +219,7 @@ def _configure(
     """The configuration that the layers make; of a run that is resumed or trained further, around its own."""
     from tformer import runner
     from tformer.config import merge, preset_layer
-    from tformer.pretrained import configure, origin_of, recipe
+    from tformer.run.pretrained import configure, origin_of, recipe
 
     preset = explicit[0] if has_preset else None
     given = explicit[1:] if preset else explicit

@@ -30,16 +30,16 @@ from tformer.files import (
     write_json,
     write_new,
 )
-from tformer.huggingface import (
+from tformer.model import Transformer
+from tformer.optim import Optimizers
+from tformer.run.find import read_lines, read_record
+from tformer.run.huggingface import (
     from_hf,
     generation_config,
     to_hf,
     to_hf_config,
     tokenizer_config,
 )
-from tformer.model import Transformer
-from tformer.optim import Optimizers
-from tformer.runs import read_lines, read_record
 from tformer.text.tokenizer import Tokenizer
 from tformer.train import State
 

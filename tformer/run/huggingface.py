@@ -17,7 +17,7 @@ from tformer.config import ModelConfig
 from tformer.errors import RequestError
 from tformer.files import read_json
 from tformer.model import Transformer, sinusoidal_positions
-from tformer.runs import find_run
+from tformer.run.find import find_run
 from tformer.text.tokenizer import Tokenizer
 
 # ---------------------------------------------------------------------------- configuration

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tformer.config import Config, Layer, ModelConfig, merge
 from tformer.errors import RequestError
-from tformer.huggingface import load_model
-from tformer.runs import find_run, runs_folder, tokenizer_path
+from tformer.run.find import find_run, runs_folder, tokenizer_path
+from tformer.run.huggingface import load_model
 from tformer.text.tokenizer import KINDS, Tokenizer
 
 FREE = ("dropout",)  # settings of the model that no weight depends on
