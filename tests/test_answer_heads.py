@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tformer.answer import heads, lookups, repeats
 from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
-from tformer.attention_maps import attention_weights
+from tformer.evals.attention import attention_weights
 from tformer.evidence import QUICK, Budget
 from tformer.text.data import Reversal
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from test_evaluate import TASK, train_on
 
 from tformer import render
-from tformer.attention_maps import attention_weights, mirror, mirrored, recorded_weights
 from tformer.cli import app
 from tformer.config import Config
 from tformer.errors import RequestError
+from tformer.evals.attention import attention_weights, mirror, mirrored, recorded_weights
 from tformer.plots import attention_picture, pooled
 from tformer.run.checkpoint import Run
 from tformer.text.data import Reversal

@@ -9,8 +9,8 @@ from conftest import FAMILIES, tiny_model
 from torch import nn
 
 from tformer import model as room
-from tformer.causality import cache_plans, causality, difference, spread
 from tformer.errors import RequestError, TformerError
+from tformer.evals.causality import cache_plans, causality, difference, spread
 
 NAMES = ["gpt2", "gpt2-sinusoidal", "nanochat", "nanochat-gqa"]
 ATTENTION, MASK = room.attention, room.causal_mask
@@ -63,7 +63,7 @@ def test_a_causal_model_of_any_context_passes(n_ctx):
 
 
 def test_groups_of_rows_give_the_verdict_of_one_batch(monkeypatch):
-    monkeypatch.setattr("tformer.causality.ELEMENTS_AT_ONCE", 16 * (23 + 2 * 2 * 16) * 4)
+    monkeypatch.setattr("tformer.evals.causality.ELEMENTS_AT_ONCE", 16 * (23 + 2 * 2 * 16) * 4)
     steps = []
     assert causality(tiny_model(), progress=lambda done, total: steps.append((done, total))).passed
     n = (1 + len(cache_plans(16)) + 1 + 1) * 4

@@ -15,9 +15,9 @@ from test_cli import ENVIRONMENT, tformer
 
 from tformer import model as room
 from tformer import render
-from tformer.causality import causality
 from tformer.cli import app
 from tformer.config import Config
+from tformer.evals.causality import causality
 from tformer.files import cannot_write
 from tformer.run.checkpoint import Run
 from tformer.run.huggingface import to_hf, to_hf_config

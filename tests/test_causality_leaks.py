@@ -5,7 +5,7 @@ from conftest import tiny_model
 from test_causality import ATTENTION, MASK, everything
 
 from tformer import model as room
-from tformer.causality import causality
+from tformer.evals.causality import causality
 
 
 def test_a_leak_in_one_head_alone_is_caught_and_its_mask_not_called_exact(monkeypatch):

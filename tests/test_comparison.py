@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tformer.comparison import Scored, difference, ratio_stderr, same_cuts, stretch_stderr
 from tformer.errors import RequestError
+from tformer.evals.statistics import Scored, difference, ratio_stderr, same_cuts, stretch_stderr
 
 
 def test_with_equal_units_the_error_is_that_of_a_mean():

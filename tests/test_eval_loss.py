@@ -10,9 +10,9 @@ from conftest import tiny_model
 from safetensors.torch import save_file
 from test_page import check
 
-from tformer import evaluate
 from tformer.cli import app
 from tformer.errors import RequestError
+from tformer.evals import loss as evaluate
 from tformer.run.huggingface import load, to_hf, to_hf_config
 from tformer.text.data import split_text, write_token_file
 from tformer.text.tokenizer import Tokenizer

@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import tiny_config, tiny_model
 
-from tformer import evaluate, model
+from tformer import model
 from tformer.config import TrainConfig
 from tformer.errors import RequestError
+from tformer.evals import loss as evaluate
 from tformer.model import Transformer
 from tformer.optim import Optimizers
 from tformer.text.data import Reversal

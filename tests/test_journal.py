@@ -14,7 +14,7 @@ from tformer import journal
 from tformer.commands.train_choices import check_minutes, default_preset, settle_steps
 from tformer.config import Config, Layer, merge, preset_layer
 from tformer.errors import RequestError
-from tformer.evaluate import octaves
+from tformer.evals.loss import octaves
 from tformer.journal import SHARE, Pictures, draw, draw_last, loss_by_position, sampled_line
 from tformer.progress import TrainingProgress
 from tformer.run.checkpoint import open_run

@@ -15,10 +15,10 @@ from conftest import SHARED, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tformer import lambada as room
 from tformer.cli import app
 from tformer.errors import RequestError, TformerError
-from tformer.lambada import encode_passages, lambada, read_passages, split_last_word
+from tformer.evals import lambada as room
+from tformer.evals.lambada import encode_passages, lambada, read_passages, split_last_word
 from tformer.plots import loss_svg
 from tformer.run.find import read_lines, read_record
 from tformer.run.huggingface import load_model, tokenizer_config

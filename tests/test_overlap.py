@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tformer.overlap import code_points, covered, match_lengths, suffix_order
+from tformer.evals.overlap import code_points, covered, match_lengths, suffix_order
 
 FEW = st.text("ab\n", max_size=60)  # few characters: long matches, and many of them
 ANY = st.text(max_size=30)

@@ -11,11 +11,12 @@ from conftest import tiny_model
 from rich.console import Console
 from test_page import check
 
-from tformer import evaluate, render_loss
+from tformer import render_loss
 from tformer.commands.eval_loss import COLUMNS
+from tformer.evals import loss as evaluate
+from tformer.evals.tokens import LEVELS, extremes, guesses, level, surprise
 from tformer.evidence import Lines, Series
 from tformer.loss_page import loss_page
-from tformer.surprise import LEVELS, extremes, guesses, level, surprise
 
 BYTES = [
     b"<b>&",

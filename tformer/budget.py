@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from tformer import evaluate
 from tformer.config import TrainConfig
 from tformer.errors import RequestError
+from tformer.evals import loss as evaluate
 from tformer.optim import Optimizers
 from tformer.plots import loss_svg
 from tformer.runner import Session

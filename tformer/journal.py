@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tformer.evaluate import ReversalResult, octaves
+from tformer.evals.loss import ReversalResult, octaves
 from tformer.plots import loss_svg
 from tformer.report import keep_eval, run_text
 from tformer.run.huggingface import load_model

@@ -11,7 +11,7 @@ from typing import Any
 
 from tformer.config import Config
 from tformer.errors import RequestError
-from tformer.lambada import Encoded, encode_passages, lambada, read_passages
+from tformer.evals.lambada import Encoded, encode_passages, lambada, read_passages
 from tformer.run.find import check_hash
 from tformer.runner import ANOTHER_RUN, Data, Session
 from tformer.text.corpus import open_file

@@ -18,10 +18,10 @@ from rich.text import Text
 from tformer.plots import pooled
 
 if TYPE_CHECKING:  # they import torch, and tokenize needs none
-    from tformer.attention_maps import Mirror
-    from tformer.causality import CausalityResult
-    from tformer.evaluate import PositionResult, ReversalResult
-    from tformer.masks import MaskResult
+    from tformer.evals.attention import Mirror
+    from tformer.evals.causality import CausalityResult
+    from tformer.evals.loss import PositionResult, ReversalResult
+    from tformer.evals.masks import MaskResult
 
 WIDEST = 1000  # characters of a line where no terminal breaks it
 

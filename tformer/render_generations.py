@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tformer import render
-from tformer.generations import COPIED, columns_of, table_rows
+from tformer.evals.generations import COPIED, columns_of, table_rows
 from tformer.render_answer import heading
 
 LEGEND = (

@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from tformer import render
+from tformer.evals.tokens import BEFORE, LEVELS, Surprise, Token, level
 from tformer.evidence import Lines
 from tformer.plots import PALETTE
-from tformer.surprise import BEFORE, LEVELS, Surprise, Token, level
 
 if TYPE_CHECKING:
-    from tformer.evaluate import LossResult
+    from tformer.evals.loss import LossResult
 
 PLOT_ROWS, PLOT_COLUMNS = 12, 110
 BRAILLE = 0x2800
@@ -37,7 +37,7 @@ def loss_table(facts: dict[str, str], result: "LossResult", figure: Lines, conso
 
 
 def _positions(result: "LossResult", console: Console) -> None:
-    from tformer.evaluate import octaves
+    from tformer.evals.loss import octaves
 
     title = "Loss by position in the window"
     grid = render.table(console, "position", "loss", "", title=title, right=("loss",))

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from tformer import page
-from tformer.attention_maps import attention_weights
 from tformer.config import dump_yaml
 from tformer.errors import TformerError
+from tformer.evals.attention import attention_weights
+from tformer.evals.generations import columns_of, table_rows
 from tformer.evidence import Bars, Figure, Heat, Lines, Numbers, Series
 from tformer.files import write_file
-from tformer.generations import columns_of, table_rows
 from tformer.model import Transformer
 from tformer.plots import figure_svg
 from tformer.run.find import read_lines, read_record

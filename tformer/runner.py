@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from tformer import __version__, evaluate
+from tformer import __version__
 from tformer.config import Config, Layer, merge
 from tformer.device import decide_compile, decide_precision
 from tformer.errors import RequestError
+from tformer.evals import loss as evaluate
 from tformer.expected import expectation
 from tformer.model import Transformer
 from tformer.optim import Optimizers

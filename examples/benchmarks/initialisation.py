@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from tformer import evaluate
 from tformer.config import merge, preset_layer
 from tformer.device import decide_precision
+from tformer.evals import loss as evaluate
 from tformer.model import Transformer
 from tformer.optim import Optimizers
 from tformer.text.data import Windows, split_text

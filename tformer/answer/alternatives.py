@@ -16,7 +16,7 @@ from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters,
 from tformer.answer.score_cost import COST, kept_bytes
 from tformer.answer.scores import SCORES, Bilinear, with_scores
 from tformer.answer.trace import attentions, calls_of
-from tformer.attention_maps import mirrored
+from tformer.evals.attention import mirrored
 from tformer.evidence import (
     Budget,
     Claim,

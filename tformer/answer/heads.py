@@ -11,7 +11,7 @@ from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters,
 from tformer.answer.lookups import Places, without_heads
 from tformer.answer.mlps import arguments, blocks_of
 from tformer.answer.repeats import REPEATS
-from tformer.attention_maps import CARRIES, attention_weights, mirror
+from tformer.evals.attention import CARRIES, attention_weights, mirror
 from tformer.evidence import (
     Budget,
     Cell,

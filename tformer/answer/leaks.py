@@ -11,7 +11,7 @@ from torch import Tensor
 from tformer.answer.blocks import blocks_of
 from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
 from tformer.errors import TformerError
-from tformer.evaluate import CONFIDENCE, binomial_interval
+from tformer.evals.loss import CONFIDENCE, binomial_interval
 from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Table, over_seeds
 from tformer.model import CausalSelfAttention, Transformer, attention
 from tformer.sample import generate

@@ -17,7 +17,7 @@ from tformer.answer.lookups import (
     not_looking_back_by,
     random_repeats,
 )  # fmt: skip
-from tformer.attention_maps import attention_weights
+from tformer.evals.attention import attention_weights
 from tformer.evidence import Budget, Cell, Claim, Experiment, Finding, Heat, Numbers, Table
 from tformer.model import Transformer
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from tformer.attention_maps import Mirror
+    from tformer.evals.attention import Mirror
     from tformer.text.data import Reversal
     from tformer.text.tokenizer import Tokenizer
 
@@ -22,7 +22,7 @@ def attention(request: Request, task: "Reversal | None") -> Outcome:
     import torch
 
     from tformer import render
-    from tformer.attention_maps import attention_weights, mirror
+    from tformer.evals.attention import attention_weights, mirror
     from tformer.files import write_file
     from tformer.plots import attention_picture
     from tformer.run.huggingface import load_tokenizer

@@ -11,7 +11,7 @@ from tformer.commands.options import at_least
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
-    from tformer.generations import Written
+    from tformer.evals.generations import Written
     from tformer.text.data import Split
     from tformer.text.tokenizer import Tokenizer
 
@@ -45,7 +45,7 @@ def check_sampling(task: str | None, n: int | None, temperatures: list[float], m
 def generations(request: Request) -> Outcome:
     """Sample; measure what came; measure as much real text in the same way."""
     from tformer import render_generations
-    from tformer.generations import beginnings, compare, continuations, rates, whole
+    from tformer.evals.generations import beginnings, compare, continuations, rates, whole
     from tformer.progress import steps_progress
     from tformer.run.huggingface import load_tokenizer
 
@@ -177,8 +177,8 @@ def _scored(
 
     import numpy as np
 
-    from tformer.evaluate import token_losses
-    from tformer.generations import Written
+    from tformer.evals.generations import Written
+    from tformer.evals.loss import token_losses
 
     losses = token_losses(request.model, np.array(before_ids + ids), request.precision)
     bits = float(losses[len(before_ids) - 1 :].sum()) / math.log(2)

@@ -8,13 +8,13 @@ from tformer.commands.evaluation import Outcome, Request
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tformer.lambada import LambadaResult
+    from tformer.evals.lambada import LambadaResult
 
 
 def lambada(request: Request) -> Outcome:
     """Score the LAMBADA test set, downloaded once, or the passages of `--data`."""
-    from tformer import lambada as measure
     from tformer import render
+    from tformer.evals import lambada as measure
     from tformer.progress import download_progress, steps_progress
     from tformer.run.huggingface import load_tokenizer
     from tformer.text.corpus import LAMBADA, download

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from tformer.comparison import Difference, Scored
-    from tformer.evaluate import LossResult
+    from tformer.evals.loss import LossResult
+    from tformer.evals.statistics import Difference, Scored
     from tformer.text.tokenizer import Tokenizer
 
 TOKENS_OF_A_PAGE = 300  # that --out shows if --tokens does not say
@@ -101,8 +101,8 @@ class Judged:
 def loss(request: Request) -> Outcome:
     """Score the run's validation part, or all of `--data`."""
     from tformer import render_loss
+    from tformer.evals.tokens import surprise
     from tformer.run.huggingface import load_tokenizer
-    from tformer.surprise import surprise
 
     folder, tokenizer = request.folder, load_tokenizer(request.folder, request.model)
     source = source_of(folder, request.record, request.data)
@@ -157,7 +157,7 @@ def compare(
     Raises RequestError if they have no text in common, before any is scored.
     """
     from tformer import render_loss
-    from tformer.comparison import difference, same_cuts
+    from tformer.evals.statistics import difference, same_cuts
     from tformer.run.find import read_record
     from tformer.run.huggingface import load_tokenizer
     from tformer.text.tokenizer import Tokenizer
@@ -264,8 +264,8 @@ def tokens_seen(folder: Path, record: dict[str, Any]) -> int | None:
 def _score(request: Request, tokenizer: "Tokenizer", ids: "np.ndarray") -> Judged:
     import numpy as np
 
-    from tformer import evaluate
-    from tformer.comparison import Scored
+    from tformer.evals import loss as evaluate
+    from tformer.evals.statistics import Scored
     from tformer.progress import steps_progress
 
     model = request.model

@@ -256,7 +256,8 @@ def _task(folder: Path, record: dict[str, Any]) -> "Reversal":
 
 
 def _reversal(request: Request) -> Outcome:
-    from tformer import evaluate, render
+    from tformer import render
+    from tformer.evals import loss as evaluate
 
     task = _task(request.folder, request.record)
     result = evaluate.reversal(request.model, task, request.n or FRESH, request.precision, index=request.seed)
@@ -268,7 +269,7 @@ def _reversal(request: Request) -> Outcome:
 
 def _causality(request: Request) -> Outcome:
     from tformer import render
-    from tformer.causality import causality
+    from tformer.evals.causality import causality
     from tformer.progress import steps_progress
 
     with steps_progress("changing tokens") as shown:

@@ -285,7 +285,8 @@ def _signals() -> Iterator[list[int]]:
 
 def _train(session: "Session", json: bool) -> bool:
     """Train, then judge. Whether the verdict, where there is one, is favourable."""
-    from tformer import evaluate, journal, render, runner
+    from tformer import journal, render, runner
+    from tformer.evals import loss as evaluate
     from tformer.progress import TrainingProgress
     from tformer.train import is_exhausted
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tformer.masks import watching
+from tformer.evals.masks import watching
 from tformer.model import Transformer
 from tformer.text.data import Reversal
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tformer.device import autocast
-from tformer.evaluate import TOKENS_AT_ONCE
+from tformer.evals.loss import TOKENS_AT_ONCE
 from tformer.evidence import finite
 from tformer.model import Transformer
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tformer.overlap import Progress, covered, match_lengths
+from tformer.evals.overlap import Progress, covered, match_lengths
 
 WORD = re.compile(r"\w+(?:['’]\w+)*")  # "o'er" is one word, "fire-new" two
 SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)")

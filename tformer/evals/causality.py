@@ -20,7 +20,7 @@ from torch import Tensor
 from tformer.config import ModelConfig
 from tformer.device import autocast
 from tformer.errors import RequestError, TformerError
-from tformer.masks import MaskResult, mask_result, measuring
+from tformer.evals.masks import MaskResult, mask_result, measuring
 from tformer.model import KVCache, Transformer
 
 ELEMENTS_AT_ONCE = 1 << 25  # logits and attention weights of the rows that run together

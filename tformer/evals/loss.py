@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tformer.comparison import stretch_stderr
 from tformer.device import autocast
 from tformer.errors import RequestError
+from tformer.evals.statistics import stretch_stderr
 from tformer.model import Transformer
 from tformer.text.data import Reversal, eval_windows
 from tformer.train import cross_entropy
