@@ -12,7 +12,7 @@ from tformer.answer.blocks import BOTH, NEITHER, VARIANTS
 from tformer.answer.lab import Subject, build, tiny
 from tformer.evidence import QUICK
 from tformer.model import Block, causal_mask
-from tformer.train import cross_entropy
+from tformer.training.fit import cross_entropy
 
 
 def verdicts(finding):

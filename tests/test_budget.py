@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tformer import budget
-from tformer.budget import Costs, settle, steps_within
 from tformer.config import Config, TrainConfig
 from tformer.errors import RequestError
-from tformer.journal import loss_by_position, sampled_line
 from tformer.run.checkpoint import open_run
-from tformer.runner import decide, open_session, prepare_data, train_session
+from tformer.training import budget
+from tformer.training.budget import Costs, settle, steps_within
+from tformer.training.noted import loss_by_position, sampled_line
+from tformer.training.session import decide, open_session, prepare_data, train_session
 
 CPU = torch.device("cpu")
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 40
@@ -39,7 +39,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     monkeypatch.setattr(budget, "loss_svg", lambda metrics, title: "")
-    monkeypatch.setattr("tformer.runner.loss_svg", lambda metrics, title: "")
+    monkeypatch.setattr("tformer.training.session.loss_svg", lambda metrics, title: "")
 
 
 def config(**train) -> Config:

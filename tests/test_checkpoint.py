@@ -14,10 +14,12 @@ from conftest import tiny_model
 
 from tformer.config import Config, TrainConfig, flag_layer
 from tformer.errors import RequestError, TformerError
-from tformer.optim import Optimizers
 from tformer.run.checkpoint import Run, open_run
 from tformer.run.find import is_finished, read_record, recorded_hash
-from tformer.runner import (
+from tformer.text.tokenizer import Tokenizer
+from tformer.training.fit import State
+from tformer.training.optim import Optimizers
+from tformer.training.session import (
     Session,
     decide,
     finish,
@@ -26,8 +28,6 @@ from tformer.runner import (
     resume_config,
     train_session,
 )
-from tformer.text.tokenizer import Tokenizer
-from tformer.train import State
 
 CPU = torch.device("cpu")
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 4
@@ -42,7 +42,7 @@ CHECKPOINT = ("manifest.json", "model.safetensors", "optimizer.safetensors")
 def no_pictures(request, monkeypatch):
     """Drawing the loss takes longer than all the training here."""
     if "pictures" not in request.fixturenames:
-        monkeypatch.setattr("tformer.runner.loss_svg", lambda metrics, title: "<svg/>")
+        monkeypatch.setattr("tformer.training.session.loss_svg", lambda metrics, title: "<svg/>")
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def finished(tmp_path_factory) -> tuple[Path, Config, int]:
     folder = tmp_path_factory.mktemp("finished")
     (folder / "text.txt").write_text(TEXT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tformer.runner.loss_svg", lambda metrics, title: "")
+        patch.setattr("tformer.training.session.loss_svg", lambda metrics, title: "")
         session = train(folder / "run", folder / "text.txt", config(steps=4))
     return folder / "run", session.config, session.config.model.vocab_size
 

@@ -12,9 +12,9 @@ from tformer.config import TrainConfig
 from tformer.errors import RequestError
 from tformer.evals import loss as evaluate
 from tformer.model import Transformer
-from tformer.optim import Optimizers
 from tformer.text.data import Reversal
-from tformer.train import State, fit
+from tformer.training.fit import State, fit
+from tformer.training.optim import Optimizers
 
 # ---------------------------------------------------------------------------- loss
 

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from tformer.config import all_keys, merge, preset_layer, preset_names
-from tformer.expected import IMMATERIAL, Expectation, expectation, read_expected
-from tformer.runner import prepare_data
+from tformer.training.expected import IMMATERIAL, Expectation, expectation, read_expected
+from tformer.training.session import prepare_data
 
 SHAKESPEARE = {"data": {"source": ["shakespeare"]}}
 # The README's table of figures, and for nanoGPT's configuration the table in examples/benchmarks.
@@ -133,7 +133,7 @@ def test_a_run_without_a_band_says_why():
 def test_what_is_decided_at_the_beginning_does_not_take_the_band_away(tmp_path):
     import torch
 
-    from tformer.runner import decide
+    from tformer.training.session import decide
 
     config = merge([preset_layer("reversal")])
     data = prepare_data(config, ["reversal"])

@@ -10,18 +10,18 @@ import torch
 from rich.console import Console
 from test_page import check
 
-from tformer import journal
 from tformer.commands.train_choices import check_minutes, default_preset, settle_steps
 from tformer.config import Config, Layer, merge, preset_layer
 from tformer.errors import RequestError
 from tformer.evals.loss import octaves
-from tformer.journal import SHARE, Pictures, draw, draw_last, loss_by_position, sampled_line
 from tformer.progress import TrainingProgress
 from tformer.run.checkpoint import open_run
 from tformer.run.find import recorded_hash
-from tformer.runner import decide, finish, open_session, prepare_data, train_session
 from tformer.text.tokenizer import Tokenizer
-from tformer.train import Report, State
+from tformer.training import noted as journal
+from tformer.training.fit import Report, State
+from tformer.training.noted import SHARE, Pictures, draw, draw_last, loss_by_position, sampled_line
+from tformer.training.session import decide, finish, open_session, prepare_data, train_session
 
 CPU = torch.device("cpu")
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 10
@@ -31,7 +31,7 @@ HOOKS = [sampled_line, loss_by_position]
 @pytest.fixture(autouse=True)
 def no_pictures(request, monkeypatch):
     if "pictures" not in request.fixturenames:
-        monkeypatch.setattr("tformer.runner.loss_svg", lambda metrics, title: "<svg/>")
+        monkeypatch.setattr("tformer.training.session.loss_svg", lambda metrics, title: "<svg/>")
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_the_page_shows_the_run_at_every_moment(tmp_path, pictures):
 
 def test_the_last_page_has_the_heads_of_the_weights_that_are_kept(tmp_path, pictures, monkeypatch):
     losses = iter([(2.0, 1.0), (3.0, 1.5)])
-    monkeypatch.setattr("tformer.runner.Session.validate", lambda self: next(losses))
+    monkeypatch.setattr("tformer.training.session.Session.validate", lambda self: next(losses))
     session = trained(tmp_path / "run", config(eval_every=4), [sampled_line])
     assert finish(session)["kept_step"] == 4
     seen = []
@@ -245,7 +245,7 @@ def test_what_else_is_asked_for_goes_before_the_gpus_preset(flags, expected, mon
         raise RequestError("far enough")
 
     monkeypatch.setattr("tformer.device.resolve_device", lambda name: torch.device("cuda"))
-    monkeypatch.setattr("tformer.runner.prepare_data", stop)
+    monkeypatch.setattr("tformer.training.session.prepare_data", stop)
     arguments = {"preset": None, "resume": False} | flags
     with pytest.raises(RequestError, match="far enough"):
         command.command(["shakespeare"], device="auto", out=folder, json=False, **arguments)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tformer.config import TrainConfig
-from tformer.optim import NEWTON_SCHULZ, Muon, Optimizers, lr_at, orthogonalise
+from tformer.training.optim import NEWTON_SCHULZ, Muon, Optimizers, lr_at, orthogonalise
 
 BOTH = pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 

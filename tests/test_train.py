@@ -14,12 +14,12 @@ from conftest import tiny_config, tiny_model
 
 from tformer.config import Config, TrainConfig
 from tformer.model import Transformer
-from tformer.optim import Optimizers, lr_at
 from tformer.run.checkpoint import open_run
 from tformer.run.huggingface import to_hf
-from tformer.runner import Session, open_session, prepare_data, train_session
 from tformer.text.data import Windows
-from tformer.train import DivergedError, State, cross_entropy, fit
+from tformer.training.fit import DivergedError, State, cross_entropy, fit
+from tformer.training.optim import Optimizers, lr_at
+from tformer.training.session import Session, open_session, prepare_data, train_session
 
 BATCHES = Windows(np.random.default_rng(0).integers(23, size=400).astype(np.uint16), 16)
 
@@ -257,7 +257,7 @@ def test_model_safetensors_holds_the_best_or_the_last_weights(keep, kept, tmp_pa
     whole = whole.updated("model", vocab_size=data.tokenizer.vocab_size)
     losses = iter([3.0, 2.0, 2.5, 2.0])
     monkeypatch.setattr(Session, "validate", lambda self: (next(losses), 1.0))
-    monkeypatch.setattr("tformer.runner.loss_svg", lambda metrics, title: "")
+    monkeypatch.setattr("tformer.training.session.loss_svg", lambda metrics, title: "")
     with open_run(tmp_path / "run") as run:
         session = open_session(run, whole, data, torch.device("cpu"))
         for report in train_session(session):

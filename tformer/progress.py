@@ -20,7 +20,7 @@ from rich.text import Text
 from tformer.render import duration, err, printable, say
 
 if TYPE_CHECKING:  # it imports torch
-    from tformer.train import Report
+    from tformer.training.fit import Report
 
 PLAIN_LINE_EVERY = 2.0  # seconds between lines where there is no terminal
 

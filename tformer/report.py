@@ -25,8 +25,8 @@ from tformer.files import write_file
 from tformer.model import Transformer
 from tformer.plots import figure_svg
 from tformer.run.find import read_lines, read_record
-from tformer.runner import recorded_reversal
 from tformer.text.tokenizer import Tokenizer
+from tformer.training.session import recorded_reversal
 
 MOST_POINTS = 400  # of a curve
 MOST_MAPS = 16  # heads that are drawn

@@ -14,10 +14,10 @@ from tformer.config import merge, preset_layer
 from tformer.device import decide_precision
 from tformer.evals import loss as evaluate
 from tformer.model import Transformer
-from tformer.optim import Optimizers
 from tformer.text.data import Windows, split_text
 from tformer.text.tokenizer import Tokenizer
-from tformer.train import State, fit
+from tformer.training.fit import State, fit
+from tformer.training.optim import Optimizers
 
 
 @torch.no_grad()

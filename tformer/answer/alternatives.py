@@ -31,7 +31,7 @@ from tformer.evidence import (
 )
 from tformer.model import CausalSelfAttention, Transformer, rms_norm
 from tformer.text.data import Reversal
-from tformer.train import cross_entropy
+from tformer.training.fit import cross_entropy
 
 # ---------------------------------------------------------------------------- how they are kin
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tformer.model import Block, Transformer
-from tformer.train import cross_entropy
+from tformer.training.fit import cross_entropy
 
 # ---------------------------------------------------------------------------- variants
 

@@ -37,7 +37,7 @@ from tformer.evidence import (
     over_seeds,
 )  # fmt: skip
 from tformer.model import Transformer
-from tformer.train import cross_entropy
+from tformer.training.fit import cross_entropy
 
 STATES = 512  # that every MLP is given
 SEQUENCES = 16  # of which a position is replaced

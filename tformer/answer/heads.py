@@ -26,7 +26,7 @@ from tformer.evidence import (
 )  # fmt: skip
 from tformer.model import Transformer
 from tformer.text.data import Reversal
-from tformer.train import cross_entropy
+from tformer.training.fit import cross_entropy
 
 SHOWN, MAPS = 8, 4  # heads in the table of ablations, and in the picture
 SOLVED = 0.9  # accuracy of the second half from which on a run is said to reverse

@@ -1,6 +1,6 @@
 """What the experiments share: small models with parts replaced, one training loop, the run of --run.
 
-The models are `tformer.model`'s, the loop is `tformer.train`'s: what is shown is what `tformer train` uses.
+The models are `tformer.model`'s, the loop is `tformer.training.fit`'s: what is shown is what `tformer train` uses.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from tformer import answer
 from tformer.config import ModelConfig, TrainConfig
 from tformer.errors import RequestError, TformerError
 from tformer.model import Transformer
-from tformer.optim import Optimizers
 from tformer.run.find import read_record
 from tformer.run.huggingface import load_model
-from tformer.runner import recorded_reversal
 from tformer.text.corpus import CORPORA, load_corpus
 from tformer.text.data import Batches, Reversal, rng, split_text
 from tformer.text.tokenizer import Tokenizer
-from tformer.train import Report, State, fit
+from tformer.training.fit import Report, State, fit
+from tformer.training.optim import Optimizers
+from tformer.training.session import recorded_reversal
 
 STREAM_SUBJECT = 100  # of random ids where a run has no text
 
@@ -122,7 +122,7 @@ def train(
     on_step: Callable[[Report], object] = lambda report: None,
     **settings: Any,
 ) -> list[float]:
-    """Train with `tformer.train.fit`, AdamW, and return the loss of every step in nats a token.
+    """Train with `tformer.training.fit.fit`, AdamW, and return the loss of every step in nats a token.
 
     `model` is a Transformer or has its interface: `model(ids) -> logits` and `model.config`. A training
     that diverges raises DivergedError, as `tformer train` does.

@@ -16,7 +16,7 @@ from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers,
 from tformer.model import CausalSelfAttention, Transformer, attention
 from tformer.sample import generate
 from tformer.text.data import Batches, Reversal
-from tformer.train import cross_entropy
+from tformer.training.fit import cross_entropy
 
 # ---------------------------------------------------------------------------- variants
 

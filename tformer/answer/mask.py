@@ -16,7 +16,7 @@ from tformer.answer.leaks import Open, TooFar, prefix_losses, with_attention
 from tformer.answer.stream import too_short
 from tformer.evidence import Budget, Claim, Experiment, Finding, Heat, Numbers, Table
 from tformer.model import CausalSelfAttention, Transformer
-from tformer.train import cross_entropy
+from tformer.training.fit import cross_entropy
 
 # ---------------------------------------------------------------------------- the Jacobian's triangle
 

@@ -30,7 +30,7 @@ from tformer.evidence import (
 )
 from tformer.model import KVCache, Transformer
 from tformer.text.data import rng
-from tformer.train import cross_entropy
+from tformer.training.fit import cross_entropy
 
 SYMBOLS = 32
 STREAM_NOISE = 103

@@ -23,7 +23,7 @@ from tformer.errors import TformerError
 from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Table
 from tformer.model import Block, Transformer
 from tformer.text.data import Reversal
-from tformer.train import Report
+from tformer.training.fit import Report
 
 TASK = {"length": 4, "symbols": 8}
 FAST, SLOW = 4e-3, 1.5e-3  # learning rates

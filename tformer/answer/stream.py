@@ -30,7 +30,7 @@ from tformer.answer.lab import Subject, build, tiny, train
 from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Series, Table, over_seeds
 from tformer.model import Block, Transformer
 from tformer.text.data import Reversal
-from tformer.train import cross_entropy
+from tformer.training.fit import cross_entropy
 
 DEPTH, SYMBOLS = 16, 32
 RUN, RUN_CUT = "the run", "the run, skips cut"

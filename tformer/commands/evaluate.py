@@ -247,7 +247,7 @@ def find_runs(names: list[str], task: str | None) -> list[Path]:
 
 
 def _task(folder: Path, record: dict[str, Any]) -> "Reversal":
-    from tformer.runner import recorded_reversal
+    from tformer.training.session import recorded_reversal
 
     task = recorded_reversal(record, str(folder / "tformer.yaml"))
     if task is None:

@@ -16,7 +16,7 @@ from tformer.errors import SIGNALLED, RequestError, Stopped
 if TYPE_CHECKING:
     from tformer.config import Config, Layer
     from tformer.run.pretrained import Pretrained
-    from tformer.runner import Session
+    from tformer.training.session import Session
 
 DAILY, DATA = "What people change daily", "Configuration"
 
@@ -139,14 +139,16 @@ def _open(
     """Everything that can be refused is refused before anything is written."""
     import torch
 
-    from tformer import journal, render, runner
+    from tformer import render
     from tformer.device import resolve_device
-    from tformer.next_word import read_next_words, watch_next_words
     from tformer.progress import download_progress
     from tformer.run.checkpoint import open_run
     from tformer.run.find import is_finished, new_run_folder, read_record, recorded_hash, unfinished_run
     from tformer.text.corpus import corpus_name
     from tformer.text.tokenizer import Tokenizer
+    from tformer.training import noted as journal
+    from tformer.training import session as runner
+    from tformer.training.next_word import read_next_words, watch_next_words
 
     torch.set_flush_denormal(True)
     device = resolve_device(device_name)
@@ -217,9 +219,9 @@ def _configure(
     pretrained: "Pretrained | None",
 ) -> "Config":  # fmt: skip
     """The configuration that the layers make; of a run that is resumed or trained further, around its own."""
-    from tformer import runner
     from tformer.config import merge, preset_layer
     from tformer.run.pretrained import configure, origin_of, recipe
+    from tformer.training import session as runner
 
     preset = explicit[0] if has_preset else None
     given = explicit[1:] if preset else explicit
@@ -285,10 +287,12 @@ def _signals() -> Iterator[list[int]]:
 
 def _train(session: "Session", json: bool) -> bool:
     """Train, then judge. Whether the verdict, where there is one, is favourable."""
-    from tformer import journal, render, runner
+    from tformer import render
     from tformer.evals import loss as evaluate
     from tformer.progress import TrainingProgress
-    from tformer.train import is_exhausted
+    from tformer.training import noted as journal
+    from tformer.training import session as runner
+    from tformer.training.fit import is_exhausted
 
     run, steps = session.run, session.config.train.steps
     pictures = journal.Pictures(session)

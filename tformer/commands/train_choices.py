@@ -6,7 +6,7 @@ from tformer.errors import RequestError
 
 if TYPE_CHECKING:
     from tformer.config import Layer
-    from tformer.runner import Session
+    from tformer.training.session import Session
 
 
 def check_minutes(minutes: float | None, command_line: "Layer") -> None:
@@ -34,7 +34,7 @@ def default_preset(sources: list[str], device: Any, on_gpu: bool) -> str:
 def settle_steps(session: "Session", budget: tuple[float, float] | None, resumed: bool) -> None:
     """Turn --minutes into steps, or hold a run that is resumed to those that it has."""
     from tformer import render
-    from tformer.budget import settle
+    from tformer.training.budget import settle
 
     if budget is None:
         return

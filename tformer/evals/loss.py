@@ -16,7 +16,7 @@ from tformer.errors import RequestError
 from tformer.evals.statistics import stretch_stderr
 from tformer.model import Transformer
 from tformer.text.data import Reversal, eval_windows
-from tformer.train import cross_entropy
+from tformer.training.fit import cross_entropy
 
 TOKENS_AT_ONCE = 1 << 13  # of a forward pass in evaluation
 Progress = Callable[[int, int], None]  # done, in all

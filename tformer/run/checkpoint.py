@@ -31,7 +31,6 @@ from tformer.files import (
     write_new,
 )
 from tformer.model import Transformer
-from tformer.optim import Optimizers
 from tformer.run.find import read_lines, read_record
 from tformer.run.huggingface import (
     from_hf,
@@ -41,7 +40,8 @@ from tformer.run.huggingface import (
     tokenizer_config,
 )
 from tformer.text.tokenizer import Tokenizer
-from tformer.train import State
+from tformer.training.fit import State
+from tformer.training.optim import Optimizers
 
 FORMAT = 1
 CHECKPOINT_NAME = re.compile(r"step-(\d{8})")

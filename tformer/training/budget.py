@@ -14,10 +14,10 @@ import torch
 from tformer.config import TrainConfig
 from tformer.errors import RequestError
 from tformer.evals import loss as evaluate
-from tformer.optim import Optimizers
 from tformer.plots import loss_svg
-from tformer.runner import Session
-from tformer.train import State, fit
+from tformer.training.fit import State, fit
+from tformer.training.optim import Optimizers
+from tformer.training.session import Session
 
 Clock = Callable[[], float]
 

@@ -15,10 +15,10 @@ from tformer.evals.loss import ReversalResult, octaves
 from tformer.plots import loss_svg
 from tformer.report import keep_eval, run_text
 from tformer.run.huggingface import load_model
-from tformer.runner import Session
 from tformer.sample import Sampler, Sampling, TextStream, generate
 from tformer.text.data import STREAM_SAMPLE, Reversal, rng
 from tformer.text.tokenizer import Tokenizer
+from tformer.training.session import Session
 
 CHARACTERS = 80  # of a sampled line: about what a terminal has room for
 TEMPERATURE = 0.8  # as `tformer sample` has it

@@ -13,8 +13,8 @@ from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.evals.lambada import Encoded, encode_passages, lambada, read_passages
 from tformer.run.find import check_hash
-from tformer.runner import ANOTHER_RUN, Data, Session
 from tformer.text.corpus import open_file
+from tformer.training.session import ANOTHER_RUN, Data, Session
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,7 @@ from tformer.config import Config, Layer, merge
 from tformer.device import decide_compile, decide_precision
 from tformer.errors import RequestError
 from tformer.evals import loss as evaluate
-from tformer.expected import expectation
 from tformer.model import Transformer
-from tformer.optim import Optimizers
 from tformer.plots import loss_svg
 from tformer.run.checkpoint import Run
 from tformer.run.find import check_hash, task_of, tokenizer_path
@@ -28,7 +26,9 @@ from tformer.run.pretrained import Pretrained, read_pretrained
 from tformer.text.corpus import CORPORA, Corpus, load_corpus
 from tformer.text.data import Batches, Reversal, Windows, load_token_file, split_text, token_hash
 from tformer.text.tokenizer import KINDS, Tokenizer
-from tformer.train import Report, State, Validate, fit, is_due
+from tformer.training.expected import expectation
+from tformer.training.fit import Report, State, Validate, fit, is_due
+from tformer.training.optim import Optimizers
 
 # On --resume these may change: neither weights nor optimizer state depend on them.
 MAY_CHANGE = ("steps", "eval_every", "checkpoint_every", "log_every", "keep", "keep_checkpoints", "patience")

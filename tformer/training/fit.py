@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from tformer.config import ModelConfig, TrainConfig
 from tformer.device import autocast
 from tformer.errors import TformerError
-from tformer.optim import Optimizers, lr_at
 from tformer.text.data import STREAM_DROPOUT, Batches, rng
+from tformer.training.optim import Optimizers, lr_at
 
 
 def cross_entropy(
