@@ -15,8 +15,8 @@ import typer
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from tformer import progress, render
 from tformer.cli import app
+from tformer.show import progress
 
 DARK = TerminalTheme(
     (22, 25, 30), (215, 221, 229),

@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 from test_page import check
 
-from tformer import answer, render_answer
-from tformer.answer import experiments, report
+from tformer import answer
+from tformer.answer import experiments
 from tformer.answer.lab import accuracies, build, halves, load_subject, tiny, train
 from tformer.evidence import (
     FULL,
@@ -27,6 +27,8 @@ from tformer.evidence import (
     Table,
 )  # fmt: skip
 from tformer.model import Transformer
+from tformer.show import answer as render_answer
+from tformer.show import answer_page as report
 from tformer.text.data import Reversal
 
 QUESTION = answer.questions()[0]

@@ -10,13 +10,13 @@ from conftest import tiny_model
 from rich.console import Console
 from test_evaluate import TASK, train_on
 
-from tformer import render
 from tformer.cli import app
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.evals.attention import attention_weights, mirror, mirrored, recorded_weights
-from tformer.plots import attention_picture, pooled
 from tformer.run.checkpoint import Run
+from tformer.show import terminal
+from tformer.show.svg import attention_picture, pooled
 from tformer.text.data import Reversal
 from tformer.text.tokenizer import Tokenizer
 
@@ -111,7 +111,7 @@ def test_the_picture_is_what_its_name_says_and_the_same_each_time(kind, begins):
 def drawn(maps, **console):
     """What the maps look like."""
     file = io.StringIO()
-    render.attention_maps(maps, Console(file=file, width=40, **console))
+    terminal.attention_maps(maps, Console(file=file, width=40, **console))
     return file.getvalue()
 
 

@@ -14,13 +14,13 @@ from test_causality import hiding_by, one_too_far
 from test_cli import ENVIRONMENT, tformer
 
 from tformer import model as room
-from tformer import render
 from tformer.cli import app
 from tformer.config import Config
 from tformer.evals.causality import causality
 from tformer.files import cannot_write
 from tformer.run.checkpoint import Run
 from tformer.run.huggingface import to_hf, to_hf_config
+from tformer.show import terminal
 from tformer.text.tokenizer import Tokenizer
 
 
@@ -94,7 +94,7 @@ def test_a_verdict_that_a_run_cannot_keep_stays_the_verdict(tmp_path, monkeypatc
     def refuse(*args):
         raise error
 
-    monkeypatch.setattr("tformer.report.write_page", refuse)
+    monkeypatch.setattr("tformer.show.run_page.write_page", refuse)
     code = app(["eval", "causality", "--run", str(run.folder), "--device", "cpu"], standalone_mode=False)
     streams = capsys.readouterr()
     assert not code
@@ -104,7 +104,7 @@ def test_a_verdict_that_a_run_cannot_keep_stays_the_verdict(tmp_path, monkeypatc
 
 def drawn(result, **settings):
     console = Console(file=io.StringIO(), force_terminal=True, width=80, **settings)
-    render.causality_picture(result, console)
+    terminal.causality_picture(result, console)
     return console.file.getvalue()
 
 

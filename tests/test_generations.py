@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_overlap import naive
 
-from tformer import render_generations
 from tformer.cli import app
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.evals import generations as g
-from tformer.report import run_page
 from tformer.run.checkpoint import Run
 from tformer.run.find import read_lines
+from tformer.show import generations as render_generations
+from tformer.show.run_page import run_page
 from tformer.text.tokenizer import Tokenizer
 
 ESCAPE = "\x1b"

@@ -14,9 +14,9 @@ from tformer.commands.train_choices import check_minutes, default_preset, settle
 from tformer.config import Config, Layer, merge, preset_layer
 from tformer.errors import RequestError
 from tformer.evals.loss import octaves
-from tformer.progress import TrainingProgress
 from tformer.run.checkpoint import open_run
 from tformer.run.find import recorded_hash
+from tformer.show.progress import TrainingProgress
 from tformer.text.tokenizer import Tokenizer
 from tformer.training import noted as journal
 from tformer.training.fit import Report, State

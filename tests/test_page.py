@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tformer import page
 from tformer.evidence import Bars, Heat, Lines, Numbers, Series
-from tformer.plots import figure_svg
+from tformer.show import page
+from tformer.show.svg import figure_svg
 
 CURVE = Lines("Falling", "x $a$", "y", (Series("one", (1, 2, 4), (1.0, 0.1, 0.01)),), log_x=True, log_y=True)
 BAND = Lines(

@@ -3,7 +3,7 @@
 import numpy as np
 from test_page import check
 
-from tformer.report import run_page
+from tformer.show.run_page import run_page
 
 RECORD = {
     "model": {"n_layers": 2},

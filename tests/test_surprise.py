@@ -11,12 +11,12 @@ from conftest import tiny_model
 from rich.console import Console
 from test_page import check
 
-from tformer import render_loss
 from tformer.commands.eval_loss import COLUMNS
 from tformer.evals import loss as evaluate
 from tformer.evals.tokens import LEVELS, extremes, guesses, level, surprise
 from tformer.evidence import Lines, Series
-from tformer.loss_page import loss_page
+from tformer.show import loss as render_loss
+from tformer.show.loss_page import loss_page
 
 BYTES = [
     b"<b>&",
@@ -150,7 +150,7 @@ def test_ink_can_be_read_on_its_paper():
         linear = [(c / 255 / 12.92 if c < 11 else ((c / 255 + 0.055) / 1.055) ** 2.4) for c in colour]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    from tformer.loss_page import DARK, LIGHT
+    from tformer.show.loss_page import DARK, LIGHT
 
     pairs = [style.split(" on ") for style in render_loss.LEVEL_STYLES if style]
     for ink, paper in [*pairs, *LIGHT.values(), *DARK.values()]:

@@ -21,11 +21,11 @@ def attention(request: Request, task: "Reversal | None") -> Outcome:
     """Draw the weights on one sequence; on a reversal run, say which heads carry the reversal."""
     import torch
 
-    from tformer import render
     from tformer.evals.attention import attention_weights, mirror
     from tformer.files import write_file
-    from tformer.plots import attention_picture
     from tformer.run.huggingface import load_tokenizer
+    from tformer.show import terminal
+    from tformer.show.svg import attention_picture
 
     folder, model, out = request.folder, request.model, request.out
     tokenizer = load_tokenizer(folder, model)
@@ -37,7 +37,7 @@ def attention(request: Request, task: "Reversal | None") -> Outcome:
     if out is not None:
         picture = attention_picture(weights, tokens, folder.name, out.suffix.removeprefix("."))
         write_file(out, picture)
-        render.say(f"wrote {out}")
+        terminal.say(f"wrote {out}")
     result = {
         "tokens": tokens, "ids": ids, "weights": weights.astype(float).round(6).tolist(),
         "mirror": asdict(found) | {"carriers": [[h.layer, h.head] for h in found.carriers]}
@@ -45,11 +45,11 @@ def attention(request: Request, task: "Reversal | None") -> Outcome:
     }  # fmt: skip
 
     def show(console: "Console") -> None:
-        facts = {"run": str(folder), "text": render.printable("".join(tokens), terminal=True)}
-        render.fact_table(console, facts)
-        render.attention_maps(_maps(weights, found), console)
+        facts = {"run": str(folder), "text": terminal.printable("".join(tokens), terminal=True)}
+        terminal.fact_table(console, facts)
+        terminal.attention_maps(_maps(weights, found), console)
         if found:
-            render.mirror_verdict(found, console)
+            terminal.mirror_verdict(found, console)
 
     return Outcome(result, show, kept=False)
 
@@ -69,7 +69,7 @@ def _maps(weights: "np.ndarray", found: "Mirror | None") -> "list[tuple[str, np.
 
 
 def _ids(request: Request, tokenizer: "Tokenizer", task: "Reversal | None") -> list[int]:
-    from tformer import render
+    from tformer.show import terminal
     from tformer.text.corpus import load_corpus
 
     prompts, data = request.prompts, request.data
@@ -92,5 +92,5 @@ def _ids(request: Request, tokenizer: "Tokenizer", task: "Reversal | None") -> l
     if not ids:
         raise RequestError("the text is empty", "expected at least one token")
     if len(ids) > most or data:
-        render.say(f"the first {min(len(ids), most)} tokens of the text")
+        terminal.say(f"the first {min(len(ids), most)} tokens of the text")
     return ids[:most]

@@ -44,10 +44,10 @@ def check_sampling(task: str | None, n: int | None, temperatures: list[float], m
 
 def generations(request: Request) -> Outcome:
     """Sample; measure what came; measure as much real text in the same way."""
-    from tformer import render_generations
     from tformer.evals.generations import beginnings, compare, continuations, rates, whole
-    from tformer.progress import steps_progress
     from tformer.run.huggingface import load_tokenizer
+    from tformer.show import generations as render_generations
+    from tformer.show.progress import steps_progress
 
     tokenizer = load_tokenizer(request.folder, request.model)
     split, on = _texts(request, tokenizer)

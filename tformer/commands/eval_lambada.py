@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 def lambada(request: Request) -> Outcome:
     """Score the LAMBADA test set, downloaded once, or the passages of `--data`."""
-    from tformer import render
     from tformer.evals import lambada as measure
-    from tformer.progress import download_progress, steps_progress
     from tformer.run.huggingface import load_tokenizer
+    from tformer.show import terminal
+    from tformer.show.progress import download_progress, steps_progress
     from tformer.text.corpus import LAMBADA, download
 
     sources = request.data
@@ -27,7 +27,7 @@ def lambada(request: Request) -> Outcome:
     tokenizer = load_tokenizer(request.folder, request.model)
     passages = measure.encode_passages(texts, tokenizer, request.model.config.n_ctx)
     for why, count in passages.skipped.items():
-        render.warn(f"passed over {count:,} of {len(texts):,} passages: {why}")
+        terminal.warn(f"passed over {count:,} of {len(texts):,} passages: {why}")
     with steps_progress("predicting last words") as progress:
         result = measure.lambada(request.model, passages, request.precision, progress)
     name = " ".join(request.data) or "the LAMBADA test set"
@@ -42,7 +42,7 @@ def lambada(request: Request) -> Outcome:
 
 
 def _show(facts: dict[str, str], result: "LambadaResult", console: "Console") -> None:
-    from tformer import render
+    from tformer.show import terminal
 
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
@@ -55,10 +55,10 @@ def _show(facts: dict[str, str], result: "LambadaResult", console: "Console") ->
         )
         rows.append(
             (
-                name, render.percent(accuracy), "-" if its_error is None else render.percent(its_error),
+                name, terminal.percent(accuracy), "-" if its_error is None else terminal.percent(its_error),
                 number(perplexity, ",.4g"), number(error, ",.2g"),
             )
         )  # fmt: skip
-    render.fact_table(console, facts)
+    terminal.fact_table(console, facts)
     columns = ("", "accuracy", "± 1 standard error", "perplexity", "± 1 standard error")
-    render.list_table("LAMBADA: is the last word predicted?", columns, rows, console)
+    terminal.list_table("LAMBADA: is the last word predicted?", columns, rows, console)

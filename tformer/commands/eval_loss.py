@@ -50,8 +50,8 @@ class Source:
 
         Raises RequestError where it is not what was recorded.
         """
-        from tformer import render
         from tformer.run.find import check_hash, recorded_hash
+        from tformer.show import terminal
         from tformer.text.corpus import load_corpus
         from tformer.text.data import split_text
 
@@ -59,7 +59,9 @@ class Source:
         check_hash(corpus.sha256, self.sha256, "give --data FILE")
         for folder, record in records.items() if self.fraction == 1 else ():
             if recorded_hash(record) == corpus.sha256:
-                render.warn(f"{folder} was trained on this very text: its loss here says little of new text")
+                terminal.warn(
+                    f"{folder} was trained on this very text: its loss here says little of new text"
+                )
         return split_text(corpus.text, self.fraction).val
 
 
@@ -100,9 +102,9 @@ class Judged:
 
 def loss(request: Request) -> Outcome:
     """Score the run's validation part, or all of `--data`."""
-    from tformer import render_loss
     from tformer.evals.tokens import surprise
     from tformer.run.huggingface import load_tokenizer
+    from tformer.show import loss as render_loss
 
     folder, tokenizer = request.folder, load_tokenizer(request.folder, request.model)
     source = source_of(folder, request.record, request.data)
@@ -128,7 +130,7 @@ def loss(request: Request) -> Outcome:
         found = surprise(request.model, ids, losses, table, n, precision=request.precision)
     figure = _figure([judged])
     if request.out is not None:
-        from tformer.loss_page import loss_page
+        from tformer.show.loss_page import loss_page
 
         _write(request.out, loss_page(f"{folder.name}: loss on a text", facts, figure, found))
 
@@ -156,10 +158,10 @@ def compare(
 
     Raises RequestError if they have no text in common, before any is scored.
     """
-    from tformer import render_loss
     from tformer.evals.statistics import difference, same_cuts
     from tformer.run.find import read_record
     from tformer.run.huggingface import load_tokenizer
+    from tformer.show import loss as render_loss
     from tformer.text.tokenizer import Tokenizer
 
     records = {folder: read_record(folder) for folder in folders}
@@ -206,7 +208,7 @@ def compare(
         )
     rows, figure = _rows(judged), _figure(judged, per_byte=not alike)
     if out is not None:
-        from tformer.loss_page import comparison_page
+        from tformer.show.loss_page import comparison_page
 
         _write(out, comparison_page("Runs compared on one text", facts, COLUMNS, rows, notes, figure))
     results = [
@@ -266,7 +268,7 @@ def _score(request: Request, tokenizer: "Tokenizer", ids: "np.ndarray") -> Judge
 
     from tformer.evals import loss as evaluate
     from tformer.evals.statistics import Scored
-    from tformer.progress import steps_progress
+    from tformer.show.progress import steps_progress
 
     model = request.model
     evaluate.token_losses(model, ids[: model.config.n_ctx + 1], request.precision)  # the first pass is slow
@@ -368,8 +370,8 @@ def _figure(judged: Sequence[Judged], per_byte: bool = False) -> Lines:
 
 
 def _write(out: Path, text: str) -> None:
-    from tformer import render
     from tformer.files import write_file
+    from tformer.show import terminal
 
     write_file(out, text.encode())
-    render.say(f"wrote {out}")
+    terminal.say(f"wrote {out}")

@@ -163,10 +163,10 @@ def command(
     at_least("--positions", positions, 1)
     at_least("--seed", seed, 0)
     check_sampling(task, n, temperature or [], max_tokens)
-    from tformer import render
     from tformer.device import resolve_device
     from tformer.run.find import newest_run, read_record, task_of
     from tformer.run.huggingface import load_model
+    from tformer.show import terminal
 
     resolved = resolve_device(device)
     suits = dict.fromkeys(("loss", "lambada", "generations"), "text") | {"reversal": "reversal"}
@@ -174,7 +174,7 @@ def command(
     folders = find_runs(run or [], task)
     if not folders:
         folders = [newest_run(lambda r: wanted in (None, task_of(r)), f"a run on {wanted or 'anything'}")]
-        render.say(f"using {folders[0]}")
+        terminal.say(f"using {folders[0]}")
 
     def request_of(folder: Path) -> Request:
         record, model = read_record(folder), load_model(folder, resolved)
@@ -190,7 +190,7 @@ def command(
         for result in results if json else ():
             print_json(result)
         if not json:
-            show(render.out())
+            show(terminal.out())
         return
     if task is None:
         task = "reversal" if task_of(read_record(folders[0])) == "reversal" else "loss"
@@ -200,7 +200,7 @@ def command(
     if json:
         print_json({"run": str(request.folder)} | outcome.result | outcome.also)
     else:
-        outcome.show(render.out())
+        outcome.show(terminal.out())
     keep(request, task, outcome)
     if not outcome.passed:
         raise typer.Exit(1)
@@ -256,25 +256,25 @@ def _task(folder: Path, record: dict[str, Any]) -> "Reversal":
 
 
 def _reversal(request: Request) -> Outcome:
-    from tformer import render
     from tformer.evals import loss as evaluate
+    from tformer.show import terminal
 
     task = _task(request.folder, request.record)
     result = evaluate.reversal(request.model, task, request.n or FRESH, request.precision, index=request.seed)
     return Outcome(
-        asdict(result), lambda console: render.reversal_table(result, console), result.passed,
+        asdict(result), lambda console: terminal.reversal_table(result, console), result.passed,
         on=f"{result.positions[0].n:,} fresh sequences",
     )  # fmt: skip
 
 
 def _causality(request: Request) -> Outcome:
-    from tformer import render
     from tformer.evals.causality import causality
-    from tformer.progress import steps_progress
+    from tformer.show import terminal
+    from tformer.show.progress import steps_progress
 
     with steps_progress("changing tokens") as shown:
         result = causality(request.model, request.positions, request.precision, request.seed, shown)
-    return Outcome(asdict(result), lambda console: render.causality_picture(result, console), result.passed)
+    return Outcome(asdict(result), lambda console: terminal.causality_picture(result, console), result.passed)
 
 
 def _attention(request: Request) -> Outcome:

@@ -51,12 +51,12 @@ def keep(request: Request, task: str, outcome: Outcome) -> None:
     """Keep what was found in the run and show it on its page; a foreign directory is left as it is."""
     if not outcome.kept or not request.record:
         return
-    from tformer import render
-    from tformer.report import keep_eval, write_page
+    from tformer.show import terminal
+    from tformer.show.run_page import keep_eval, write_page
 
     try:
         keep_eval(request.folder, task, outcome.result, outcome.on)
         write_page(request.folder, request.model)
     except (OSError, TformerError) as error:
         why = error.strerror if isinstance(error, OSError) else None
-        render.warn(f"the result is not kept in {request.folder}: {why or error}")
+        terminal.warn(f"the result is not kept in {request.folder}: {why or error}")

@@ -73,11 +73,11 @@ def command(
     piped = prompt == "-" or (prompt is None and stdin_is_piped())
     import random
 
-    from tformer import render
     from tformer.device import resolve_device
     from tformer.run.find import find_run, newest_run, task_of
     from tformer.run.huggingface import load_model, load_tokenizer, read_start_id
     from tformer.sample import Sampling, continue_text
+    from tformer.show import terminal
 
     resolved = resolve_device(device)
     if run is None:
@@ -85,7 +85,7 @@ def command(
             folder = newest_run(lambda r: task_of(r) == "text", "a run on text")
         except RequestError:
             folder = newest_run(lambda r: True, "a trained run")
-        render.say(f"using {folder}")
+        terminal.say(f"using {folder}")
     else:
         folder = find_run(run)
     model = load_model(folder, resolved)
@@ -96,7 +96,7 @@ def command(
     on_terminal = sys.stdout.isatty()
 
     def write(text: str) -> None:
-        sys.stdout.write(render.printable(text, on_terminal))
+        sys.stdout.write(terminal.printable(text, on_terminal))
         sys.stdout.flush()
 
     first = True

@@ -204,20 +204,20 @@ def _number(word: bytes, label: str) -> int:
 
 
 def _show(names: list[str], tokenizer: "Tokenizer") -> None:
-    from tformer import render
+    from tformer.show import terminal
 
     rows: list[tuple[int, str]] = []
     total = 0
     for chunk in tokenizer.encode_stream(_pieces(names)):
         rows += [(int(i), tokenizer.show(int(i))) for i in chunk[: SHOWN - len(rows)]]
         total += len(chunk)
-    render.token_table(rows, render.out())
+    terminal.token_table(rows, terminal.out())
     if total > len(rows):
-        render.say(f"the first {len(rows)} of {total:,} tokens")
+        terminal.say(f"the first {len(rows)} of {total:,} tokens")
 
 
 def _stats(names: list[str], tokenizer: "Tokenizer", json: bool) -> None:
-    from tformer import render
+    from tformer.show import terminal
     from tformer.text.tokenizer import cut_safely
 
     n_bytes = n_chars = unknown = 0
@@ -245,7 +245,7 @@ def _stats(names: list[str], tokenizer: "Tokenizer", json: bool) -> None:
     facts = {
         name.replace("_", " "): f"{v:.3f}" if isinstance(v, float) else f"{v:,}" for name, v in values.items()
     }
-    render.fact_table(render.out(), facts)
+    terminal.fact_table(terminal.out(), facts)
 
 
 def _write_npy(names: list[str], tokenizer: "Tokenizer", out: Path) -> None:

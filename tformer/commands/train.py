@@ -139,11 +139,11 @@ def _open(
     """Everything that can be refused is refused before anything is written."""
     import torch
 
-    from tformer import render
     from tformer.device import resolve_device
-    from tformer.progress import download_progress
     from tformer.run.checkpoint import open_run
     from tformer.run.find import is_finished, new_run_folder, read_record, recorded_hash, unfinished_run
+    from tformer.show import terminal
+    from tformer.show.progress import download_progress
     from tformer.text.corpus import corpus_name
     from tformer.text.tokenizer import Tokenizer
     from tformer.training import noted as journal
@@ -190,9 +190,9 @@ def _open(
 
     session = runner.open_session(run, config, data, device, pretrained, settle, anew=overwrite)
     for why, count in (words.passages.skipped if words else {}).items():
-        render.warn(f"passed over {count:,} passages of --eval-data: {why}")
+        terminal.warn(f"passed over {count:,} passages of --eval-data: {why}")
     for problem in session.problems:
-        render.warn(f"passed over a checkpoint: {problem}")
+        terminal.warn(f"passed over a checkpoint: {problem}")
     _introduce(session, device, bool(recorded) and is_finished(recorded))
     return session
 
@@ -247,21 +247,21 @@ def _check_folder(folder: Path, resuming: bool, overwrite: bool) -> None:
 
 
 def _introduce(session: "Session", device: Any, finished: bool) -> None:
-    from tformer import render
+    from tformer.show import terminal
 
     config, facts = session.config, session.data.facts
     size = f"{session.model.n_parameters:,} parameters"
     text = f", {facts['train_tokens']:,} training tokens" if "train_tokens" in facts else ""
-    render.say(
+    terminal.say(
         f"{session.run.folder}: {config.model.family}, {size}, {session.data.tokenizer.kind} vocabulary of "
         f"{session.data.tokenizer.vocab_size:,}{text}; {device}, {config.train.precision}"
     )
     if (origin := session.record.get("init_from")) and not session.state.step:
-        render.say(f"beginning from {origin['source']}")
+        terminal.say(f"beginning from {origin['source']}")
     if finished and session.state.step >= config.train.steps:
-        render.say(f"it is finished: {session.state.step} steps")
+        terminal.say(f"it is finished: {session.state.step} steps")
     elif session.state.step:
-        render.say(f"continuing after step {session.state.step}")
+        terminal.say(f"continuing after step {session.state.step}")
 
 
 @contextmanager
@@ -287,9 +287,9 @@ def _signals() -> Iterator[list[int]]:
 
 def _train(session: "Session", json: bool) -> bool:
     """Train, then judge. Whether the verdict, where there is one, is favourable."""
-    from tformer import render
     from tformer.evals import loss as evaluate
-    from tformer.progress import TrainingProgress
+    from tformer.show import terminal
+    from tformer.show.progress import TrainingProgress
     from tformer.training import noted as journal
     from tformer.training import session as runner
     from tformer.training.fit import is_exhausted
@@ -304,14 +304,14 @@ def _train(session: "Session", json: bool) -> bool:
     stopped_early = is_exhausted(state, session.config.train)
     if seen and state.step < steps and not stopped_early:
         journal.draw(session)
-        render.say(f"stopped after step {state.step}; {run.folder} is saved: continue with --resume")
+        terminal.say(f"stopped after step {state.step}; {run.folder} is saved: continue with --resume")
         raise Stopped(seen[0])
     result = runner.finish(session)
     passed = True
     if session.data.reversal:
         precision = session.config.train.precision
         verdict = evaluate.reversal(session.model, session.data.reversal, precision=precision)
-        render.reversal_table(verdict, render.err())
+        terminal.reversal_table(verdict, terminal.err())
         passed = result["passed"] = verdict.passed
         journal.keep_verdict(session, verdict)
     journal.draw_last(session)
@@ -323,11 +323,11 @@ def _train(session: "Session", json: bool) -> bool:
 
 
 def _summarise(result: dict[str, Any], stopped_early: bool) -> None:
-    from tformer import render
+    from tformer.show import terminal
 
     facts = {"run": result["run"]}
     facts["trained"] = (
-        f"{result['steps']:,} steps, {result['tokens']:,} tokens in {render.duration(result['seconds'])}"
+        f"{result['steps']:,} steps, {result['tokens']:,} tokens in {terminal.duration(result['seconds'])}"
         + (" (stopped early: validation no longer improves)" if stopped_early else "")
     )
     facts["loss"] = f"{result['loss']:.4f} (the last step's)" if result["loss"] is not None else "-"
@@ -340,4 +340,4 @@ def _summarise(result: dict[str, Any], stopped_early: bool) -> None:
     facts["pictures"] = f"{result['run']}/report.html"
     if "passed" not in result:
         facts["next"] = f"tformer sample --run {result['run']}"
-    render.fact_table(render.err(), facts)
+    terminal.fact_table(terminal.err(), facts)

@@ -14,7 +14,7 @@ import torch
 from tformer.config import TrainConfig
 from tformer.errors import RequestError
 from tformer.evals import loss as evaluate
-from tformer.plots import loss_svg
+from tformer.show.svg import loss_svg
 from tformer.training.fit import State, fit
 from tformer.training.optim import Optimizers
 from tformer.training.session import Session

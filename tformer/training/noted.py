@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from tformer.evals.loss import ReversalResult, octaves
-from tformer.plots import loss_svg
-from tformer.report import keep_eval, run_text
 from tformer.run.huggingface import load_model
 from tformer.sample import Sampler, Sampling, TextStream, generate
+from tformer.show.run_page import keep_eval, run_text
+from tformer.show.svg import loss_svg
 from tformer.text.data import STREAM_SAMPLE, Reversal, rng
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.session import Session

@@ -19,10 +19,10 @@ from tformer.device import decide_compile, decide_precision
 from tformer.errors import RequestError
 from tformer.evals import loss as evaluate
 from tformer.model import Transformer
-from tformer.plots import loss_svg
 from tformer.run.checkpoint import Run
 from tformer.run.find import check_hash, task_of, tokenizer_path
 from tformer.run.pretrained import Pretrained, read_pretrained
+from tformer.show.svg import loss_svg
 from tformer.text.corpus import CORPORA, Corpus, load_corpus
 from tformer.text.data import Batches, Reversal, Windows, load_token_file, split_text, token_hash
 from tformer.text.tokenizer import KINDS, Tokenizer

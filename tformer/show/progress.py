@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from tformer.render import duration, err, printable, say
+from tformer.show.terminal import duration, err, printable, say
 
 if TYPE_CHECKING:  # it imports torch
     from tformer.training.fit import Report

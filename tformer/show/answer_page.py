@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from tformer import __version__, page
+from tformer import __version__
 from tformer.answer.experiments import Answer, Result
 from tformer.evidence import Numbers, Table
 from tformer.files import write_file
-from tformer.plots import figure_svg
+from tformer.show import page
+from tformer.show.svg import figure_svg
 
 TITLE = "A transformer from first principles: six questions, with evidence"
 

@@ -13,10 +13,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from tformer import render
 from tformer.evals.tokens import BEFORE, LEVELS, Surprise, Token, level
 from tformer.evidence import Lines
-from tformer.plots import PALETTE
+from tformer.show import terminal
+from tformer.show.svg import PALETTE
 
 if TYPE_CHECKING:
     from tformer.evals.loss import LossResult
@@ -28,7 +28,7 @@ DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of 
 
 def loss_table(facts: dict[str, str], result: "LossResult", figure: Lines, console: Console) -> None:
     """The loss of a model on a text, and how it falls along the window: a curve, in a pipe a table."""
-    render.fact_table(console, facts)
+    terminal.fact_table(console, facts)
     if console.is_terminal and len(result.by_position) > 1:
         console.print()
         curves(figure, console)
@@ -40,12 +40,12 @@ def _positions(result: "LossResult", console: Console) -> None:
     from tformer.evals.loss import octaves
 
     title = "Loss by position in the window"
-    grid = render.table(console, "position", "loss", "", title=title, right=("loss",))
+    grid = terminal.table(console, "position", "loss", "", title=title, right=("loss",))
     spans = octaves(result.by_position)
     most = max(mean for _, _, mean in spans) or 1.0
     for first, last, mean in spans:
         label = str(first) if first == last else f"{first}–{last}"
-        grid.add_row(label, f"{mean:.4f}", render.bar(mean / most))
+        grid.add_row(label, f"{mean:.4f}", terminal.bar(mean / most))
     console.print(grid)
 
 
@@ -169,7 +169,7 @@ def comparison(
     On a terminal too narrow for that, a standard error stands below its number. A pipe gets every row as
     one line.
     """
-    render.fact_table(console, facts)
+    terminal.fact_table(console, facts)
     grid = _compared(columns, rows, console, narrow=False)
     if console.is_terminal and _natural_width(grid, console) > console.width:
         grid = _compared(columns, rows, console, narrow=True)
@@ -182,7 +182,7 @@ def comparison(
 
 
 def _compared(columns: Sequence[str], rows: Sequence[Sequence[str]], console: Console, narrow: bool) -> Table:
-    grid = render.table(console)
+    grid = terminal.table(console)
     if narrow:
         grid.box, grid.show_edge, grid.padding = box.SIMPLE_HEAD, False, (0, 1, 0, 0)
     for i, name in enumerate(columns):
@@ -247,7 +247,9 @@ def _legend(coloured: bool) -> Text:
 
 
 def _extremes(title: str, tokens: Sequence[Token], console: Console) -> None:
-    grid = render.table(console, *EXTREMES, title=title, right=[c for c, right in EXTREMES.items() if right])
+    grid = terminal.table(
+        console, *EXTREMES, title=title, right=[c for c, right in EXTREMES.items() if right]
+    )
     rows = [cells_of(token, _has_unicode(console)) for token in tokens]
     widths = [max(map(cell_len, cells)) for cells in zip(EXTREMES, *rows, strict=True)]
     others = sum(widths) - widths[1] + 3 * len(widths) + 1  # and the frame
@@ -258,7 +260,7 @@ def _extremes(title: str, tokens: Sequence[Token], console: Console) -> None:
 
 
 def _natural_width(grid: Table, console: Console) -> int:
-    return Measurement.get(console, console.options.update(max_width=render.WIDEST), grid).maximum
+    return Measurement.get(console, console.options.update(max_width=terminal.WIDEST), grid).maximum
 
 
 EXTREMES = {  # the columns of `cells_of`, and which stand to the right
@@ -298,5 +300,5 @@ def visible(raw: bytes, unicode: bool = True, lines: bool = False) -> str:
     """
     end, tab, carriage = ("⏎", "⇥", "␍") if unicode else ("\\n", "\\t", "\\r")
     text = raw.decode("utf-8", errors="backslashreplace").replace("\r", carriage)
-    text = render.printable(text, terminal=True)
+    text = terminal.printable(text, terminal=True)
     return text.replace("\t", tab).replace("\n", end + "\n" * lines)

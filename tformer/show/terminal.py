@@ -15,7 +15,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from tformer.plots import pooled
+from tformer.show.svg import pooled
 
 if TYPE_CHECKING:  # they import torch, and tokenize needs none
     from tformer.evals.attention import Mirror

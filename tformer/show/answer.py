@@ -11,8 +11,8 @@ from rich.rule import Rule
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tformer import render
 from tformer.evidence import Bars, Claim, Heat, Lines, Numbers, Table
+from tformer.show import terminal
 
 if TYPE_CHECKING:  # they import torch
     from tformer.answer import Question
@@ -24,7 +24,7 @@ CURVE = 40  # characters of a curve
 
 def question(asked: "Question", console: Console) -> None:
     """The question and its short answer."""
-    render.markdown(f"# {asked.number}. {asked.title}\n\n{asked.short}\n", console)
+    terminal.markdown(f"# {asked.number}. {asked.title}\n\n{asked.short}\n", console)
 
 
 def evidence(answer: "Answer", console: Console) -> None:
@@ -49,7 +49,7 @@ def evidence(answer: "Answer", console: Console) -> None:
             _claim(claim, console)
     claims = answer.claims
     held = sum(claim.passed for claim in claims)
-    seconds = render.duration(sum(result.seconds for result in answer.results))
+    seconds = terminal.duration(sum(result.seconds for result in answer.results))
     console.print()
     said = f"{held} of {len(claims)} claims hold ({answer.budget.name}, seed {answer.seed}, {seconds})"
     console.print(Text(said, style="bold green" if held == len(claims) else "bold red"))
@@ -70,7 +70,7 @@ def summary(answers: "Sequence[Answer]", console: Console) -> None:
         for a in answers
     ]
     console.print()
-    render.list_table("Claims that hold", ("", "question", "claims"), rows, console)
+    terminal.list_table("Claims that hold", ("", "question", "claims"), rows, console)
 
 
 def _claim(claim: Claim, console: Console) -> None:
@@ -88,7 +88,7 @@ def _claim(claim: Claim, console: Console) -> None:
 
 def _table(table: Table, console: Console) -> None:
     right = [c for i, c in enumerate(table.columns) if all(isinstance(row[i], Numbers) for row in table.rows)]
-    grid = render.table(console, *table.columns, title=table.title, right=right)
+    grid = terminal.table(console, *table.columns, title=table.title, right=right)
     for row in table.rows:
         grid.add_row(*(Text(str(cell)) for cell in row))
     console.print(grid)
@@ -138,14 +138,14 @@ def _bars(figure: Bars, console: Console) -> None:
     width = max(len(name) for name, _, _ in rows)
     numbers = max(len(text) for _, _, text in rows)
     for name, mean, text in rows:
-        drawn = render.bar(abs(mean) / top) if math.isfinite(mean) else ""
+        drawn = terminal.bar(abs(mean) / top) if math.isfinite(mean) else ""
         console.print(Text.assemble(f"  {name:<{width}}  {text:>{numbers}}  ", (drawn, "cyan")))
 
 
 def _heat(figure: Heat, console: Console) -> None:
     console.print(Text(figure.title, style="italic"))
     maps = [(caption, np.array(matrix)) for caption, matrix in figure.matrices]
-    render.heat_maps(maps, console)
+    terminal.heat_maps(maps, console)
     console.print(Text(f"rows: {figure.row_label}; columns: {figure.column_label}", style="dim"))
 
 

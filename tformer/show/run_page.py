@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from tformer import page
 from tformer.config import dump_yaml
 from tformer.errors import TformerError
 from tformer.evals.attention import attention_weights
@@ -23,8 +22,9 @@ from tformer.evals.generations import columns_of, table_rows
 from tformer.evidence import Bars, Figure, Heat, Lines, Numbers, Series
 from tformer.files import write_file
 from tformer.model import Transformer
-from tformer.plots import figure_svg
 from tformer.run.find import read_lines, read_record
+from tformer.show import page
+from tformer.show.svg import figure_svg
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.session import recorded_reversal
 

@@ -8,9 +8,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from tformer import render
 from tformer.evals.generations import COPIED, columns_of, table_rows
-from tformer.render_answer import heading
+from tformer.show import terminal
+from tformer.show.answer import heading
 
 LEGEND = (
     "Known words are in the training text. Bits per byte are what the text costs the model itself. "
@@ -32,7 +32,7 @@ def generations(run: str, result: dict[str, Any], console: Console) -> None:
         f"{result['validation_characters']:,} of validation text",
         "samples": f"{columns[0]['samples']} at each temperature T, of {result['max_tokens']:,} tokens",
     }
-    render.fact_table(console, facts)
+    terminal.fact_table(console, facts)
     grid = _measures(result, console, errors=True)
     if _width(grid, console) > console.width:
         grid = _measures(result, console, errors=False)
@@ -46,7 +46,7 @@ def generations(run: str, result: dict[str, Any], console: Console) -> None:
 def _measures(result: dict[str, Any], console: Console, errors: bool) -> Table:
     names = [*columns_of(result), "training"]
     title = "Samples, and validation text of the same lengths" + " (± standard error)" * errors
-    grid = render.table(console, "", *names, title=title, right=names)
+    grid = terminal.table(console, "", *names, title=title, right=names)
     grid.columns[0].no_wrap = True
     for label, *cells in table_rows(result, errors):
         grid.add_row(Text(label, style="" if any(cells) else "bold"), *cells)
@@ -63,7 +63,7 @@ def _copies(result: dict[str, Any], console: Console) -> None:
     console.print()
     heading("The longest stretch that is in the training text", console)
     for name, c in measured.items():
-        said = json.dumps(render.printable(c["longest_overlap_text"], terminal=True), ensure_ascii=False)
+        said = json.dumps(terminal.printable(c["longest_overlap_text"], terminal=True), ensure_ascii=False)
         console.print(Text.assemble((f"{name}, {c['longest_overlap']} characters: ", "dim"), said))
     console.print()
     heading("Words that the training text lacks, the most frequent first", console)
@@ -78,7 +78,7 @@ def _samples(result: dict[str, Any], console: Console) -> None:
     real = {s["prompt"]: s["text"] for s in reversed(result["validation_samples"])}
     for prompt in dict.fromkeys(s["prompt"] for s in samples):
         console.print()
-        heading(json.dumps(render.printable(prompt, terminal=True), ensure_ascii=False), console)
+        heading(json.dumps(terminal.printable(prompt, terminal=True), ensure_ascii=False), console)
         for temperature in (c["temperature"] for c in result["temperatures"]):
             first = next(s for s in samples if (s["prompt"], s["temperature"]) == (prompt, temperature))
             _sample(f"T {temperature:g}, seed {first['seed']}", prompt, first["text"], console)
@@ -91,5 +91,5 @@ def _samples(result: dict[str, Any], console: Console) -> None:
 
 def _sample(name: str, prompt: str, text: str, console: Console) -> None:
     console.print(Text(f"\n{name}", style="cyan"))
-    before, after = (render.printable(part, console.is_terminal) for part in (prompt, text))
+    before, after = (terminal.printable(part, console.is_terminal) for part in (prompt, text))
     console.print(Text.assemble((before, "bold"), after.rstrip("\n")))

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from html import escape
 
-from tformer import page
 from tformer.evals.tokens import LEVELS, Surprise, Token, level
 from tformer.evidence import Lines
-from tformer.plots import figure_svg
-from tformer.render_loss import EXTREMES, cells_of, quoted, share, visible
+from tformer.show import page
+from tformer.show.loss import EXTREMES, cells_of, quoted, share, visible
+from tformer.show.svg import figure_svg
 
 # Ink and paper of each level, light and dark; the middle is the page's own.
 LIGHT = {0: ("#ffffff", "#2b6cb0"), 1: ("#000000", "#a9cfe8"), 3: ("#000000", "#fbdc9a"),
