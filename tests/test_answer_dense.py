@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from tformer.answer import dense, mlps
 from tformer.answer.lab import Subject, build, tiny
+from tformer.answer.q3_mlps import dense, mlps
 from tformer.evidence import QUICK
 from tformer.model import MLP, Transformer
 from tformer.text.data import Reversal

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tformer.answer import heads, lookups, repeats
 from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
+from tformer.answer.q6_heads import heads, lookups, repeats
 from tformer.evals.attention import attention_weights
 from tformer.evidence import QUICK, Budget
 from tformer.text.data import Reversal

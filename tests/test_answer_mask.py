@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from conftest import FAMILIES, tiny_model
 
 from tformer import model as room
-from tformer.answer import finite, leaks, mask
-from tformer.answer.blocks import copy_of, start_random
 from tformer.answer.lab import Subject, build, tiny
-from tformer.answer.leaks import Open, TooFar, TooShort, ZeroedAfter, with_attention
+from tformer.answer.parts import copy_of, start_random
+from tformer.answer.q5_mask import finite, leaks, mask
+from tformer.answer.q5_mask.leaks import Open, TooFar, TooShort, ZeroedAfter, with_attention
 from tformer.evidence import QUICK
 from tformer.model import CausalSelfAttention
 from tformer.text.data import Reversal

@@ -8,8 +8,9 @@ import pytest
 import torch
 from conftest import needs_nanochat, tiny_model
 
-from tformer.answer import alternatives, qkv, score_cost, scores, sharpness, trace
+from tformer.answer import trace
 from tformer.answer.lab import build, load_subject, tiny
+from tformer.answer.q2_qkv import alternatives, qkv, score_cost, scores, sharpness
 from tformer.evidence import QUICK
 from tformer.model import KVCache, attention
 from tformer.text.data import Reversal

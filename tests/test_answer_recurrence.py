@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from conftest import tiny_model
 from torch import nn
 
-from tformer.answer import memory, positions, recurrence
 from tformer.answer.lab import Subject, build, n_parameters
-from tformer.answer.lstm import LSTM, LSTMConfig, as_large_as, build_lstm, size
-from tformer.answer.memory import Recall
-from tformer.answer.positions import Previous, Rotary, Unmasked, Variant, with_attention
-from tformer.answer.recurrence import longest_chain, reach
+from tformer.answer.q1_recurrence import memory, positions, recurrence
+from tformer.answer.q1_recurrence.lstm import LSTM, LSTMConfig, as_large_as, build_lstm, size
+from tformer.answer.q1_recurrence.memory import Recall
+from tformer.answer.q1_recurrence.positions import Previous, Rotary, Unmasked, Variant, with_attention
+from tformer.answer.q1_recurrence.recurrence import longest_chain, reach
 from tformer.evidence import QUICK
 from tformer.model import CausalSelfAttention, KVCache, causal_mask
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tformer.answer import scores
 from tformer.answer.lab import build, tiny
-from tformer.answer.score_cost import kept_bytes
-from tformer.answer.scores import SCORES, Additive, Bilinear, with_scores
+from tformer.answer.q2_qkv import scores
+from tformer.answer.q2_qkv.score_cost import kept_bytes
+from tformer.answer.q2_qkv.scores import SCORES, Additive, Bilinear, with_scores
 from tformer.answer.trace import attentions
 from tformer.model import attention, causal_mask
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import FAMILIES, tiny_model
 
-from tformer.answer import blocks, skips, stream
-from tformer.answer.blocks import BOTH, NEITHER, VARIANTS
+from tformer.answer import parts as blocks
 from tformer.answer.lab import Subject, build, tiny
+from tformer.answer.parts import BOTH, NEITHER, VARIANTS
+from tformer.answer.q4_skips import skips, stream
 from tformer.evidence import QUICK
 from tformer.model import Block, causal_mask
 from tformer.training.fit import cross_entropy

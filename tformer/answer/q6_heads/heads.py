@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters, tiny, train
-from tformer.answer.lookups import Places, without_heads
-from tformer.answer.mlps import arguments, blocks_of
-from tformer.answer.repeats import REPEATS
+from tformer.answer.q3_mlps.mlps import arguments, blocks_of
+from tformer.answer.q6_heads.lookups import Places, without_heads
+from tformer.answer.q6_heads.repeats import REPEATS
 from tformer.evals.attention import CARRIES, attention_weights, mirror
 from tformer.evidence import (
     Budget,

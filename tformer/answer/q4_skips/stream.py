@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tformer.answer.blocks import (
+from tformer.answer.lab import Subject, build, tiny, train
+from tformer.answer.parts import (
     BOTH,
     NEITHER,
     VARIANTS,
@@ -26,7 +27,6 @@ from tformer.answer.blocks import (
     with_blocks,
     without_norms,
 )
-from tformer.answer.lab import Subject, build, tiny, train
 from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Series, Table, over_seeds
 from tformer.model import Block, Transformer
 from tformer.text.data import Reversal

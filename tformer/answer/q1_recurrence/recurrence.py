@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from tformer.answer.lab import Subject, build, n_parameters, tiny, train
-from tformer.answer.lstm import LSTMConfig, as_large_as, build_lstm
-from tformer.answer.positions import stir
+from tformer.answer.q1_recurrence.lstm import LSTMConfig, as_large_as, build_lstm
+from tformer.answer.q1_recurrence.positions import stir
 from tformer.evidence import (
     Budget,
     Cell,

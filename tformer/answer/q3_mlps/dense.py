@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters
-from tformer.answer.mlps import (
+from tformer.answer.q3_mlps.mlps import (
     arguments,
     best_match,
     blocks_of,

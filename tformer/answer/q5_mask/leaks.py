@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tformer.answer.blocks import blocks_of
 from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
+from tformer.answer.parts import blocks_of
 from tformer.errors import TformerError
 from tformer.evals.loss import CONFIDENCE, binomial_interval
 from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Table, over_seeds

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from tformer.answer.lab import Subject, accuracies, build, n_parameters, tiny, train
-from tformer.answer.lstm import as_large_as, build_lstm
-from tformer.answer.recurrence import CLOSED, OPEN, reach
+from tformer.answer.q1_recurrence.lstm import as_large_as, build_lstm
+from tformer.answer.q1_recurrence.recurrence import CLOSED, OPEN, reach
 from tformer.evidence import Budget, Cell, Claim, Experiment, Finding, Lines, Numbers, Table, over_seeds
 from tformer.text.data import Reversal, rng
 

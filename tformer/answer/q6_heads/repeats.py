@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tformer.answer.lab import Subject, build, tiny, train
-from tformer.answer.lookups import (
+from tformer.answer.q6_heads.lookups import (
     HeadScores,
     Repeats,
     best,

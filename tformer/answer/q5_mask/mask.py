@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tformer.answer import finite, leaks
-from tformer.answer.blocks import copy_of, start_random
 from tformer.answer.lab import Subject, build, tiny
-from tformer.answer.leaks import Open, TooFar, prefix_losses, with_attention
-from tformer.answer.stream import too_short
+from tformer.answer.parts import copy_of, start_random
+from tformer.answer.q4_skips.stream import too_short
+from tformer.answer.q5_mask import finite, leaks
+from tformer.answer.q5_mask.leaks import Open, TooFar, prefix_losses, with_attention
 from tformer.evidence import Budget, Claim, Experiment, Finding, Heat, Numbers, Table
 from tformer.model import CausalSelfAttention, Transformer
 from tformer.training.fit import cross_entropy

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tformer.answer import scores
 from tformer.answer.lab import Subject, tiny
-from tformer.answer.scores import Additive
+from tformer.answer.q2_qkv import scores
+from tformer.answer.q2_qkv.scores import Additive
 from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Table, over_seeds
 from tformer.model import causal_mask
 

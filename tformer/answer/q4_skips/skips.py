@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tformer.answer import stream
-from tformer.answer.blocks import (
+from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
+from tformer.answer.parts import (
     BOTH,
     NEITHER,
     VARIANTS,
@@ -18,7 +18,7 @@ from tformer.answer.blocks import (
     start_random,
     with_blocks,
 )
-from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
+from tformer.answer.q4_skips import stream
 from tformer.errors import TformerError
 from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Table
 from tformer.model import Block, Transformer

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tformer.answer import scores
 from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters, tiny, train
-from tformer.answer.score_cost import COST, kept_bytes
-from tformer.answer.scores import SCORES, Bilinear, with_scores
+from tformer.answer.q2_qkv import scores
+from tformer.answer.q2_qkv.score_cost import COST, kept_bytes
+from tformer.answer.q2_qkv.scores import SCORES, Bilinear, with_scores
 from tformer.answer.trace import attentions, calls_of
 from tformer.evals.attention import mirrored
 from tformer.evidence import (
