@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
 from tformer.cli import app
-from tformer.show import progress
+from tformer.show import progress, terminal
 
 DARK = TerminalTheme(
     (22, 25, 30), (215, 221, 229),
@@ -49,7 +49,7 @@ def nothing() -> Iterator[Callable[..., None]]:
 def draw(command: list[str], path: Path) -> None:
     """Run a command on a terminal that records, and save what it shows."""
     console = Console(record=True, force_terminal=True, color_system="truecolor", width=88, file=sys.stderr)
-    for room in (render, progress):
+    for room in (terminal, progress):
         for stream in ("out", "err"):
             if hasattr(room, stream):
                 setattr(room, stream, lambda: console)

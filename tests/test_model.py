@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_config, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import tiny_config, tiny_model
 from tformer.model import (
     Block,
     KVCache,

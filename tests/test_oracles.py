@@ -9,10 +9,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import needs_nanochat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import needs_nanochat
 from tformer import model as model_module
 from tformer.config import ModelConfig
 from tformer.model import (

@@ -6,10 +6,10 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_model
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import tiny_model
 from tformer.sample import (
     Sampler,
     Sampling,

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from tformer.answer import Question
+from tformer.answer.claims import Budget, Claim, Experiment, Finding
 from tformer.answer.lab import Subject
-from tformer.evidence import Budget, Claim, Experiment, Finding
 
 ROOMS = {  # the modules of each question's experiments
-    "rnn-vs-transformer": ("positions", "recurrence", "memory"),
-    "q-k-v": ("qkv",),
-    "dense-layers": ("dense",),
-    "skip-connections": ("skips",),
-    "causal-mask": ("mask",),
-    "heads": ("heads",),
+    "rnn-vs-transformer": ("q1_recurrence.positions", "q1_recurrence.recurrence", "q1_recurrence.memory"),
+    "q-k-v": ("q2_qkv.qkv",),
+    "dense-layers": ("q3_mlps.dense",),
+    "skip-connections": ("q4_skips.skips",),
+    "causal-mask": ("q5_mask.mask",),
+    "heads": ("q6_heads.heads",),
 }
 SEEDS_APART = 1000  # so that --seed 0 and --seed 1 share no draw
 Progress = Callable[[str, int, int], None]  # what is being measured; seeds done, in all

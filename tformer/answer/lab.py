@@ -1,6 +1,7 @@
 """What the experiments share: small models with parts replaced, one training loop, the run of --run.
 
-The models are `tformer.model`'s, the loop is `tformer.training.fit`'s: what is shown is what `tformer train` uses.
+The models are `tformer.model`'s, the loop is `tformer.training.fit`'s: what is shown is what
+`tformer train` uses.
 """
 
 from collections.abc import Callable

@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from tformer.loss import cross_entropy
 from tformer.model import Block, Transformer
-from tformer.training.fit import cross_entropy
 
 # ---------------------------------------------------------------------------- variants
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tformer.commands.evaluation import Outcome, Request
 from tformer.errors import RequestError
-from tformer.evidence import Lines, Series, finite
+from tformer.figures import Lines, Series
+from tformer.files import finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -266,20 +267,20 @@ def tokens_seen(folder: Path, record: dict[str, Any]) -> int | None:
 def _score(request: Request, tokenizer: "Tokenizer", ids: "np.ndarray") -> Judged:
     import numpy as np
 
-    from tformer.evals import loss as evaluate
+    from tformer.evals.loss import loss_result, token_losses
     from tformer.evals.statistics import Scored
     from tformer.show.progress import steps_progress
 
     model = request.model
-    evaluate.token_losses(model, ids[: model.config.n_ctx + 1], request.precision)  # the first pass is slow
+    token_losses(model, ids[: model.config.n_ctx + 1], request.precision)  # the first pass is slow
     with steps_progress(f"scoring {request.folder.name}") as shown:
         start = time.perf_counter()
-        losses = evaluate.token_losses(model, ids, request.precision, shown)
+        losses = token_losses(model, ids, request.precision, shown)
         seconds = time.perf_counter() - start
     sizes = np.array([len(raw) for raw in tokenizer.token_bytes], dtype=np.int64)
     n_ctx = model.config.n_ctx
     return Judged(
-        request.folder, evaluate.loss_result(losses, ids, tokenizer.n_bytes, n_ctx),
+        request.folder, loss_result(losses, ids, tokenizer.n_bytes, n_ctx),
         Scored(losses, np.cumsum(sizes[ids]), n_ctx), seconds, model.n_parameters,
         tokens_seen(request.folder, request.record),
     )  # fmt: skip

@@ -287,7 +287,7 @@ def _signals() -> Iterator[list[int]]:
 
 def _train(session: "Session", json: bool) -> bool:
     """Train, then judge. Whether the verdict, where there is one, is favourable."""
-    from tformer.evals import loss as evaluate
+    from tformer.evals.reversal import reversal
     from tformer.show import terminal
     from tformer.show.progress import TrainingProgress
     from tformer.training import noted as journal
@@ -310,7 +310,7 @@ def _train(session: "Session", json: bool) -> bool:
     passed = True
     if session.data.reversal:
         precision = session.config.train.precision
-        verdict = evaluate.reversal(session.model, session.data.reversal, precision=precision)
+        verdict = reversal(session.model, session.data.reversal, precision=precision)
         terminal.reversal_table(verdict, terminal.err())
         passed = result["passed"] = verdict.passed
         journal.keep_verdict(session, verdict)

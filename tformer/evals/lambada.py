@@ -25,11 +25,11 @@ import torch
 
 from tformer.device import autocast
 from tformer.errors import RequestError
+from tformer.loss import cross_entropy
 from tformer.model import Transformer
 from tformer.sample import greedy
 from tformer.text.corpus import open_file, read_text
 from tformer.text.tokenizer import Tokenizer
-from tformer.training.fit import cross_entropy
 
 TOKENS_AT_ONCE = 1 << 13  # of a forward pass, padding included
 Progress = Callable[[int, int], None]  # passages done, in all

@@ -1,6 +1,6 @@
-"""Judging a model: each evaluation a function from model and data to a small dataclass.
+"""Cross-entropy of a text: nats per token, perplexity, bits per byte, the mean at each position.
 
-Knows nothing of files or terminals.
+A function from model and ids to a small dataclass. Knows nothing of files or terminals.
 """
 
 import itertools
@@ -14,9 +14,9 @@ import torch
 from tformer.device import autocast
 from tformer.errors import RequestError
 from tformer.evals.statistics import stretch_stderr
+from tformer.loss import cross_entropy
 from tformer.model import Transformer
-from tformer.text.data import Reversal, eval_windows
-from tformer.training.fit import cross_entropy
+from tformer.text.data import eval_windows
 
 TOKENS_AT_ONCE = 1 << 13  # of a forward pass in evaluation
 Progress = Callable[[int, int], None]  # done, in all
@@ -77,7 +77,7 @@ def token_losses(
     return out
 
 
-def loss(
+def text_loss(
     model: Transformer,
     ids: np.ndarray,
     n_bytes: np.ndarray,
@@ -133,99 +133,3 @@ def batch_loss(
         logits = model(torch.from_numpy(inputs).to(device))
     losses = cross_entropy(logits, torch.from_numpy(targets).to(device)).double()
     return float(losses.mean()), float(losses.sum()) / math.log(2) / int(n_bytes[targets].sum())
-
-
-# ---------------------------------------------------------------------------- reversal
-
-
-@dataclass(frozen=True)
-class PositionResult:
-    """One target position of the reversal task. `half` is first or second, `expected` an accuracy."""
-
-    position: int
-    half: str
-    expected: float
-    accuracy: float
-    n: int
-
-
-@dataclass(frozen=True)
-class ReversalResult:
-    """Accuracy by position and the verdict on the mask."""
-
-    positions: list[PositionResult]
-    first_half: float
-    second_half: float
-    chance: float
-    interval: tuple[float, float]  # where first_half lies if the model sees no target
-    position_interval: tuple[float, float]  # the same for one position
-    passed: bool
-
-
-CONFIDENCE = 0.999
-SECOND_HALF_AT_LEAST = 0.999
-
-
-@torch.inference_mode()
-def reversal(
-    model: Transformer, task: Reversal, n: int = 2000, precision: str = "fp32", index: int = 0
-) -> ReversalResult:
-    """Accuracy on `n` fresh sequences, position by position, and whether the mask is right.
-
-    Passed means: over all positions of the first half together, the accuracy lies inside the 99.9 %
-    binomial interval of chance, which is exact, since those targets are independent of everything that
-    a masked model sees; and over the second half together it is at least 99.9 %.
-    """
-    if model.config.n_ctx < task.n_ctx:
-        raise RequestError(
-            f"the model sees {model.config.n_ctx} positions",
-            f"sequences of 2 · {task.length} tokens need {task.n_ctx}",
-        )
-    device = next(model.parameters()).device
-    model.eval()
-    inputs, targets = (torch.from_numpy(a) for a in task.fresh(n, index))
-    correct = torch.zeros(task.n_ctx, dtype=torch.int64)
-    for some_inputs, some_targets in zip(inputs.split(512), targets.split(512), strict=True):
-        with autocast(precision, device):
-            guesses = model(some_inputs.to(device)).argmax(-1).cpu()
-        correct += (guesses == some_targets).sum(0)
-    chance = 1 / task.symbols
-    n_first = task.length - 1
-    positions = [
-        PositionResult(
-            position=i + 1,
-            half="first" if i < n_first else "second",
-            expected=chance if i < n_first else 1.0,
-            accuracy=int(count) / n,
-            n=n,
-        )
-        for i, count in enumerate(correct)
-    ]
-    first = int(correct[:n_first].sum()) / (n * n_first) if n_first else chance
-    second = int(correct[n_first:].sum()) / (n * task.length)
-    interval = binomial_interval(n * n_first, chance, CONFIDENCE) if n_first else (0.0, 1.0)
-    return ReversalResult(
-        positions=positions,
-        first_half=first,
-        second_half=second,
-        chance=chance,
-        interval=interval,
-        position_interval=binomial_interval(n, chance, CONFIDENCE),
-        passed=interval[0] <= first <= interval[1] and second >= SECOND_HALF_AT_LEAST,
-    )
-
-
-def binomial_interval(n: int, p: float, confidence: float) -> tuple[float, float]:
-    """The exact central interval of (successes / n) for n independent trials of probability p.
-
-    Below it, and above it, lies at most (1 - confidence) / 2 of the probability.
-    """
-    k = np.arange(n + 1)
-    log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, n + 1)))))
-    log_pmf = log_factorial[n] - log_factorial[k] - log_factorial[n - k]
-    log_pmf += k * math.log(p) + (n - k) * math.log1p(-p)
-    cumulative = np.cumsum(np.exp(log_pmf))
-    tail = (1 - confidence) / 2
-    low = int(np.searchsorted(cumulative, tail, side="right"))
-    high = int(np.searchsorted(cumulative, 1 - tail, side="left"))
-    return low / n, min(high, n) / n

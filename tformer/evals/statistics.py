@@ -40,6 +40,22 @@ def stretch_stderr(losses: np.ndarray, sizes: np.ndarray, n_ctx: int) -> float |
     return ratio_stderr(np.add.reduceat(losses, starts), np.add.reduceat(sizes, starts).astype(np.float64))
 
 
+def binomial_interval(n: int, p: float, confidence: float) -> tuple[float, float]:
+    """The exact central interval of (successes / n) for n independent trials of probability p.
+
+    Below it, and above it, lies at most (1 - confidence) / 2 of the probability.
+    """
+    k = np.arange(n + 1)
+    log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, n + 1)))))
+    log_pmf = log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+    log_pmf += k * math.log(p) + (n - k) * math.log1p(-p)
+    cumulative = np.cumsum(np.exp(log_pmf))
+    tail = (1 - confidence) / 2
+    low = int(np.searchsorted(cumulative, tail, side="right"))
+    high = int(np.searchsorted(cumulative, 1 - tail, side="left"))
+    return low / n, min(high, n) / n
+
+
 @dataclass(frozen=True)
 class Scored:
     """A model's losses on a text, and where in it they lie.

@@ -12,7 +12,7 @@ import torch
 
 from tformer.device import autocast
 from tformer.evals.loss import TOKENS_AT_ONCE
-from tformer.evidence import finite
+from tformer.files import finite
 from tformer.model import Transformer
 
 # A level of surprise is a range of the probability that the token got: from 90 % up, …, below 0.1 %.

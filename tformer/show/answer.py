@@ -11,7 +11,8 @@ from rich.rule import Rule
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tformer.evidence import Bars, Claim, Heat, Lines, Numbers, Table
+from tformer.answer.claims import Claim
+from tformer.figures import Bars, Heat, Lines, Numbers, Table
 from tformer.show import terminal
 
 if TYPE_CHECKING:  # they import torch

@@ -10,7 +10,7 @@ import torch
 
 from tformer import __version__
 from tformer.answer.experiments import Answer, Result
-from tformer.evidence import Numbers, Table
+from tformer.figures import Numbers, Table
 from tformer.files import write_file
 from tformer.show import page
 from tformer.show.svg import figure_svg

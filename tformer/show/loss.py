@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tformer.evals.tokens import BEFORE, LEVELS, Surprise, Token, level
-from tformer.evidence import Lines
+from tformer.figures import Lines
 from tformer.show import terminal
 from tformer.show.svg import PALETTE
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from tformer.evals.tokens import LEVELS, Surprise, Token, level
-from tformer.evidence import Lines
+from tformer.figures import Lines
 from tformer.show import page
 from tformer.show.loss import EXTREMES, cells_of, quoted, share, visible
 from tformer.show.svg import figure_svg

@@ -19,7 +19,7 @@ from tformer.config import dump_yaml
 from tformer.errors import TformerError
 from tformer.evals.attention import attention_weights
 from tformer.evals.generations import columns_of, table_rows
-from tformer.evidence import Bars, Figure, Heat, Lines, Numbers, Series
+from tformer.figures import Bars, Figure, Heat, Lines, Numbers, Series
 from tformer.files import write_file
 from tformer.model import Transformer
 from tformer.run.find import read_lines, read_record

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tformer.evidence import Bars, Heat, Lines
+from tformer.figures import Bars, Heat, Lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

@@ -20,8 +20,8 @@ from tformer.show.svg import pooled
 if TYPE_CHECKING:  # they import torch, and tokenize needs none
     from tformer.evals.attention import Mirror
     from tformer.evals.causality import CausalityResult
-    from tformer.evals.loss import PositionResult, ReversalResult
     from tformer.evals.masks import MaskResult
+    from tformer.evals.reversal import PositionResult, ReversalResult
 
 WIDEST = 1000  # characters of a line where no terminal breaks it
 

@@ -13,7 +13,7 @@ import torch
 
 from tformer.config import TrainConfig
 from tformer.errors import RequestError
-from tformer.evals import loss as evaluate
+from tformer.evals.loss import TOKENS_AT_ONCE, text_loss
 from tformer.show.svg import loss_svg
 from tformer.training.fit import State, fit
 from tformer.training.optim import Optimizers
@@ -24,7 +24,7 @@ Clock = Callable[[], float]
 UNCOUNTED = 2  # first steps: memory is found, and a compiler compiles
 LEAST, MOST = 3, 50  # steps that are counted
 MEASURING = 0.02  # of the budget, for the counted steps
-SAMPLE = 2 * evaluate.TOKENS_AT_ONCE  # tokens of the validation part that are scored to time the rest
+SAMPLE = 2 * TOKENS_AT_ONCE  # tokens of the validation part that are scored to time the rest
 KEPT_BACK = 0.07  # of what is left: pictures, lines of metrics, and a machine that has slower moments
 SAVED_PER_SECOND = 2e8  # bytes of a checkpoint, synced, on a disk that is not the fastest
 STATES = 3  # a checkpoint holds weights and up to two moments of each
@@ -142,8 +142,8 @@ def _validation(session: Session, device: torch.device, clock: Clock) -> float:
         return 0.0
     n_bytes, precision = session.data.tokenizer.n_bytes, session.config.train.precision
     part = ids[: SAMPLE + 1]
-    evaluate.loss(session.model, part[: SAMPLE // 2 + 1], n_bytes, precision)  # uncounted
-    took = _timed(lambda: evaluate.loss(session.model, part, n_bytes, precision), device, clock)
+    text_loss(session.model, part[: SAMPLE // 2 + 1], n_bytes, precision)  # uncounted
+    took = _timed(lambda: text_loss(session.model, part, n_bytes, precision), device, clock)
     return took * (len(ids) - 1) / (len(part) - 1)
 
 

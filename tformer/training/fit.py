@@ -11,23 +11,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tformer.config import ModelConfig, TrainConfig
 from tformer.device import autocast
 from tformer.errors import TformerError
+from tformer.loss import cross_entropy
 from tformer.text.data import STREAM_DROPOUT, Batches, rng
 from tformer.training.optim import Optimizers, lr_at
-
-
-def cross_entropy(
-    logits: Float[Tensor, "batch position vocab"], targets: Int[Tensor, "batch position"]
-) -> Float[Tensor, "batch position"]:
-    """-log softmax(logits)[target] in nats, one for each target, in float32 at least."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return F.cross_entropy(wide.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from tformer.evals.loss import ReversalResult, octaves
+from tformer.evals.loss import octaves
+from tformer.evals.reversal import ReversalResult
 from tformer.run.huggingface import load_model
 from tformer.sample import Sampler, Sampling, TextStream, generate
 from tformer.show.run_page import keep_eval, run_text

@@ -17,7 +17,7 @@ from tformer import __version__
 from tformer.config import Config, Layer, merge
 from tformer.device import decide_compile, decide_precision
 from tformer.errors import RequestError
-from tformer.evals import loss as evaluate
+from tformer.evals.loss import LossResult, batch_loss, text_loss
 from tformer.model import Transformer
 from tformer.run.checkpoint import Run
 from tformer.run.find import check_hash, task_of, tokenizer_path
@@ -226,7 +226,7 @@ class Session:
     record: dict[str, Any]
     problems: list[str] = field(default_factory=list)  # checkpoints that were passed over
     forward: Callable[..., Any] | None = None
-    judged: evaluate.LossResult | None = None  # by the last validation, on text
+    judged: LossResult | None = None  # by the last validation, on text
     # What else is measured at an evaluation; each gives entries of metrics.jsonl.
     at_evaluation: list[Callable[["Session"], dict[str, Any]]] = field(default_factory=list)
 
@@ -236,9 +236,9 @@ class Session:
         precision = self.config.train.precision
         if self.data.reversal:
             inputs, targets = self.data.reversal.fresh(512, index=VALIDATION)
-            return evaluate.batch_loss(self.model, inputs, targets, n_bytes, precision)
+            return batch_loss(self.model, inputs, targets, n_bytes, precision)
         assert self.data.val_ids is not None
-        result = self.judged = evaluate.loss(self.model, self.data.val_ids, n_bytes, precision)
+        result = self.judged = text_loss(self.model, self.data.val_ids, n_bytes, precision)
         return result.loss, result.bits_per_byte
 
     @property

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from tformer.answer.claims import Budget, Claim, Experiment, Finding, over_seeds
 from tformer.answer.lab import Subject, accuracies, build, n_parameters, tiny, train
 from tformer.answer.q1_recurrence.lstm import as_large_as, build_lstm
 from tformer.answer.q1_recurrence.recurrence import CLOSED, OPEN, reach
-from tformer.evidence import Budget, Cell, Claim, Experiment, Finding, Lines, Numbers, Table, over_seeds
+from tformer.figures import Cell, Lines, Numbers, Table
 from tformer.text.data import Reversal, rng
 
 STREAM_RECALL, STREAM_RECALL_EVAL = 104, 105

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tformer.answer.claims import Budget, Claim, Experiment, Finding
 from tformer.answer.lab import Subject, accuracies, build, tiny, train
-from tformer.evidence import Bars, Budget, Claim, Experiment, Finding, Numbers, Table
+from tformer.figures import Bars, Numbers, Table
 from tformer.model import (
     Block,
     CausalSelfAttention,

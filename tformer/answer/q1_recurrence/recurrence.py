@@ -13,24 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tformer.answer.claims import Budget, Claim, Experiment, Finding, over_seeds
 from tformer.answer.lab import Subject, build, n_parameters, tiny, train
 from tformer.answer.q1_recurrence.lstm import LSTMConfig, as_large_as, build_lstm
 from tformer.answer.q1_recurrence.positions import stir
-from tformer.evidence import (
-    Budget,
-    Cell,
-    Claim,
-    Experiment,
-    Finding,
-    Lines,
-    Numbers,
-    Series,
-    Table,
-    over_seeds,
-)
+from tformer.figures import Cell, Lines, Numbers, Series, Table
+from tformer.loss import cross_entropy
 from tformer.model import KVCache, Transformer
 from tformer.text.data import rng
-from tformer.training.fit import cross_entropy
 
 SYMBOLS = 32
 STREAM_NOISE = 103

@@ -11,27 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tformer.answer.claims import Budget, Claim, Experiment, Finding, largest, over_seeds
 from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters, tiny, train
 from tformer.answer.q2_qkv import scores
 from tformer.answer.q2_qkv.score_cost import COST, kept_bytes
 from tformer.answer.q2_qkv.scores import SCORES, Bilinear, with_scores
 from tformer.answer.trace import attentions, calls_of
 from tformer.evals.attention import mirrored
-from tformer.evidence import (
-    Budget,
-    Claim,
-    Experiment,
-    Finding,
-    Heat,
-    Lines,
-    Numbers,
-    Table,
-    largest,
-    over_seeds,
-)
+from tformer.figures import Heat, Lines, Numbers, Table
+from tformer.loss import cross_entropy
 from tformer.model import CausalSelfAttention, Transformer, rms_norm
 from tformer.text.data import Reversal
-from tformer.training.fit import cross_entropy
 
 # ---------------------------------------------------------------------------- how they are kin
 

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tformer.answer.claims import Budget, Claim, Experiment, Finding, largest
 from tformer.answer.lab import Subject, build, tiny
 from tformer.answer.q2_qkv.alternatives import ALTERNATIVES
 from tformer.answer.q2_qkv.sharpness import SCALE
 from tformer.answer.trace import Call, cached_calls_of, calls_of, grown_vocabulary
-from tformer.evidence import Budget, Claim, Experiment, Finding, Numbers, Table, largest
+from tformer.figures import Numbers, Table
 from tformer.model import Transformer, attention
 
 # ---------------------------------------------------------------------------- shapes

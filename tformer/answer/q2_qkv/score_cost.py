@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tformer.answer.claims import Budget, Claim, Experiment, Finding, over_seeds
 from tformer.answer.lab import Subject, tiny
 from tformer.answer.q2_qkv import scores
 from tformer.answer.q2_qkv.scores import Additive
-from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Table, over_seeds
+from tformer.figures import Lines, Numbers, Table
 from tformer.model import causal_mask
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from tformer.answer.claims import Budget, Claim, Experiment, Finding, largest, over_seeds
 from tformer.answer.lab import Subject, build, tiny
 from tformer.answer.trace import Call, calls_of
-from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Table, largest, over_seeds
+from tformer.figures import Lines, Numbers, Table
 from tformer.model import attention
 
 

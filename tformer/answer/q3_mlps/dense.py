@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tformer.answer.claims import Budget, Claim, Experiment, Finding, over_seeds
 from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters
 from tformer.answer.q3_mlps.mlps import (
     arguments,
@@ -24,20 +25,10 @@ from tformer.answer.q3_mlps.mlps import (
     recall,
     reversing,
     same_start,
-)  # fmt: skip
-from tformer.evidence import (
-    Bars,
-    Budget,
-    Claim,
-    Experiment,
-    Finding,
-    Lines,
-    Numbers,
-    Table,
-    over_seeds,
-)  # fmt: skip
+)
+from tformer.figures import Bars, Lines, Numbers, Table
+from tformer.loss import cross_entropy
 from tformer.model import Transformer
-from tformer.training.fit import cross_entropy
 
 STATES = 512  # that every MLP is given
 SEQUENCES = 16  # of which a position is replaced
@@ -383,10 +374,12 @@ def show_shared(measured: Sequence[SharedEvidence]) -> Finding:
 
 
 EXPERIMENTS = (
-    Experiment("alone", "The MLP sees one position, attention many", measure_alone, show_alone, (2, 5),
-               too_short),
-    Experiment("likeness", "How alike the MLPs of two blocks are", measure_likeness, show_likeness, (2, 5),
-               one_block),
+    Experiment(
+        "alone", "The MLP sees one position, attention many", measure_alone, show_alone, (2, 5), too_short
+    ),
+    Experiment(
+        "likeness", "How alike the MLPs of two blocks are", measure_likeness, show_likeness, (2, 5), one_block
+    ),
     Experiment("parting", "The same start, other ends", measure_parting, show_parting, (2, 5)),
     Experiment("shared", "One MLP for all blocks", measure_shared, show_shared, (2, 5)),
-)  # fmt: skip
+)

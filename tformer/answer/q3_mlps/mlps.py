@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tformer.answer.claims import Budget
 from tformer.answer.lab import build, tiny, train
-from tformer.evidence import Budget
+from tformer.loss import cross_entropy
 from tformer.model import MLP, Block, Transformer
 from tformer.text.data import Reversal, rng
-from tformer.training.fit import cross_entropy
 
 STREAM_FACTS, STREAM_QUESTIONS = 110, 111  # 100 is the subject's
 MOST_NEURONS = 256  # compared with all of another block

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tformer.answer.claims import Budget, Claim, Experiment, Finding
 from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
 from tformer.answer.parts import (
     BOTH,
@@ -20,7 +21,7 @@ from tformer.answer.parts import (
 )
 from tformer.answer.q4_skips import stream
 from tformer.errors import TformerError
-from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Table
+from tformer.figures import Lines, Numbers, Table
 from tformer.model import Block, Transformer
 from tformer.text.data import Reversal
 from tformer.training.fit import Report

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tformer.answer.claims import Budget, Claim, Experiment, Finding, over_seeds
 from tformer.answer.lab import Subject, build, tiny, train
 from tformer.answer.parts import (
     BOTH,
@@ -27,10 +28,10 @@ from tformer.answer.parts import (
     with_blocks,
     without_norms,
 )
-from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Series, Table, over_seeds
+from tformer.figures import Lines, Numbers, Series, Table
+from tformer.loss import cross_entropy
 from tformer.model import Block, Transformer
 from tformer.text.data import Reversal
-from tformer.training.fit import cross_entropy
 
 DEPTH, SYMBOLS = 16, 32
 RUN, RUN_CUT = "the run", "the run, skips cut"

@@ -8,10 +8,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from tformer.answer.claims import Budget, Claim, Experiment, Finding
 from tformer.answer.lab import Subject, accuracies, halves, train
 from tformer.answer.parts import blocks_of, copy_of
 from tformer.answer.q5_mask.leaks import small, with_attention
-from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Series, Table
+from tformer.figures import Lines, Numbers, Series, Table
 from tformer.model import CausalSelfAttention, Transformer, attention
 from tformer.text.data import Reversal
 

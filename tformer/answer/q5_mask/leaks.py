@@ -8,15 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tformer.answer.claims import Budget, Claim, Experiment, Finding, over_seeds
 from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
 from tformer.answer.parts import blocks_of
 from tformer.errors import TformerError
-from tformer.evals.loss import CONFIDENCE, binomial_interval
-from tformer.evidence import Budget, Claim, Experiment, Finding, Lines, Numbers, Table, over_seeds
+from tformer.evals.reversal import CONFIDENCE
+from tformer.evals.statistics import binomial_interval
+from tformer.figures import Lines, Numbers, Table
+from tformer.loss import cross_entropy
 from tformer.model import CausalSelfAttention, Transformer, attention
 from tformer.sample import generate
 from tformer.text.data import Batches, Reversal
-from tformer.training.fit import cross_entropy
 
 # ---------------------------------------------------------------------------- variants
 

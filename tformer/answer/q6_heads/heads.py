@@ -7,26 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tformer.answer.claims import Budget, Claim, Experiment, Finding, over_seeds
 from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters, tiny, train
 from tformer.answer.q3_mlps.mlps import arguments, blocks_of
 from tformer.answer.q6_heads.lookups import Places, without_heads
 from tformer.answer.q6_heads.repeats import REPEATS
 from tformer.evals.attention import CARRIES, attention_weights, mirror
-from tformer.evidence import (
-    Budget,
-    Cell,
-    Claim,
-    Experiment,
-    Finding,
-    Heat,
-    Lines,
-    Numbers,
-    Table,
-    over_seeds,
-)  # fmt: skip
+from tformer.figures import Cell, Heat, Lines, Numbers, Table
+from tformer.loss import cross_entropy
 from tformer.model import Transformer
 from tformer.text.data import Reversal
-from tformer.training.fit import cross_entropy
 
 SHOWN, MAPS = 8, 4  # heads in the table of ablations, and in the picture
 SOLVED = 0.9  # accuracy of the second half from which on a run is said to reverse
@@ -294,8 +284,9 @@ def show_several(measured: Sequence[SeveralEvidence]) -> Finding:
 
 EXPERIMENTS = (
     Experiment("sum", "Heads add up", measure_sum, show_sum, (2, 3)),
-    Experiment("mirror", "The anti-diagonal head, and the model without it", measure_mirror, show_mirror,
-               (3, 5)),
+    Experiment(
+        "mirror", "The anti-diagonal head, and the model without it", measure_mirror, show_mirror, (3, 5)
+    ),
     REPEATS,
     Experiment("several", "One head against several", measure_several, show_several, (2, 5)),
-)  # fmt: skip
+)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tformer.answer.claims import Budget, Claim, Experiment, Finding
 from tformer.answer.lab import Subject, build, tiny, train
 from tformer.answer.q6_heads.lookups import (
     HeadScores,
@@ -18,7 +19,7 @@ from tformer.answer.q6_heads.lookups import (
     random_repeats,
 )  # fmt: skip
 from tformer.evals.attention import attention_weights
-from tformer.evidence import Budget, Cell, Claim, Experiment, Finding, Heat, Numbers, Table
+from tformer.figures import Cell, Heat, Numbers, Table
 from tformer.model import Transformer
 
 MAPS = 24  # positions of a picture
