@@ -19,10 +19,19 @@ from tformer.cli import app
 from tformer.show import progress, terminal
 
 DARK = TerminalTheme(
-    (22, 25, 30), (215, 221, 229),
-    [(70, 76, 84), (240, 104, 96), (92, 190, 112), (214, 170, 70), (96, 160, 240), (190, 140, 240),
-     (80, 186, 196), (215, 221, 229)],
-)  # fmt: skip
+    (22, 25, 30),
+    (215, 221, 229),
+    [
+        (70, 76, 84),
+        (240, 104, 96),
+        (92, 190, 112),
+        (214, 170, 70),
+        (96, 160, 240),
+        (190, 140, 240),
+        (80, 186, 196),
+        (215, 221, 229),
+    ],
+)
 PICTURES = {  # name: the command
     "reversal": ["train", "reversal"],
     "attention": ["eval", "attention", "--run", "reversal"],

@@ -63,10 +63,14 @@ def test_causal_mask_of_cached_queries_is_the_end_of_the_whole_mask():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    n_query=st.integers(1, 9), n_key=st.integers(1, 9), d_head=st.integers(1, 16), d_value=st.integers(1, 8),
+    n_query=st.integers(1, 9),
+    n_key=st.integers(1, 9),
+    d_head=st.integers(1, 16),
+    d_value=st.integers(1, 8),
     dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
-    kind=st.sampled_from(["none", "causal", "random"]), seed=st.integers(0, 2**31),
-)  # fmt: skip
+    kind=st.sampled_from(["none", "causal", "random"]),
+    seed=st.integers(0, 2**31),
+)
 def test_attention_equals_torchs(n_query, n_key, d_head, d_value, dtype, kind, seed):
     generator = torch.Generator().manual_seed(seed)
 

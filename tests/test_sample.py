@@ -86,9 +86,12 @@ def test_min_p_keeps_exactly_the_tokens_that_are_probable_enough(logits, p):
 
 
 @given(
-    logits=LOGITS, temperature=st.floats(0.05, 5), top_k=st.integers(0, 15), top_p=FRACTIONS,
+    logits=LOGITS,
+    temperature=st.floats(0.05, 5),
+    top_k=st.integers(0, 15),
+    top_p=FRACTIONS,
     min_p=st.floats(0, 1),
-)  # fmt: skip
+)
 def test_filters_follow_each_other_and_never_raise_a_token(logits, temperature, top_k, top_p, min_p):
     found = Sampling(temperature, top_k, top_p, min_p).filter(row_of(logits))
     scaled = (row_of(logits) - max(logits)) / temperature

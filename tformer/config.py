@@ -29,16 +29,23 @@ class Section(BaseModel):
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"positions": "learned", "activation": "gelu_new", "bias": True, "tied": True, "norm_eps": 1e-5},
     "nanochat": {
-        "positions": "rotary", "activation": "relu2", "bias": False, "tied": False, "norm_eps": 1e-6,
-        "logit_softcap": 15.0, "qk_norm": True,
+        "positions": "rotary",
+        "activation": "relu2",
+        "bias": False,
+        "tied": False,
+        "norm_eps": 1e-6,
+        "logit_softcap": 15.0,
+        "qk_norm": True,
     },
-}  # fmt: skip
+}
 LAYOUT: dict[str, dict[str, tuple[Any, ...]]] = {
     "gpt2": {
-        "positions": ("learned", "sinusoidal", "none"), "logit_softcap": (0.0,), "qk_norm": (False,),
+        "positions": ("learned", "sinusoidal", "none"),
+        "logit_softcap": (0.0,),
+        "qk_norm": (False,),
     },
     "nanochat": {"positions": ("rotary",), "bias": (False,), "qk_norm": (True,)},
-}  # fmt: skip
+}
 
 
 class ModelConfig(Section):
@@ -202,10 +209,13 @@ _Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)",
-     "-+.0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)",
+        "-+.0123456789",
+    ),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-):  # fmt: skip
+):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
@@ -342,9 +352,10 @@ def merge(layers: Sequence[Layer]) -> Config:
             where = f" in {source}" if source and len(layers) == 1 else ""
             raise RequestError(f"the {key or 'settings'} cannot be{where}", message) from None
         raise RequestError(
-            f"{key} in {source}", f"{message[0].lower()}{message[1:]}, found {first['input']!r}",
+            f"{key} in {source}",
+            f"{message[0].lower()}{message[1:]}, found {first['input']!r}",
             "see the README's table of settings",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _has(values: Any, location: tuple[Any, ...]) -> bool:

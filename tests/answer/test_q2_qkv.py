@@ -307,8 +307,9 @@ def test_cost_holds_here_and_is_arithmetic():
 def test_a_matrix_for_sums_and_no_matrix_for_the_dot_refute_the_growth():
     evidence = cost_evidence()
     kept = evidence.kept | {
-        score_cost.SUMS: evidence.kept["linear kernel"], "scaled dot": evidence.kept[score_cost.FUSED],
-    }  # fmt: skip
+        score_cost.SUMS: evidence.kept["linear kernel"],
+        "scaled dot": evidence.kept[score_cost.FUSED],
+    }
     assert verdicts(score_cost.show_cost([replace(evidence, kept=kept)]))[:2] == [False, False]
 
 
@@ -334,9 +335,16 @@ def test_directories_that_transformers_saved_are_examined(tmp_path, kind):
     else:
         needs_nanochat()
         config = transformers.NanoChatConfig(
-            vocab_size=50, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=1, max_position_embeddings=12, pad_token_id=0, **ends,
-        )  # fmt: skip
+            vocab_size=50,
+            hidden_size=32,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            max_position_embeddings=12,
+            pad_token_id=0,
+            **ends,
+        )
         theirs, key_heads = transformers.NanoChatForCausalLM(config), 1
     theirs.save_pretrained(tmp_path)
     subject = load_subject(tmp_path)

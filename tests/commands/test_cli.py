@@ -20,9 +20,19 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("TFORMER_
     "COLUMNS": "100",
 }
 TINY = [
-    "--set", "model.n_layers=1", "--set", "model.n_heads=2", "--set", "model.d_model=16",
-    "--set", "model.n_ctx=16", "--set", "train.eval_every=10", "--batch-size", "4",
-]  # fmt: skip
+    "--set",
+    "model.n_layers=1",
+    "--set",
+    "model.n_heads=2",
+    "--set",
+    "model.d_model=16",
+    "--set",
+    "model.n_ctx=16",
+    "--set",
+    "train.eval_every=10",
+    "--batch-size",
+    "4",
+]
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 20
 
 
@@ -30,9 +40,13 @@ def tformer(*args, cwd, stdin="", check=None, env=None, binary=False):
     """Run the command; `check` is the exit code that must come."""
     done = subprocess.run(
         [sys.executable, "-m", "tformer", *args],
-        cwd=cwd, input=stdin, capture_output=True, text=not binary, timeout=120,
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=not binary,
+        timeout=120,
         env=ENVIRONMENT | (env or {}),
-    )  # fmt: skip
+    )
     if check is not None:
         assert done.returncode == check, done.stderr
     return done
@@ -45,9 +59,18 @@ def place(tmp_path_factory):
     (folder / "hamlet.txt").write_text(TEXT)
     tformer("train", "hamlet.txt", "--steps", "20", *TINY, "--tokenizer", "char", cwd=folder, check=0)
     tformer(
-        "train", "hamlet.txt", "--steps", "5", *TINY, "--tokenizer", "word", "--out", "runs/word",
-        cwd=folder, check=0,
-    )  # fmt: skip
+        "train",
+        "hamlet.txt",
+        "--steps",
+        "5",
+        *TINY,
+        "--tokenizer",
+        "word",
+        "--out",
+        "runs/word",
+        cwd=folder,
+        check=0,
+    )
     small = ["--set", "data.reversal_length=3", "--set", "data.reversal_symbols=4", "--set", "model.n_ctx=5"]
     done = tformer(
         "train", "reversal", "--steps", "80", "--lr", "0.01", *small, "--json", cwd=folder, check=0
@@ -59,9 +82,10 @@ def place(tmp_path_factory):
 # ---------------------------------------------------------------------------- start-up
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"]] + [
-    [c, "--help"] for c in ("tokenize", "train", "eval", "sample", "answer")
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], ["--version"]] + [[c, "--help"] for c in ("tokenize", "train", "eval", "sample", "answer")],
+)
 def test_help_answers_without_torch(tmp_path, args):
     code = (
         "import sys, tformer.cli\n"
@@ -374,9 +398,11 @@ def test_a_second_run_of_a_name_gets_a_number(place):
 
 def test_no_network_names_the_cache_and_the_way_on(tmp_path):
     done = tformer(
-        "train", "shakespeare", cwd=tmp_path,
+        "train",
+        "shakespeare",
+        cwd=tmp_path,
         env={"TFORMER_CACHE": str(tmp_path / "cache"), "https_proxy": "http://127.0.0.1:9", "no_proxy": ""},
-    )  # fmt: skip
+    )
     assert done.returncode == 1
     assert str(tmp_path / "cache" / "shakespeare.txt") in done.stderr
     assert "tformer train FILE" in done.stderr
@@ -391,8 +417,12 @@ def test_a_signal_saves_and_resume_goes_on(tmp_path, number, code):
     arguments = ["train", "hamlet.txt", "--steps", "3000", *TINY, "--set", "train.eval_every=0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "tformer", *arguments],
-        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
-    )  # fmt: skip
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
     metrics = tmp_path / "runs" / "hamlet" / "metrics.jsonl"
     until = time.time() + 60
     while not (metrics.exists() and metrics.stat().st_size) and time.time() < until:
@@ -466,8 +496,10 @@ def test_the_shell_completes_commands_runs_and_words(tmp_path, typed, offered):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "tformer.yaml").write_text("model: {}\n")
     environment = ENVIRONMENT | {
-        "_TFORMER_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" ")),
-    }  # fmt: skip
+        "_TFORMER_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
+    }
     binary = tmp_path / "tformer"
     binary.write_text(
         f"#!{sys.executable}\nimport sys; sys.argv[0] = 'tformer'; import tformer.cli; tformer.cli.main()\n"

@@ -63,10 +63,13 @@ def test_a_leak_is_exit_1(directory):
     done, machine = (
         subprocess.run(
             [sys.executable, "-c", code, *args],
-            cwd=directory, capture_output=True, text=True, env=ENVIRONMENT,
+            cwd=directory,
+            capture_output=True,
+            text=True,
+            env=ENVIRONMENT,
         )
         for args in ([], ["--json"])
-    )  # fmt: skip
+    )
     assert (done.returncode, machine.returncode) == (1, 1)
     assert " X" in done.stdout.splitlines()[15]
     assert "open: some later keys are not hidden in blocks 1, 2" in done.stdout

@@ -150,9 +150,10 @@ def test_a_leak_too_small_for_the_logits_is_caught_by_its_gradient(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("plant", "safe"), [(hiding_by(-1e4), 1e4 - 104), (adding(-1e4), (1e4 - 104) / 2)],
+    ("plant", "safe"),
+    [(hiding_by(-1e4), 1e4 - 104), (adding(-1e4), (1e4 - 104) / 2)],
     ids=["written", "added"],
-)  # fmt: skip
+)
 def test_a_finite_mask_that_hides_passes_and_is_reported_with_its_safe_score(monkeypatch, plant, safe):
     monkeypatch.setattr(room, "attention", plant)
     result = causality(tiny_model())

@@ -28,10 +28,14 @@ ESCAPE = "\x1b"
 PLAY = "".join(
     f"KING {i}:\nThe {a} of {b} o'er the {c}, is it? I know\nnot what the {b} did.\n\n"
     for i, (a, b, c) in enumerate(
-        zip(["sun", "moon", "sea", "road", "hill", "king", "queen"] * 12, ["day", "night", "war"] * 28,
-            ["land", "sand", "hand", "band", "stand"] * 17, strict=False)
+        zip(
+            ["sun", "moon", "sea", "road", "hill", "king", "queen"] * 12,
+            ["day", "night", "war"] * 28,
+            ["land", "sand", "hand", "band", "stand"] * 17,
+            strict=False,
+        )
     )
-)  # fmt: skip
+)
 
 
 # ---------------------------------------------------------------------------- words
@@ -168,8 +172,10 @@ def test_training_and_validation_text_are_compared_over_equal_lengths():
 
 @given(
     text=st.one_of(st.text("ab \n", min_size=1, max_size=400), st.text(min_size=1, max_size=100)),
-    n=st.integers(1, 8), room=st.integers(0, 50), seed=st.integers(0, 5),
-)  # fmt: skip
+    n=st.integers(1, 8),
+    room=st.integers(0, 50),
+    seed=st.integers(0, 5),
+)
 def test_every_text_has_beginnings_that_are_not_empty(text, n, room, seed):
     spans = g.beginnings(text, n, room, seed)
     assert len(spans) == n
@@ -254,9 +260,22 @@ def test_a_sample_is_drawn_again_by_its_seed(runs, capsys):
     assert len({(s["prompt"], s["seed"]) for s in result["samples"]}) == 4
     for sample in result["samples"][1::5]:
         app(
-            ["sample", sample["prompt"], "--run", "char", "--seed", str(sample["seed"]), "--max-tokens", "30",
-             "--temperature", str(sample["temperature"]), "--device", "cpu"], standalone_mode=False,
-        )  # fmt: skip
+            [
+                "sample",
+                sample["prompt"],
+                "--run",
+                "char",
+                "--seed",
+                str(sample["seed"]),
+                "--max-tokens",
+                "30",
+                "--temperature",
+                str(sample["temperature"]),
+                "--device",
+                "cpu",
+            ],
+            standalone_mode=False,
+        )
         assert capsys.readouterr().out == sample["prompt"] + sample["text"] + "\n"
 
 

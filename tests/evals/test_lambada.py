@@ -140,9 +140,14 @@ def theirs(tmp_path_factory):
     tokenizer = tokenizer_of("bpe")
     torch.manual_seed(0)
     config = transformers.GPT2Config(
-        vocab_size=tokenizer.vocab_size, n_positions=N_CTX, n_embd=32, n_layer=2, n_head=2,
-        bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+        vocab_size=tokenizer.vocab_size,
+        n_positions=N_CTX,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     model = transformers.GPT2LMHeadModel(config).eval()
     with torch.no_grad():
         model.transformer.wte.weight *= 3
@@ -248,9 +253,19 @@ def test_passages_are_read_from_lines_of_json(tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    ["word", "[1]", '"text"', "{}", '{"text": 3}', '{"text": " "}', '{"text": "\\ud800 a"}', '{"text": "a',
-     "[" * 100_000, "null"],
-)  # fmt: skip
+    [
+        "word",
+        "[1]",
+        '"text"',
+        "{}",
+        '{"text": 3}',
+        '{"text": " "}',
+        '{"text": "\\ud800 a"}',
+        '{"text": "a',
+        "[" * 100_000,
+        "null",
+    ],
+)
 def test_a_line_that_is_no_passage_is_named(tmp_path, line):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a b"}\n' + line)
@@ -329,10 +344,23 @@ def test_a_limit_that_means_nothing_is_refused(theirs, arguments):
 # ---------------------------------------------------------------------------- while training
 
 TINY = [
-    "--set", "model.n_layers=1", "--set", "model.n_heads=2", "--set", "model.d_model=16",
-    "--set", "model.n_ctx=24", "--set", "train.eval_every=5", "--batch-size", "4", "--precision", "fp32",
-    "--set", "train.keep=last",
-]  # fmt: skip
+    "--set",
+    "model.n_layers=1",
+    "--set",
+    "model.n_heads=2",
+    "--set",
+    "model.d_model=16",
+    "--set",
+    "model.n_ctx=24",
+    "--set",
+    "train.eval_every=5",
+    "--batch-size",
+    "4",
+    "--precision",
+    "fp32",
+    "--set",
+    "train.keep=last",
+]
 
 
 @pytest.fixture

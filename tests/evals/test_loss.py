@@ -55,8 +55,16 @@ def test_a_text_of_one_token_has_no_loss():
 @pytest.mark.parametrize(("n", "p"), [(1, 0.5), (10, 0.1), (200, 0.04), (18_000, 1 / 26)])
 def test_the_binomial_interval_is_exact(n, p):
     low, high = binomial_interval(n, p, 0.999)
-    pmf = [math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-                    + k * math.log(p) + (n - k) * math.log1p(-p)) for k in range(n + 1)]  # fmt: skip
+    pmf = [
+        math.exp(
+            math.lgamma(n + 1)
+            - math.lgamma(k + 1)
+            - math.lgamma(n - k + 1)
+            + k * math.log(p)
+            + (n - k) * math.log1p(-p)
+        )
+        for k in range(n + 1)
+    ]
     k_low, k_high = round(low * n), round(high * n)
     assert sum(pmf[:k_low]) <= 0.0005 < sum(pmf[: k_low + 1])
     assert sum(pmf[k_high + 1 :]) <= 0.0005 + 1e-12

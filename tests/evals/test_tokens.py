@@ -101,8 +101,13 @@ def test_a_level_is_a_range_of_probabilities():
     assert [level(-math.log(p)) for p in (1, 0.91, 0.89, 0.4, 0.05, 0.005, 0.0005)] == [0, 0, 1, 2, 3, 4, 5]
     assert level(math.inf) == 5
     assert [nats for _, nats in LEVELS] == [
-        "0–0.11", "0.11–0.69", "0.69–2.30", "2.30–4.61", "4.61–6.91", "over 6.91",
-    ]  # fmt: skip
+        "0–0.11",
+        "0.11–0.69",
+        "0.69–2.30",
+        "2.30–4.61",
+        "4.61–6.91",
+        "over 6.91",
+    ]
 
 
 # ---------------------------------------------------------------------------- how it is shown
@@ -135,12 +140,27 @@ def test_windows_line_ends_are_named():
 
 @pytest.mark.parametrize("width", [80, 120, 160])
 def test_no_name_is_broken_where_errors_can_stand_below(width):
-    row = ["shakespeare", "2.90 M", "2.66 M", "3.3238 ± 0.0654", "27.766", "3.4268 ± 0.0896",
-           "+1.1145 ± 0.0783", "1,508"]  # fmt: skip
+    row = [
+        "shakespeare",
+        "2.90 M",
+        "2.66 M",
+        "3.3238 ± 0.0654",
+        "27.766",
+        "3.4268 ± 0.0896",
+        "+1.1145 ± 0.0783",
+        "1,508",
+    ]
     text = printed(
-        render_loss.comparison, {"text": "x"}, COLUMNS, [row], [], CURVE, width=width, force_terminal=True,
+        render_loss.comparison,
+        {"text": "x"},
+        COLUMNS,
+        [row],
+        [],
+        CURVE,
+        width=width,
+        force_terminal=True,
         color_system=None,
-    )  # fmt: skip
+    )
     assert "shakespeare" in text and all(len(line) <= width for line in text.splitlines())
     assert ("3.4268 ± 0.0896" in text) == (width == 160)
 

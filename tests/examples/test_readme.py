@@ -43,8 +43,12 @@ def test_the_commands_that_need_no_network_run(tmp_path, all_of_them):
     for code in blocks("python"):
         done = subprocess.run(
             [sys.executable, "-c", code],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -60,9 +60,15 @@ def text(tmp_path) -> Path:
 def config(kind: str = "gpt2-adamw-dropout", **train) -> Config:
     small = {"n_ctx": 8, "n_layers": 1, "n_heads": 2, "d_model": 8}
     steps = {
-        "steps": 8, "batch_size": 2, "warmup_steps": 2,
-        "checkpoint_every": 2, "eval_every": 3, "log_every": 1, "precision": "fp32", "compile": "off",
-    }  # fmt: skip
+        "steps": 8,
+        "batch_size": 2,
+        "warmup_steps": 2,
+        "checkpoint_every": 2,
+        "eval_every": 3,
+        "log_every": 1,
+        "precision": "fp32",
+        "compile": "off",
+    }
     return Config.model_validate(
         {"model": small | KINDS[kind]["model"], "train": steps | KINDS[kind]["train"] | train}
     )
@@ -136,9 +142,15 @@ def test_a_run_directory_holds_what_the_contract_says_and_no_pickle(tmp_path, te
     folder = tmp_path / "run"
     train(folder, text, config())
     top = {
-        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-        "generation_config.json", "tformer.yaml", "metrics.jsonl", "loss.svg",
-    }  # fmt: skip
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "tformer.yaml",
+        "metrics.jsonl",
+        "loss.svg",
+    }
     checkpoints = {f"checkpoints/step-0000000{n}/{name}" for n in (6, 8) for name in CHECKPOINT}
     assert files(folder) - {"report.html"} == top | checkpoints
     for path in map(folder.joinpath, files(folder)):
@@ -490,13 +502,22 @@ def test_more_steps_may_be_asked_of_a_run(copied, text):
 @pytest.mark.parametrize(
     "setting",
     [
-        "train.lr=2e-3", "train.optimizer=muon", "train.seed=1", "train.batch_size=4", "model.n_layers=2",
-        "model.family=nanochat", "data.val_fraction=0.2",
+        "train.lr=2e-3",
+        "train.optimizer=muon",
+        "train.seed=1",
+        "train.batch_size=4",
+        "model.n_layers=2",
+        "model.family=nanochat",
+        "data.val_fraction=0.2",
         # Zero and false are values like any others, where they do not mean "the default".
-        "train.weight_decay=0", "train.grad_clip=0", "train.warmup_steps=0", "model.dropout=0",
-        "model.bias=false", "data.val_fraction=0",
+        "train.weight_decay=0",
+        "train.grad_clip=0",
+        "train.warmup_steps=0",
+        "model.dropout=0",
+        "model.bias=false",
+        "data.val_fraction=0",
     ],
-)  # fmt: skip
+)
 def test_a_setting_that_would_make_another_run_is_refused_by_name(setting, copied):
     with pytest.raises(RequestError, match=setting.partition("=")[0].replace(".", r"\.")):
         resumed(copied, setting)

@@ -65,9 +65,16 @@ def test_a_run_loads_back_to_the_same_bits(tmp_path, changes):
 @pytest.mark.parametrize("shards", ["1GB", "20KB"])
 def test_a_directory_that_transformers_saved_loads(tmp_path, dtype, shards):
     config = transformers.GPT2Config(
-        vocab_size=61, n_positions=32, n_embd=24, n_layer=2, n_head=3, n_inner=40,
-        bos_token_id=0, eos_token_id=0, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=61,
+        n_positions=32,
+        n_embd=24,
+        n_layer=2,
+        n_head=3,
+        n_inner=40,
+        bos_token_id=0,
+        eos_token_id=0,
+        tie_word_embeddings=False,
+    )
     theirs = transformers.GPT2LMHeadModel(config).to(dtype)
     theirs.save_pretrained(tmp_path, max_shard_size=shards)
     mine = load_model(tmp_path)
@@ -106,9 +113,20 @@ def test_rotary_parameters_are_read_in_both_forms_and_others_refused():
 @pytest.mark.parametrize("family", ["gpt2", "nanochat"])
 @pytest.mark.parametrize(
     "key",
-    ["model_type", "activation_function", "hidden_act", "tformer", "head_dim", "num_attention_heads",
-     "rope_parameters", "n_embd", "vocab_size", "is_causal", "tie_word_embeddings"],
-)  # fmt: skip
+    [
+        "model_type",
+        "activation_function",
+        "hidden_act",
+        "tformer",
+        "head_dim",
+        "num_attention_heads",
+        "rope_parameters",
+        "n_embd",
+        "vocab_size",
+        "is_causal",
+        "tie_word_embeddings",
+    ],
+)
 def test_a_setting_of_another_type_is_refused_or_read(family, key):
     """config.json may hold anything: whatever it is, no other exception comes out."""
     values = to_hf_config(tiny_config(family=family)) | {"head_dim": None}
@@ -240,12 +258,26 @@ def test_no_field_of_transformers_configurations_has_been_forgotten():
     """Each field is read, refused, or of no account for logits; a new one makes this fail."""
     needs_nanochat()
     no_account = {
-        "use_cache", "initializer_range", "embd_pdrop", "attn_pdrop", "bos_token_id", "eos_token_id",
-        "pad_token_id", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
+        "use_cache",
+        "initializer_range",
+        "embd_pdrop",
+        "attn_pdrop",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "summary_type",
+        "summary_use_proj",
+        "summary_activation",
+        "summary_proj_to_labels",
         "summary_first_dropout",
-    }  # fmt: skip
-    gpt2 = {"scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn",
-            "add_cross_attention", "resid_pdrop"}  # fmt: skip
+    }
+    gpt2 = {
+        "scale_attn_weights",
+        "scale_attn_by_inverse_layer_idx",
+        "reorder_and_upcast_attn",
+        "add_cross_attention",
+        "resid_pdrop",
+    }
     common = {f for c in transformers.PretrainedConfig.__mro__ for f in getattr(c, "__annotations__", {})}
     for name, family, refused in (
         ("GPT2Config", "gpt2", gpt2),
@@ -259,8 +291,10 @@ def test_no_field_of_transformers_configurations_has_been_forgotten():
 def test_the_other_names_of_a_setting_are_read():
     values = to_hf_config(tiny_config())
     values = {k: v for k, v in values.items() if k not in ("n_embd", "n_layer")} | {
-        "hidden_size": 32, "num_hidden_layers": 3, "activation_function": "gelu_python",
-    }  # fmt: skip
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "activation_function": "gelu_python",
+    }
     config = from_hf_config(values, "c")
     assert (config.d_model, config.n_layers, config.activation) == (32, 3, "gelu")
     theirs = transformers.GPT2Config(**values)

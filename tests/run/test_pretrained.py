@@ -22,38 +22,61 @@ TEXT = "Shall I compare thee to a summer's day?\nThou art more lovely, and more 
 VOCAB = 300
 GPT2 = {"vocab_size": VOCAB, "n_positions": 24, "bos_token_id": 0, "eos_token_id": 0}
 NANOCHAT = {
-    "vocab_size": VOCAB, "max_position_embeddings": 24, "bos_token_id": 0, "eos_token_id": 0,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 24,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
     "pad_token_id": None,
-}  # fmt: skip
+}
 SHAPES = {
     "gpt2": ("GPT2", GPT2 | {"n_embd": 24, "n_layer": 2, "n_head": 3}, torch.float32, "1GB"),
     "gpt2-untied-sharded": (
         "GPT2",
         GPT2
-        | {"n_embd": 20, "n_layer": 3, "n_head": 5, "n_inner": 37, "activation_function": "gelu",
-           "tie_word_embeddings": False, "layer_norm_epsilon": 1e-3, "resid_pdrop": 0.0},
-        torch.float32, "20KB",
+        | {
+            "n_embd": 20,
+            "n_layer": 3,
+            "n_head": 5,
+            "n_inner": 37,
+            "activation_function": "gelu",
+            "tie_word_embeddings": False,
+            "layer_norm_epsilon": 1e-3,
+            "resid_pdrop": 0.0,
+        },
+        torch.float32,
+        "20KB",
     ),
     "gpt2-fp16": (
         "GPT2",
-        GPT2 | {"n_embd": 16, "n_layer": 1, "n_head": 1, "activation_function": "relu"}, torch.float16, "1GB",
+        GPT2 | {"n_embd": 16, "n_layer": 1, "n_head": 1, "activation_function": "relu"},
+        torch.float16,
+        "1GB",
     ),
     "nanochat-bf16": (
         "NanoChat",
         NANOCHAT
         | {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 50},
-        torch.bfloat16, "1GB",
+        torch.bfloat16,
+        "1GB",
     ),
     "nanochat-gqa-tied-sharded": (
         "NanoChat",
         NANOCHAT
-        | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-           "tie_word_embeddings": True, "final_logit_softcapping": None, "rms_norm_eps": 1e-3,
-           "intermediate_size": 64,
-           "rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
-        torch.float32, "20KB",
+        | {
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+            "final_logit_softcapping": None,
+            "rms_norm_eps": 1e-3,
+            "intermediate_size": 64,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+        },
+        torch.float32,
+        "20KB",
     ),
-}  # fmt: skip
+}
 
 
 def foreign_tokenizer(folder: Path):
@@ -63,9 +86,11 @@ def foreign_tokenizer(folder: Path):
     engine.decoder = tokenizers.decoders.ByteLevel()
     engine.post_processor = tokenizers.processors.ByteLevel(trim_offsets=True)
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=VOCAB, special_tokens=["<|endoftext|>"], show_progress=False,
+        vocab_size=VOCAB,
+        special_tokens=["<|endoftext|>"],
+        show_progress=False,
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     engine.train_from_iterator([TEXT], trainer)
     engine.enable_truncation(5)
     engine.enable_padding(length=9, pad_id=0, pad_token="<|endoftext|>")
@@ -137,9 +162,20 @@ def test_a_directory_of_transformers_is_evaluated_trained_further_and_loaded_bac
 def test_the_weights_begin_as_the_directorys_and_are_recorded(place, capsys):
     foreign_directory(place / "theirs", "gpt2")
     tformer(
-        "train", "day.txt", "--init-from", "theirs", *STEPS, "--out", "tuned", "--lr", "1e-30",
-        "--set", "train.weight_decay=0", "--set", "model.dropout=0.0",
-    )  # fmt: skip
+        "train",
+        "day.txt",
+        "--init-from",
+        "theirs",
+        *STEPS,
+        "--out",
+        "tuned",
+        "--lr",
+        "1e-30",
+        "--set",
+        "train.weight_decay=0",
+        "--set",
+        "model.dropout=0.0",
+    )
     before, after = load_model(place / "theirs"), load_model(place / "tuned")
     for name, tensor in before.state_dict().items():
         assert torch.equal(after.state_dict()[name], tensor), name
@@ -152,8 +188,20 @@ def test_the_weights_begin_as_the_directorys_and_are_recorded(place, capsys):
 
 def test_resuming_goes_on_from_the_checkpoint_and_is_the_uninterrupted_run(place):
     foreign_directory(place / "theirs", "gpt2")
-    command = ("train", "day.txt", "--init-from", "theirs", "--batch-size", 2, "--device", "cpu",
-               "--precision", "fp32", "--set", "train.decay_fraction=0")  # fmt: skip
+    command = (
+        "train",
+        "day.txt",
+        "--init-from",
+        "theirs",
+        "--batch-size",
+        2,
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--set",
+        "train.decay_fraction=0",
+    )
     tformer(*command, "--steps", 6, "--out", "whole")
     tformer(*command, "--steps", 3, "--out", "parts", "--resume")
     shutil.rmtree(place / "theirs")
@@ -229,8 +277,17 @@ def test_reversal_goes_on_with_the_same_task_alone(place):
     with pytest.raises(RequestError, match="alphabet of 26"):
         tformer("train", "reversal", "--init-from", "first", "--steps", 5)
     with pytest.raises(RequestError, match="expected 7"):
-        tformer("train", "reversal", "--init-from", "first", "--steps", 5, *small[2:],
-                "--set", "data.reversal_length=4")  # fmt: skip
+        tformer(
+            "train",
+            "reversal",
+            "--init-from",
+            "first",
+            "--steps",
+            5,
+            *small[2:],
+            "--set",
+            "data.reversal_length=4",
+        )
     tformer("train", "reversal", "--init-from", "first", *small, "--steps", 200, "--lr", "1e-2", "--out", "b")
     foreign_directory(place / "theirs", "gpt2")
     with pytest.raises(RequestError, match="the model's tokenizer is another"):
@@ -276,9 +333,16 @@ def test_a_vocabulary_with_holes_counts_to_its_last_id():
     engine = Tokenizer.train("bpe", [TEXT], 280).engine
     values = json.loads(engine.to_str())
     values["added_tokens"] = [
-        {"id": 310, "content": "<|end|>", "special": True, "single_word": False, "lstrip": False,
-         "rstrip": False, "normalized": False}
-    ]  # fmt: skip
+        {
+            "id": 310,
+            "content": "<|end|>",
+            "special": True,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+        }
+    ]
     mine = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(values)))
     last = mine.encode("day<|end|>")[-1]
     assert mine.vocab_size == last + 1

@@ -76,9 +76,11 @@ def test_several_figures_stand_in_one_page():
 def test_text_is_shown_and_not_obeyed():
     hostile = "<img src=x onerror=alert(1)> & <b>bold</b>"
     parts = (
-        page.page(hostile, ""), page.markdown(hostile),
-        page.table(hostile, (hostile,), ((hostile,),), (False,)), page.figure("<svg></svg>", hostile),
-    )  # fmt: skip
+        page.page(hostile, ""),
+        page.markdown(hostile),
+        page.table(hostile, (hostile,), ((hostile,),), (False,)),
+        page.figure("<svg></svg>", hostile),
+    )
     for text in parts:
         assert "<img" not in text and "<b>" not in text
         assert "&lt;b&gt;" in text

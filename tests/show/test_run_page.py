@@ -8,11 +8,13 @@ from tformer.show.run_page import run_page
 RECORD = {
     "model": {"n_layers": 2},
     "record": {
-        "versions": {"tformer": "0.1.0"}, "device": "cpu", "data": {"source": ["/home/me/<text>.txt"]},
+        "versions": {"tformer": "0.1.0"},
+        "device": "cpu",
+        "data": {"source": ["/home/me/<text>.txt"]},
         "tokenizer": {"kind": "char", "size": 83},
         "result": {"parameters": 12345, "steps": 30, "tokens": 960, "seconds": 1.5, "val_loss": 2.5},
     },
-}  # fmt: skip
+}
 METRICS = [
     {"step": 10 * i, "loss": 3.0 / i, "lr": 0.1, "grad_norm": 1.0}
     | ({"val_loss": 3.1 / i, "sample": f"<b>O God {i}</b>"} if i % 2 else {})
@@ -24,12 +26,13 @@ EVALS = [
     {
         "task": "reversal",
         "result": {
-            "chance": 0.25, "passed": True,
+            "chance": 0.25,
+            "passed": True,
             "positions": [{"position": 1, "half": "first", "accuracy": 0.26}],
         },
     },
     {"task": "causality", "result": {"passed": True, "positions": [1, 2, 3], "max_leak": 0.0}},
-]  # fmt: skip
+]
 MAPS = ("to be", np.full((2, 12, 5, 5), 0.2))
 
 

@@ -441,11 +441,20 @@ def test_a_folder_without_text_is_refused(tmp_path):
         load_corpus([str(tmp_path)])
 
 
-@pytest.mark.parametrize("name,expected", [
-    ("shakespeare", "shakespeare"), ("-", "stdin"), ("poem.txt", "poem"),
-    ("/a/b/My poems (1).txt", "My-poems-1"), ("dir/", "dir"), (".", "here"), ("...", "text"),
-    ("é.txt", "é"), ("!!!.txt", "text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name,expected",
+    [
+        ("shakespeare", "shakespeare"),
+        ("-", "stdin"),
+        ("poem.txt", "poem"),
+        ("/a/b/My poems (1).txt", "My-poems-1"),
+        ("dir/", "dir"),
+        (".", "here"),
+        ("...", "text"),
+        ("é.txt", "é"),
+        ("!!!.txt", "text"),
+    ],
+)
 def test_a_run_is_named_after_its_first_text(tmp_path, monkeypatch, name, expected):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

@@ -44,8 +44,15 @@ def no_pictures(monkeypatch):
 
 def config(**train) -> Config:
     small = {"n_ctx": 8, "n_layers": 1, "n_heads": 2, "d_model": 8, "dropout": 0.2}
-    steps = {"steps": 1000, "batch_size": 4, "eval_every": 40, "checkpoint_every": 500, "optimizer": "muon",
-             "precision": "fp32", "compile": "off"}  # fmt: skip
+    steps = {
+        "steps": 1000,
+        "batch_size": 4,
+        "eval_every": 40,
+        "checkpoint_every": 500,
+        "optimizer": "muon",
+        "precision": "fp32",
+        "compile": "off",
+    }
     return Config.model_validate({"model": small, "train": steps | train})
 
 

@@ -11,9 +11,11 @@ from tformer.training.session import prepare_data
 SHAKESPEARE = {"data": {"source": ["shakespeare"]}}
 # The README's table of figures, and for nanoGPT's configuration the table in examples/benchmarks.
 MEASURED = {
-    "shakespeare": [2.8423], "shakespeare-bpe": [4.0671], "shakespeare-char": [1.3340],
+    "shakespeare": [2.8423],
+    "shakespeare-bpe": [4.0671],
+    "shakespeare-char": [1.3340],
     "nanogpt-char-cpu": [1.723, 1.718],
-}  # fmt: skip
+}
 UNMEASURED = {"char-12l", "shakespeare-gpu"}
 
 
@@ -55,15 +57,23 @@ def test_the_band_of_reversal_is_the_arithmetic_optimum_and_a_little_more():
 
 @pytest.mark.parametrize(
     ("loss", "inside", "said"),
-    [(2.84, True, "yes: 2.840 is inside"), (2.79, False, "below"), (2.91, False, "above"),
-     (2.80, True, "yes"), (2.89, True, "yes")],
-)  # fmt: skip
+    [
+        (2.84, True, "yes: 2.840 is inside"),
+        (2.79, False, "below"),
+        (2.91, False, "above"),
+        (2.80, True, "yes"),
+        (2.89, True, "yes"),
+    ],
+)
 def test_a_loss_is_inside_below_or_above(loss, inside, said):
     found = held(val_loss=loss)
     assert found.inside is inside and said in found.sentence
     assert found.as_dict() | {"expectation": ""} == {
-        "expected": [2.80, 2.89], "expected_of": "val_loss", "as_expected": inside, "expectation": "",
-    }  # fmt: skip
+        "expected": [2.80, 2.89],
+        "expected_of": "val_loss",
+        "as_expected": inside,
+        "expectation": "",
+    }
 
 
 def test_a_loss_below_what_can_be_known_asks_for_the_mask():
@@ -79,10 +89,13 @@ def test_what_moves_no_loss_leaves_the_band(key):
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"steps": 60}, "train.steps is 60, where the preset shakespeare has 1300"),
-     ({"lr": 0.1, "batch_size": 4}, "and 1 more"), ({"keep": "last"}, "train.keep"),
-     ({"patience": 3}, "train.patience")],
-)  # fmt: skip
+    [
+        ({"steps": 60}, "train.steps is 60, where the preset shakespeare has 1300"),
+        ({"lr": 0.1, "batch_size": 4}, "and 1 more"),
+        ({"keep": "last"}, "train.keep"),
+        ({"patience": 3}, "train.patience"),
+    ],
+)
 def test_a_setting_that_moves_the_loss_takes_the_band_away_and_is_named(changes, named):
     found = held(**changes)
     assert found.inside is None and named in found.sentence
@@ -96,9 +109,12 @@ def test_every_setting_moves_the_loss_unless_it_is_known_not_to():
 
 @pytest.mark.parametrize(
     ("met", "said"),
-    [({"data": {"source": ["/my/shakespeare.txt"]}}, "another text"), ({}, "another text"),
-     (SHAKESPEARE | {"init_from": {"source": "x"}}, "trained weights")],
-)  # fmt: skip
+    [
+        ({"data": {"source": ["/my/shakespeare.txt"]}}, "another text"),
+        ({}, "another text"),
+        (SHAKESPEARE | {"init_from": {"source": "x"}}, "trained weights"),
+    ],
+)
 def test_another_text_or_another_beginning_takes_the_band_away(met, said):
     found = held(met=met)
     assert found.inside is None and said in found.sentence

@@ -41,8 +41,15 @@ def pictures():
 
 def config(**sections) -> Config:
     small = {"n_ctx": 8, "n_layers": 1, "n_heads": 2, "d_model": 8, "dropout": 0.2}
-    steps = {"steps": 8, "batch_size": 2, "eval_every": 3, "checkpoint_every": 2, "log_every": 1,
-             "precision": "fp32", "compile": "off"}  # fmt: skip
+    steps = {
+        "steps": 8,
+        "batch_size": 2,
+        "eval_every": 3,
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "precision": "fp32",
+        "compile": "off",
+    }
     return Config.model_validate(
         {"model": small, "data": sections.pop("data", {}), "train": steps | sections}
     )
@@ -103,9 +110,19 @@ def test_sampling_leaves_torchs_random_numbers_alone_and_depends_on_seed_and_ste
 
 
 def test_on_reversal_the_line_is_a_sequence_and_how_the_model_goes_on(tmp_path):
-    wanted = merge([preset_layer("reversal"), Layer("", {
-        "data": {"reversal_length": 4}, "model": {"n_ctx": 7}, "train": {"steps": 1, "batch_size": 2},
-    })])  # fmt: skip
+    wanted = merge(
+        [
+            preset_layer("reversal"),
+            Layer(
+                "",
+                {
+                    "data": {"reversal_length": 4},
+                    "model": {"n_ctx": 7},
+                    "train": {"steps": 1, "batch_size": 2},
+                },
+            ),
+        ]
+    )
     session = trained(tmp_path / "run", wanted, HOOKS, source="reversal")
     half, arrow, rest = lines(tmp_path / "run")[-1]["sample"].split(" ")
     assert (len(half), arrow, len(rest)) == (4, "→", 4)

@@ -40,9 +40,10 @@ TABLES = {
     "no decay": ({"decay_fraction": 0.0, "warmup_steps": 1}, [0.5, 1, 1, 1, 1, 1, 1, 1]),
     "warm-up longer than the run": ({"warmup_steps": 9}, [n / 10 for n in range(1, 9)]),
     "decay that would begin inside the warm-up begins after it": (
-        {"steps": 4, "warmup_steps": 2, "decay": "linear", "decay_fraction": 0.75}, [1 / 3, 2 / 3, 1.0, 0.5],
+        {"steps": 4, "warmup_steps": 2, "decay": "linear", "decay_fraction": 0.75},
+        [1 / 3, 2 / 3, 1.0, 0.5],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("settings_", "table"), TABLES.values(), ids=list(TABLES))
@@ -64,9 +65,13 @@ def test_the_schedule_is_nanogpts():
 
 
 @given(
-    steps=st.integers(1, 300), warmup=st.integers(0, 300), fraction=st.floats(0, 1), final=st.floats(0, 1),
-    decay=st.sampled_from(["cosine", "linear"]), lr=st.floats(1e-6, 1.0),
-)  # fmt: skip
+    steps=st.integers(1, 300),
+    warmup=st.integers(0, 300),
+    fraction=st.floats(0, 1),
+    final=st.floats(0, 1),
+    decay=st.sampled_from(["cosine", "linear"]),
+    lr=st.floats(1e-6, 1.0),
+)
 def test_the_learning_rate_rises_then_falls_without_a_jump(steps, warmup, fraction, final, decay, lr):
     train = config(
         steps=steps, warmup_steps=warmup, decay_fraction=fraction, lr_final=final, decay=decay, lr=lr
@@ -218,8 +223,12 @@ def set_gradients(model: torch.nn.Module, seed: int, scale: float = 1.0) -> None
 
 @BOTH
 def test_every_parameter_belongs_to_exactly_one_group(model, optimizer):
-    grouped = [p for o in Optimizers(model, config(optimizer=optimizer)).all
-               for group in o.param_groups for p in group["params"]]  # fmt: skip
+    grouped = [
+        p
+        for o in Optimizers(model, config(optimizer=optimizer)).all
+        for group in o.param_groups
+        for p in group["params"]
+    ]
     assert len(grouped) == len(set(grouped))
     assert set(grouped) == set(model.parameters())
 

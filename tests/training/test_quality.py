@@ -24,9 +24,13 @@ def test_the_small_character_configuration_ends_below_its_peer_as_transformers_j
     def tformer(*args):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("TFORMER_")}
         done = subprocess.run(
-            [sys.executable, "-m", "tformer", *args], cwd=tmp_path, capture_output=True, text=True,
-            env=environment | {"OMP_NUM_THREADS": "1"}, timeout=800,
-        )  # fmt: skip
+            [sys.executable, "-m", "tformer", *args],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            timeout=800,
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(done.stdout)
 

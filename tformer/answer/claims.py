@@ -50,11 +50,15 @@ class Claim:
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return {
-            "claim": self.claim, "passed": self.passed, "measured": finite(self.measured),
-            "threshold": self.threshold, "relation": self.relation,
-            "values": [finite(v) for v in self.values.values], "unit": self.values.unit,
+            "claim": self.claim,
+            "passed": self.passed,
+            "measured": finite(self.measured),
+            "threshold": self.threshold,
+            "relation": self.relation,
+            "values": [finite(v) for v in self.values.values],
+            "unit": self.values.unit,
             "because": self.because,
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True)

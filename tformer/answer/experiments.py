@@ -60,18 +60,22 @@ class Answer:
     def as_dict(self) -> dict[str, Any]:
         """As `--json` has it: every number."""
         return {
-            "question": self.question.title, "number": self.question.number, "slug": self.question.slug,
-            "budget": self.budget.name, "seed": self.seed,
+            "question": self.question.title,
+            "number": self.question.number,
+            "slug": self.question.slug,
+            "budget": self.budget.name,
+            "seed": self.seed,
             "claims": [claim.as_dict() for claim in self.claims],
             "evidence": {
                 r.slug: {
-                    "title": r.title, "seconds": round(r.seconds, 3),
+                    "title": r.title,
+                    "seconds": round(r.seconds, 3),
                     **({"skipped": r.skipped} if r.skipped else {"by_seed": [plain(e) for e in r.evidence]}),
                 }
                 for r in self.results
             },
             "text": self.question.text,
-        }  # fmt: skip
+        }
 
 
 def plain(value: Any) -> Any:

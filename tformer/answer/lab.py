@@ -129,9 +129,15 @@ def train(
     that diverges raises DivergedError, as `tformer train` does.
     """
     values = {
-        "seed": seed, "steps": steps, "batch_size": 64, "lr": 3e-3, "warmup_steps": min(20, steps // 10),
-        "weight_decay": 0.0, "lr_final": 0.0, "precision": "fp32",
-    } | settings  # fmt: skip
+        "seed": seed,
+        "steps": steps,
+        "batch_size": 64,
+        "lr": 3e-3,
+        "warmup_steps": min(20, steps // 10),
+        "weight_decay": 0.0,
+        "lr_final": 0.0,
+        "precision": "fp32",
+    } | settings
     config = TrainConfig.model_validate(values)
     optimizers = Optimizers(model, config)
     losses = []

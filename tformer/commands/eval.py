@@ -179,9 +179,21 @@ def command(
     def request_of(folder: Path) -> Request:
         record, model = read_record(folder), load_model(folder, resolved)
         return Request(
-            folder, record, model, data or [], prompt or [], out, n, positions, seed, precision,
-            tokens=tokens, temperatures=temperature or [], max_tokens=max_tokens, limit=limit,
-        )  # fmt: skip
+            folder,
+            record,
+            model,
+            data or [],
+            prompt or [],
+            out,
+            n,
+            positions,
+            seed,
+            precision,
+            tokens=tokens,
+            temperatures=temperature or [],
+            max_tokens=max_tokens,
+            limit=limit,
+        )
 
     if len(folders) > 1:
         results, show = compare(
@@ -262,9 +274,11 @@ def _reversal(request: Request) -> Outcome:
     task = _task(request.folder, request.record)
     result = reversal(request.model, task, request.n or FRESH, request.precision, index=request.seed)
     return Outcome(
-        asdict(result), lambda console: terminal.reversal_table(result, console), result.passed,
+        asdict(result),
+        lambda console: terminal.reversal_table(result, console),
+        result.passed,
         on=f"{result.positions[0].n:,} fresh sequences",
-    )  # fmt: skip
+    )
 
 
 def _causality(request: Request) -> Outcome:

@@ -39,10 +39,13 @@ def attention(request: Request, task: "Reversal | None") -> Outcome:
         write_file(out, picture)
         terminal.say(f"wrote {out}")
     result = {
-        "tokens": tokens, "ids": ids, "weights": weights.astype(float).round(6).tolist(),
+        "tokens": tokens,
+        "ids": ids,
+        "weights": weights.astype(float).round(6).tolist(),
         "mirror": asdict(found) | {"carriers": [[h.layer, h.head] for h in found.carriers]}
-        if found else None,
-    }  # fmt: skip
+        if found
+        else None,
+    }
 
     def show(console: "Console") -> None:
         facts = {"run": str(folder), "text": terminal.printable("".join(tokens), terminal=True)}

@@ -65,10 +65,13 @@ def generations(request: Request) -> Outcome:
     real = continuations(split.val, spans, [round(sum(s) / len(s)) for s in sizes])
     with steps_progress("scoring") as shown:
         columns = [
-            [_scored(request, tokenizer, s.prompt, s.text, s.prompt_ids, s.ids)
-             for s in drawn if s.temperature == temperature]
+            [
+                _scored(request, tokenizer, s.prompt, s.text, s.prompt_ids, s.ids)
+                for s in drawn
+                if s.temperature == temperature
+            ]
             for temperature in temperatures
-        ]  # fmt: skip
+        ]
         unseen = [
             _scored(
                 request, tokenizer, w.before, w.text, tokenizer.encode(w.before), tokenizer.encode(w.text)
@@ -78,19 +81,20 @@ def generations(request: Request) -> Outcome:
     with steps_progress("looking for copies") as shown:
         found, equal = compare(columns, unseen, split.train, split.val, shown)
     result: dict[str, Any] = {
-        "source": on, "seed": request.seed, "max_tokens": request.max_tokens,
-        "training_characters": len(split.train), "validation_characters": len(split.val),
+        "source": on,
+        "seed": request.seed,
+        "max_tokens": request.max_tokens,
+        "training_characters": len(split.train),
+        "validation_characters": len(split.val),
         "equal_characters": equal,
-        "temperatures": [
-            {"temperature": t} | asdict(m) for t, m in zip(temperatures, found, strict=False)
-        ],
+        "temperatures": [{"temperature": t} | asdict(m) for t, m in zip(temperatures, found, strict=False)],
         "validation": asdict(found[-1]),
         "training": {name: value for name, (value, _) in rates([whole(split.train)]).items()},
         "samples": [
             {"prompt": s.prompt, "text": s.text, "temperature": s.temperature, "seed": s.seed} for s in drawn
         ],
         "validation_samples": [{"prompt": w.before, "text": w.text} for w in real],
-    }  # fmt: skip
+    }
     return Outcome(
         result, lambda console: render_generations.generations(str(request.folder), result, console), on=on
     )
@@ -158,10 +162,16 @@ def _sample(
 
             for j, sample in enumerate(
                 continue_text(
-                    request.model, tokenizer, ids, alike, request.max_tokens, Sampling(temperature),
-                    request.seed + i * n, on_text=on_text,
+                    request.model,
+                    tokenizer,
+                    ids,
+                    alike,
+                    request.max_tokens,
+                    Sampling(temperature),
+                    request.seed + i * n,
+                    on_text=on_text,
                 )
-            ):  # fmt: skip
+            ):
                 place = i * n + j
                 drawn.append(Drawn(place, prompt, sample.text, temperature, sample.seed, ids, sample.ids))
             done += request.max_tokens

@@ -55,10 +55,13 @@ def _show(facts: dict[str, str], result: "LambadaResult", console: "Console") ->
         )
         rows.append(
             (
-                name, terminal.percent(accuracy), "-" if its_error is None else terminal.percent(its_error),
-                number(perplexity, ",.4g"), number(error, ",.2g"),
+                name,
+                terminal.percent(accuracy),
+                "-" if its_error is None else terminal.percent(its_error),
+                number(perplexity, ",.4g"),
+                number(error, ",.2g"),
             )
-        )  # fmt: skip
+        )
     terminal.fact_table(console, facts)
     columns = ("", "accuracy", "± 1 standard error", "perplexity", "± 1 standard error")
     terminal.list_table("LAMBADA: is the last word predicted?", columns, rows, console)

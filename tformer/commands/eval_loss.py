@@ -81,9 +81,11 @@ class Judged:
     def as_dict(self) -> dict[str, Any]:
         """As `--json` has it; what is no finite number is null."""
         values = asdict(self.result) | {
-            "perplexity": self.result.perplexity, "parameters": self.parameters,
-            "tokens_seen": self.tokens_seen, "tokens_per_second": self.tokens_per_second,
-        }  # fmt: skip
+            "perplexity": self.result.perplexity,
+            "parameters": self.parameters,
+            "tokens_seen": self.tokens_seen,
+            "tokens_per_second": self.tokens_per_second,
+        }
         return {k: finite(v) if isinstance(v, float) else v for k, v in values.items()}
 
     @property
@@ -213,12 +215,14 @@ def compare(
 
         _write(out, comparison_page("Runs compared on one text", facts, COLUMNS, rows, notes, figure))
     results = [
-        {"run": str(j.folder)} | j.as_dict() | {
+        {"run": str(j.folder)}
+        | j.as_dict()
+        | {
             "difference_to_best": finite(j.difference.bits_per_byte) if j.difference else None,
             "difference_to_best_stderr": j.difference.stderr if j.difference else None,
         }
         for j in judged
-    ]  # fmt: skip
+    ]
     return results, lambda console: render_loss.comparison(facts, COLUMNS, rows, notes, figure, console)
 
 
@@ -280,10 +284,13 @@ def _score(request: Request, tokenizer: "Tokenizer", ids: "np.ndarray") -> Judge
     sizes = np.array([len(raw) for raw in tokenizer.token_bytes], dtype=np.int64)
     n_ctx = model.config.n_ctx
     return Judged(
-        request.folder, loss_result(losses, ids, tokenizer.n_bytes, n_ctx),
-        Scored(losses, np.cumsum(sizes[ids]), n_ctx), seconds, model.n_parameters,
+        request.folder,
+        loss_result(losses, ids, tokenizer.n_bytes, n_ctx),
+        Scored(losses, np.cumsum(sizes[ids]), n_ctx),
+        seconds,
+        model.n_parameters,
         tokens_seen(request.folder, request.record),
-    )  # fmt: skip
+    )
 
 
 def _val_fraction(record: dict[str, Any]) -> float:
@@ -317,8 +324,9 @@ def _same_vocabulary(tokenizers: "dict[Path, Tokenizer]", name: str) -> None:
         if tokenizers[first].token_bytes != tokenizers[other].token_bytes:
             raise RequestError(
                 f"{name} holds ids, which are other tokens to {other} than to {first}",
-                "expected runs with one tokenizer", "give the text itself as --data FILE",
-            )  # fmt: skip
+                "expected runs with one tokenizer",
+                "give the text itself as --data FILE",
+            )
 
 
 def _encoded(folder: Path, tokenizer: "Tokenizer", text: str) -> "np.ndarray":
@@ -331,9 +339,15 @@ def _encoded(folder: Path, tokenizer: "Tokenizer", text: str) -> "np.ndarray":
 # ---------------------------------------------------------------------------- what is shown
 
 COLUMNS = (
-    "run", "parameters", "tokens seen", "cross-entropy", "perplexity", "bits per byte",
-    "difference to best", "tokens/s",
-)  # fmt: skip
+    "run",
+    "parameters",
+    "tokens seen",
+    "cross-entropy",
+    "perplexity",
+    "bits per byte",
+    "difference to best",
+    "tokens/s",
+)
 
 
 def _rows(judged: Sequence[Judged]) -> list[list[str]]:

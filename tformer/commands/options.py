@@ -27,10 +27,12 @@ def complete_run(incomplete: str) -> list[str]:
 Device = Annotated[
     str,
     typer.Option(
-        envvar="TFORMER_DEVICE", help="auto, cpu, cuda, cuda:N or mps.", show_envvar=True,
+        envvar="TFORMER_DEVICE",
+        help="auto, cpu, cuda, cuda:N or mps.",
+        show_envvar=True,
         autocompletion=completes("auto", "cpu", "cuda", "mps"),
     ),
-]  # fmt: skip
+]
 Run = Annotated[
     str | None,
     typer.Option(

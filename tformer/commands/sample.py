@@ -106,9 +106,16 @@ def command(
         if live:
             write(("" if first else "---\n") + text)
         samples = continue_text(
-            model, tokenizer, ids, n, max_tokens, sampling, seed, stop or [],
+            model,
+            tokenizer,
+            ids,
+            n,
+            max_tokens,
+            sampling,
+            seed,
+            stop or [],
             on_text=(lambda _, piece: write(piece)) if live else (lambda _, piece: None),
-        )  # fmt: skip
+        )
         if live:
             write("\n")
         else:
@@ -141,9 +148,14 @@ def _write_all(
     for sample in samples:
         if json:
             print_json(
-                {"prompt": prompt, "text": sample.text, "ids": sample.ids, "seed": sample.seed,
-                 "finish_reason": sample.finish_reason}
-            )  # fmt: skip
+                {
+                    "prompt": prompt,
+                    "text": sample.text,
+                    "ids": sample.ids,
+                    "seed": sample.seed,
+                    "finish_reason": sample.finish_reason,
+                }
+            )
         else:
             write(("" if first else "---\n") + prompt + sample.text + "\n")
             first = False

@@ -235,10 +235,14 @@ def _stats(names: list[str], tokenizer: "Tokenizer", json: bool) -> None:
         counts.update(int(i) for i in chunk)
     total = sum(counts.values())
     values: dict[str, Any] = {
-        "bytes": n_bytes, "characters": n_chars, "tokens": total, "distinct": len(counts),
-        "vocabulary": tokenizer.vocab_size, "bytes_per_token": n_bytes / total if total else 0.0,
+        "bytes": n_bytes,
+        "characters": n_chars,
+        "tokens": total,
+        "distinct": len(counts),
+        "vocabulary": tokenizer.vocab_size,
+        "bytes_per_token": n_bytes / total if total else 0.0,
         "unknown": unknown,
-    }  # fmt: skip
+    }
     if json:
         print_json(values)
         return

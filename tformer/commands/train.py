@@ -96,7 +96,7 @@ def command(
     """Train a model on DATA and leave a run directory that transformers loads as it is.
 
     Loss, rate and time left show as it trains; Ctrl-C ends after the step and saves, --resume goes on.
-    """  # fmt: skip
+    """
     began = time.perf_counter()
     sources = data or (["-"] if stdin_is_piped() else [])
     if not sources:
@@ -115,27 +115,49 @@ def command(
     if config:
         explicit.append(file_layer(config))
     flags = {
-        "data.tokenizer": tokenizer, "train.steps": steps, "train.batch_size": batch_size, "train.lr": lr,
-        "train.patience": patience, "train.seed": seed, "train.precision": precision,
+        "data.tokenizer": tokenizer,
+        "train.steps": steps,
+        "train.batch_size": batch_size,
+        "train.lr": lr,
+        "train.patience": patience,
+        "train.seed": seed,
+        "train.precision": precision,
         "train.compile": None if compile is None else ("on" if compile else "off"),
-    }  # fmt: skip
+    }
     explicit.append(flag_layer(set_ or [], flags))
     check_minutes(minutes, explicit[-1])
     with ExitStack() as stack:
         session = _open(
-            stack, sources, explicit, preset, device, out, resume, overwrite, init_from, eval_data,
+            stack,
+            sources,
+            explicit,
+            preset,
+            device,
+            out,
+            resume,
+            overwrite,
+            init_from,
+            eval_data,
             (minutes, began) if minutes is not None else None,
-        )  # fmt: skip
+        )
         passed = _train(session, json)
     if not passed:
         raise typer.Exit(1)
 
 
 def _open(
-    stack: ExitStack, sources: list[str], explicit: "Sequence[Layer]", preset: str | None,
-    device_name: str, out: Path | None, resume: bool, overwrite: bool, init_from: str | None,
-    eval_data: str | None, budget: tuple[float, float] | None,
-) -> "Session":  # fmt: skip
+    stack: ExitStack,
+    sources: list[str],
+    explicit: "Sequence[Layer]",
+    preset: str | None,
+    device_name: str,
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    init_from: str | None,
+    eval_data: str | None,
+    budget: tuple[float, float] | None,
+) -> "Session":
     """Everything that can be refused is refused before anything is written."""
     import torch
 
@@ -215,9 +237,12 @@ def _pretrained(init_from: str, folder: Path, recorded: dict[str, Any]) -> "Pret
 
 
 def _configure(
-    default: str, explicit: "Sequence[Layer]", has_preset: bool, recorded: dict[str, Any],
+    default: str,
+    explicit: "Sequence[Layer]",
+    has_preset: bool,
+    recorded: dict[str, Any],
     pretrained: "Pretrained | None",
-) -> "Config":  # fmt: skip
+) -> "Config":
     """The configuration that the layers make; of a run that is resumed or trained further, around its own."""
     from tformer.config import merge, preset_layer
     from tformer.run.pretrained import configure, origin_of, recipe

@@ -203,9 +203,16 @@ def _attention_size(config: ModelConfig) -> int:
 
 
 def _changes(
-    model: Transformer, before: Tensor, clean: Tensor, other: Tensor, groups: Sequence[Tensor], plan: Plan,
-    padding: Tensor | None, precision: str, tick: Callable[[], None],
-) -> np.ndarray:  # fmt: skip
+    model: Transformer,
+    before: Tensor,
+    clean: Tensor,
+    other: Tensor,
+    groups: Sequence[Tensor],
+    plan: Plan,
+    padding: Tensor | None,
+    precision: str,
+    tick: Callable[[], None],
+) -> np.ndarray:
     """How much the logits of each position (column) change with the tokens from each one on (row).
 
     `before` are those of `clean`.

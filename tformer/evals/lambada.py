@@ -128,9 +128,10 @@ def encode_passages(texts: Sequence[str], tokenizer: Tokenizer, n_ctx: int) -> E
         skipped[f"a last word of more tokens than the context has, {n_ctx}"] = too_long
     if not ids:
         raise RequestError(
-            "no passage can be scored by this model", "; ".join(skipped),
+            "no passage can be scored by this model",
+            "; ".join(skipped),
             "train with a word or bpe tokenizer, which take any text, and a context of a passage's length",
-        )  # fmt: skip
+        )
     return Encoded(ids, n_targets, cut, skipped)
 
 

@@ -110,11 +110,15 @@ class Token:
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it: bytes that are no text as U+FFFD."""
         return {
-            "place": self.place, "token": self.raw.decode(errors="replace"), "loss": finite(self.loss),
-            "rank": self.rank, "context": self.context, "before": self.before.decode(errors="replace"),
+            "place": self.place,
+            "token": self.raw.decode(errors="replace"),
+            "loss": finite(self.loss),
+            "rank": self.rank,
+            "context": self.context,
+            "before": self.before.decode(errors="replace"),
             "expected": self.expected.decode(errors="replace"),
             "expected_probability": finite(self.expected_probability),
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True)
@@ -175,12 +179,20 @@ def surprise(
         before = b"".join(token_bytes[i] for i in ids[place - min(context, BEFORE) : place])
         guess = expected[place]
         return Token(
-            place=place, raw=token_bytes[ids[place]], context=context, before=before[-BEFORE:],
-            loss=float(losses[place - 1]), rank=int(ranks[place - 1]),
-            expected=token_bytes[guess.id], expected_probability=guess.probability,
-        )  # fmt: skip
+            place=place,
+            raw=token_bytes[ids[place]],
+            context=context,
+            before=before[-BEFORE:],
+            loss=float(losses[place - 1]),
+            rank=int(ranks[place - 1]),
+            expected=token_bytes[guess.id],
+            expected_probability=guess.probability,
+        )
 
     return Surprise(
-        token_bytes[ids[0]], [token(p) for p in places], [token(p) for p in hard],
-        [token(p) for p in easy], len(losses),
-    )  # fmt: skip
+        token_bytes[ids[0]],
+        [token(p) for p in places],
+        [token(p) for p in hard],
+        [token(p) for p in easy],
+        len(losses),
+    )

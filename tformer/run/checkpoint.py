@@ -49,9 +49,17 @@ MANIFEST = "manifest.json"
 TENSOR_FILES = ("model.safetensors", "optimizer.safetensors")
 MAX_MANIFEST_BYTES = 1 << 20
 RUN_FILES = (
-    "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
-    "tformer.yaml", "metrics.jsonl", "evals.jsonl", "loss.svg", "report.html",
-)  # fmt: skip
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "tformer.yaml",
+    "metrics.jsonl",
+    "evals.jsonl",
+    "loss.svg",
+    "report.html",
+)
 
 
 def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
@@ -199,9 +207,10 @@ class Run:
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise TformerError(
-                f"cannot save the checkpoint {final}", error.strerror or str(error),
+                f"cannot save the checkpoint {final}",
+                error.strerror or str(error),
                 "the one before it is whole: continue with --resume",
-            ) from None  # fmt: skip
+            ) from None
         # Newer ones than this were passed over as damaged: they do not count, and they go.
         names = self._names()
         here = names.index(name)
@@ -230,9 +239,10 @@ class Run:
                 problems.append(f"{name}: {error}")
         if problems:
             raise TformerError(
-                f"no checkpoint in {self.checkpoints} is whole", "; ".join(problems),
+                f"no checkpoint in {self.checkpoints} is whole",
+                "; ".join(problems),
                 "start again in another --out",
-            )  # fmt: skip
+            )
         return None, problems
 
     def record(self) -> dict[str, Any]:

@@ -23,9 +23,10 @@ def find_run(run: str) -> Path:
             return folder
     there = ", ".join(folder.name for folder in all_runs()) or "none yet"
     raise RequestError(
-        f"no run {run!r}", f"expected a name in {runs_folder()}/ ({there}) or a model directory",
+        f"no run {run!r}",
+        f"expected a name in {runs_folder()}/ ({there}) or a model directory",
         "train one with: tformer train reversal",
-    )  # fmt: skip
+    )
 
 
 def tokenizer_path(name: str) -> Path:
@@ -48,9 +49,10 @@ def newest_run(suits: Callable[[dict[str, Any]], bool], wanted: str) -> Path:
             if (folder / "model.safetensors").exists() and suits(read_record(folder)):
                 return folder
     raise RequestError(
-        f"no run to use in {runs_folder()}/", f"expected {wanted}",
+        f"no run to use in {runs_folder()}/",
+        f"expected {wanted}",
         "train one with: tformer train DATA, or name one with --run",
-    )  # fmt: skip
+    )
 
 
 def read_record(folder: Path) -> dict[str, Any]:

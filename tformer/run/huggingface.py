@@ -26,22 +26,28 @@ from tformer.text.tokenizer import Tokenizer
 # null or nothing.
 FIXED: dict[str, dict[str, Any]] = {
     "gpt2": {
-        "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
-        "add_cross_attention": False, "reorder_and_upcast_attn": False,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+        "reorder_and_upcast_attn": False,
     },
     "nanochat": {"attention_bias": False, "partial_rotary_factor": 1.0},
-}  # fmt: skip
+}
 FIXED_EVERYWHERE: dict[str, Any] = {"is_causal": True}
 ABSENT = ("quantization_config", "per_layer_config", "pruned_heads")  # of any model of transformers
 # Other names of the same thing: activations, and the keys that transformers' GPT2Config takes too.
 ACTIVATION_NAMES = {
-    "gelu_pytorch_tanh": "gelu_new", "gelu_python_tanh": "gelu_new", "gelu_fast": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+    "gelu_python_tanh": "gelu_new",
+    "gelu_fast": "gelu_new",
     "gelu_python": "gelu",
-}  # fmt: skip
+}
 GPT2_ALIASES = {
-    "hidden_size": "n_embd", "max_position_embeddings": "n_positions",
-    "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
-}  # fmt: skip
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
 
 
 def to_hf_config(config: ModelConfig, bos_id: int = 0) -> dict[str, Any]:
@@ -190,10 +196,17 @@ def hf_names(config: ModelConfig) -> dict[str, str]:
     if config.positions == "learned":
         names["position"] = "wpe.weight"
     modules = (
-        {"norm_1": "ln_1", "attn.qkv": "attn.c_attn", "attn.out": "attn.c_proj",
-         "norm_2": "ln_2", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
-        if gpt2 else {"attn.out": "self_attn.o_proj", "mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"}
-    )  # fmt: skip
+        {
+            "norm_1": "ln_1",
+            "attn.qkv": "attn.c_attn",
+            "attn.out": "attn.c_proj",
+            "norm_2": "ln_2",
+            "mlp.up": "mlp.c_fc",
+            "mlp.down": "mlp.c_proj",
+        }
+        if gpt2
+        else {"attn.out": "self_attn.o_proj", "mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"}
+    )
     for i in range(config.n_layers):
         for ours, theirs in modules.items():
             prefix = f"h.{i}" if gpt2 else f"model.layers.{i}"

@@ -48,9 +48,10 @@ def read_pretrained(name: str, expected: dict[str, str] | None = None) -> Pretra
     sha256 = {p.name: _sha256(p) for p in sorted(folder.glob("model*.safetensors"))}
     if expected and sha256 != expected:
         raise RequestError(
-            f"the weights in {folder} have changed", "their sha256 is not the one recorded",
+            f"the weights in {folder} have changed",
+            "their sha256 is not the one recorded",
             "leave --resume out to start another run",
-        )  # fmt: skip
+        )
     tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
     return Pretrained(folder, model.config, model.state_dict(), tokenizer, sha256)
 
@@ -95,8 +96,9 @@ def configure(pretrained: Pretrained, layers: Sequence[Layer]) -> Config:
             elif value != model[name] and not (value == 0 and name in LEFT_OPEN):
                 raise RequestError(
                     f"model.{name} is {model[name]!r} in {pretrained.folder}",
-                    f"{layer.source} says {value!r}", "leave it out, or train without --init-from",
-                )  # fmt: skip
+                    f"{layer.source} says {value!r}",
+                    "leave it out, or train without --init-from",
+                )
     _check_tokenizer(pretrained, tokenizer)
     return merge([*layers, Layer(str(pretrained.folder), {"model": model, "data": {"tokenizer": tokenizer}})])
 
@@ -106,13 +108,15 @@ def _check_tokenizer(pretrained: Pretrained, wanted: str | None) -> None:
     own = pretrained.tokenizer
     if own is None and (wanted is None or wanted in KINDS):
         raise RequestError(
-            f"no tokenizer.json in {pretrained.folder}", "without it, its ids mean nothing",
+            f"no tokenizer.json in {pretrained.folder}",
+            "without it, its ids mean nothing",
             "name the one that it was trained with: --tokenizer FILE",
-        )  # fmt: skip
+        )
     if own is None or wanted is None or wanted == own.kind:
         return
     if wanted in KINDS or Tokenizer.load(tokenizer_path(wanted)).engine.get_vocab() != own.engine.get_vocab():
         raise RequestError(
             f"the tokenizer of {pretrained.folder} is {own.kind} of {own.vocab_size:,} ids",
-            f"{wanted} is another", "leave --tokenizer out",
-        )  # fmt: skip
+            f"{wanted} is another",
+            "leave --tokenizer out",
+        )

@@ -151,9 +151,13 @@ def _ticks(last: float, width: int) -> str:
 # ---------------------------------------------------------------------------- comparison
 
 NARROW = {
-    "parameters": "para-\nmeters", "tokens seen": "tokens\nseen", "cross-entropy": "cross-\nentropy",
-    "perplexity": "perplex-\nity", "bits per byte": "bits per\nbyte", "difference to best": "to best",
-}  # fmt: skip
+    "parameters": "para-\nmeters",
+    "tokens seen": "tokens\nseen",
+    "cross-entropy": "cross-\nentropy",
+    "perplexity": "perplex-\nity",
+    "bits per byte": "bits per\nbyte",
+    "difference to best": "to best",
+}
 
 
 def comparison(
@@ -200,9 +204,13 @@ def _compared(columns: Sequence[str], rows: Sequence[Sequence[str]], console: Co
 # Of each level of `surprise.level`: ink and paper, both given, so that any terminal shows them alike; the
 # middle is the terminal's own. Blue to red through white: told apart by the colour-blind too.
 LEVEL_STYLES = (
-    "#ffffff on #2b6cb0", "#000000 on #a9cfe8", "",
-    "#000000 on #fbdc9a", "#000000 on #f4945a", "#ffffff on #b2182b",
-)  # fmt: skip
+    "#ffffff on #2b6cb0",
+    "#000000 on #a9cfe8",
+    "",
+    "#000000 on #fbdc9a",
+    "#000000 on #f4945a",
+    "#ffffff on #b2182b",
+)
 NO_BREAK = "\u00a0"
 LEVEL_MARKS = {4: ("[", "]"), 5: ("[[", "]]")}  # where there are no colours
 
@@ -264,18 +272,28 @@ def _natural_width(grid: Table, console: Console) -> int:
 
 
 EXTREMES = {  # the columns of `cells_of`, and which stand to the right
-    "at": True, "before": True, "token": False, "nats": True, "probability": True, "expected": False,
+    "at": True,
+    "before": True,
+    "token": False,
+    "nats": True,
+    "probability": True,
+    "expected": False,
     "with": True,
-}  # fmt: skip
+}
 
 
 def cells_of(token: Token, unicode: bool = True) -> tuple[str, ...]:
     """A row of a table: place, context, token, loss, its probability, the guess and its probability."""
     expected = "itself" if token.expected == token.raw else quoted(token.expected)
     return (
-        f"{token.place:,}", visible(token.before, unicode)[-BEFORE:], quoted(token.raw), f"{token.loss:.4f}",
-        share(token.probability), expected, share(token.expected_probability),
-    )  # fmt: skip
+        f"{token.place:,}",
+        visible(token.before, unicode)[-BEFORE:],
+        quoted(token.raw),
+        f"{token.loss:.4f}",
+        share(token.probability),
+        expected,
+        share(token.expected_probability),
+    )
 
 
 def share(probability: float) -> str:

@@ -10,10 +10,20 @@ from tformer.show.loss import EXTREMES, cells_of, quoted, share, visible
 from tformer.show.svg import figure_svg
 
 # Ink and paper of each level, light and dark; the middle is the page's own.
-LIGHT = {0: ("#ffffff", "#2b6cb0"), 1: ("#000000", "#a9cfe8"), 3: ("#000000", "#fbdc9a"),
-         4: ("#000000", "#f4945a"), 5: ("#ffffff", "#b2182b")}  # fmt: skip
-DARK = {0: ("#ffffff", "#1f5a97"), 1: ("#dce9f3", "#27455d"), 3: ("#fff3d6", "#5c4712"),
-        4: ("#ffffff", "#9a4a17"), 5: ("#ffffff", "#c62839")}  # fmt: skip
+LIGHT = {
+    0: ("#ffffff", "#2b6cb0"),
+    1: ("#000000", "#a9cfe8"),
+    3: ("#000000", "#fbdc9a"),
+    4: ("#000000", "#f4945a"),
+    5: ("#ffffff", "#b2182b"),
+}
+DARK = {
+    0: ("#ffffff", "#1f5a97"),
+    1: ("#dce9f3", "#27455d"),
+    3: ("#fff3d6", "#5c4712"),
+    4: ("#ffffff", "#9a4a17"),
+    5: ("#ffffff", "#c62839"),
+}
 
 
 def _levels(colours: dict[int, tuple[str, str]]) -> str:
@@ -52,10 +62,12 @@ def comparison_page(
     """The page of several models on one text."""
     of_text = [[name, value] for name, value in facts.items()]
     parts = [
-        f"<h1>{escape(title)}</h1>", page.table("", ("", ""), of_text, (False, False)),
+        f"<h1>{escape(title)}</h1>",
+        page.table("", ("", ""), of_text, (False, False)),
         page.table("", columns, rows, [False] + [True] * (len(columns) - 1)),
-        *(f'<p class="dim">{escape(note)}</p>' for note in notes), *_curve(figure),
-    ]  # fmt: skip
+        *(f'<p class="dim">{escape(note)}</p>' for note in notes),
+        *_curve(figure),
+    ]
     return page.page(title, "\n".join(parts), css=CSS)
 
 

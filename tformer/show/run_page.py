@@ -31,10 +31,15 @@ from tformer.training.session import recorded_reversal
 MOST_POINTS = 400  # of a curve
 MOST_MAPS = 16  # heads that are drawn
 FACTS = {  # of a result, with what they are called
-    "parameters": "parameters", "steps": "steps", "tokens": "tokens seen", "seconds": "seconds of training",
-    "val_loss": "validation loss (nats per token)", "bits_per_byte": "bits per byte",
-    "loss": "loss of the last step (nats per token)", "kept_step": "weights are of step",
-}  # fmt: skip
+    "parameters": "parameters",
+    "steps": "steps",
+    "tokens": "tokens seen",
+    "seconds": "seconds of training",
+    "val_loss": "validation loss (nats per token)",
+    "bits_per_byte": "bits per byte",
+    "loss": "loss of the last step (nats per token)",
+    "kept_step": "weights are of step",
+}
 
 
 MOST_TOKENS = 32  # of the text that attention is drawn on
@@ -44,9 +49,12 @@ def keep_eval(folder: Path, task: str, result: dict[str, Any], on: str = "") -> 
     """Add what an evaluation found to `evals.jsonl` of a run. Nothing is kept in a foreign directory."""
     if (folder / "tformer.yaml").exists():
         line = {
-            "task": task, "on": on, "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "weights": weights_hash(folder), "result": result,
-        }  # fmt: skip
+            "task": task,
+            "on": on,
+            "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "weights": weights_hash(folder),
+            "result": result,
+        }
         with (folder / "evals.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

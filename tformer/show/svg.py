@@ -39,14 +39,22 @@ def loss_svg(metrics: Sequence[dict[str, Any]], title: str) -> str:
     evaluated = [m for m in metrics if m.get("val_loss") is not None]
     if evaluated:
         axes.plot(
-            [m["step"] for m in evaluated], [m["val_loss"] for m in evaluated],
-            color=VAL, marker="o", markersize=3, label="validation",
-        )  # fmt: skip
+            [m["step"] for m in evaluated],
+            [m["val_loss"] for m in evaluated],
+            color=VAL,
+            marker="o",
+            markersize=3,
+            label="validation",
+        )
         best = min(evaluated, key=lambda m: m["val_loss"])
         axes.annotate(
-            f"{best['val_loss']:.4f}", (best["step"], best["val_loss"]),
-            textcoords="offset points", xytext=(0, -14), ha="right", color=VAL,
-        )  # fmt: skip
+            f"{best['val_loss']:.4f}",
+            (best["step"], best["val_loss"]),
+            textcoords="offset points",
+            xytext=(0, -14),
+            ha="right",
+            color=VAL,
+        )
     axes.set(ylabel="cross-entropy (nats per token)", title=title)
     axes.margins(y=0.1)  # room below for the number
     (below or [axes])[0].set_xlabel("step")
@@ -110,8 +118,16 @@ def attention_picture(weights: np.ndarray, tokens: Sequence[str], title: str, ki
 # ---------------------------------------------------------------------------- figures of pages
 
 PALETTE = (
-    "#3b82c4", "#d9822b", "#2a9d6f", "#c4507a", "#8b6fd1", "#7d8590", "#a8982a", "#3fa7b8", "#b5651d",
-)  # fmt: skip
+    "#3b82c4",
+    "#d9822b",
+    "#2a9d6f",
+    "#c4507a",
+    "#8b6fd1",
+    "#7d8590",
+    "#a8982a",
+    "#3fa7b8",
+    "#b5651d",
+)
 INK = "#010203"  # stands for the page's own text colour until the SVG is written
 
 
@@ -124,9 +140,11 @@ def figure_svg(figure: Lines | Bars | Heat, name: str) -> str:
 
     matplotlib.rcParams["svg.hashsalt"] = "tformer"
     style: Any = {
-        "svg.fonttype": "none", "font.size": 13, "text.parse_math": False,
+        "svg.fonttype": "none",
+        "font.size": 13,
+        "text.parse_math": False,
         **{f"{part}color": INK for part in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.")},
-    }  # fmt: skip
+    }
     with matplotlib.rc_context(style):
         canvas = _DRAW[type(figure)](figure)
         buffer = io.StringIO()
@@ -176,9 +194,12 @@ def _bars(figure: Bars) -> "Canvas":
     axes = canvas.subplots()
     around = [[n.mean - n.interval[0] for n in numbers], [n.interval[1] - n.mean for n in numbers]]
     axes.barh(
-        names, [n.mean for n in numbers], xerr=np.maximum(around, 0), color=PALETTE[0],
+        names,
+        [n.mean for n in numbers],
+        xerr=np.maximum(around, 0),
+        color=PALETTE[0],
         error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 3},
-    )  # fmt: skip
+    )
     axes.set_xlabel(figure.y_label)
     if figure.reference:
         label, value = figure.reference

@@ -114,17 +114,26 @@ def duration(seconds: float) -> str:
 def reversal_table(result: "ReversalResult", console: Console) -> None:
     """Accuracy by position, then the verdict."""
     grid = table(
-        console, "position", "half", "expected", "accuracy", "",
-        title="Reversal: accuracy of each target", right=("position", "expected", "accuracy"),
-    )  # fmt: skip
+        console,
+        "position",
+        "half",
+        "expected",
+        "accuracy",
+        "",
+        title="Reversal: accuracy of each target",
+        right=("position", "expected", "accuracy"),
+    )
     low, high = result.position_interval
     for row in result.positions:
         expected = "100 %" if row.half == "second" else f"{percent(row.expected)} ({_range(low, high)})"
         style = "green" if _as_expected(row, result) else "red"
         grid.add_row(
-            str(row.position), row.half, expected, Text(percent(row.accuracy), style=style),
+            str(row.position),
+            row.half,
+            expected,
+            Text(percent(row.accuracy), style=style),
             Text(bar(row.accuracy), style=style),
-        )  # fmt: skip
+        )
     console.print(grid)
     low, high = result.interval
     verdict = "passed" if result.passed else "FAILED"

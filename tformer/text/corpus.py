@@ -219,9 +219,10 @@ def read_text(stream: BinaryIO, name: str) -> Iterator[str]:
         except UnicodeDecodeError as error:
             at = offset - pending + error.start
             raise RequestError(
-                f"{name} is not UTF-8 at byte {at}", f"found 0x{error.object[error.start]:02x}",
+                f"{name} is not UTF-8 at byte {at}",
+                f"found 0x{error.object[error.start]:02x}",
                 f"convert it with: iconv -f ENCODING -t utf-8 {name}",
-            ) from None  # fmt: skip
+            ) from None
         if piece:
             yield piece
         if not block:

@@ -144,9 +144,10 @@ class Tokenizer:
             return cls(Engine.from_str(file.read_text(encoding="utf-8")))
         except OSError as error:
             raise RequestError(
-                f"no tokenizer at {file}", error.strerror or "unreadable",
+                f"no tokenizer at {file}",
+                error.strerror or "unreadable",
                 "make one with: tformer tokenize --train FILE --tokenizer word --out tokenizer.json",
-            ) from None  # fmt: skip
+            ) from None
         except RequestError:
             raise
         except BaseException as error:  # the engine panics on some malformed files, past Exception
@@ -235,9 +236,10 @@ class Tokenizer:
             at = int(unknown[0])
             raise RequestError(
                 f"character {text[at]!r} (U+{ord(text[at]):04X}) at position {position + at} is not in "
-                f"the vocabulary of {self.vocab_size} characters", "",
+                f"the vocabulary of {self.vocab_size} characters",
+                "",
                 "leave it out, or train a word or bpe tokenizer, which take any text",
-            )  # fmt: skip
+            )
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:

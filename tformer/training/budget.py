@@ -78,9 +78,12 @@ def settle(session: Session, minutes: float, began: float, clock: Clock = time.p
         )
     session.config = session.config.updated("train", steps=steps)
     session.record["budget"] = {
-        "minutes": minutes, "steps": steps, "seconds_before": round(before, 3),
-        "seconds_per_step": round(costs.step, 6), "seconds_per_evaluation": round(costs.evaluation, 3),
-    }  # fmt: skip
+        "minutes": minutes,
+        "steps": steps,
+        "seconds_before": round(before, 3),
+        "seconds_per_step": round(costs.step, 6),
+        "seconds_per_evaluation": round(costs.evaluation, 3),
+    }
 
 
 @contextmanager
@@ -104,9 +107,14 @@ def measure(session: Session, seconds: float, clock: Clock) -> Costs:
     whole = session.config.train
     train = whole.model_copy(update={"steps": UNCOUNTED + MOST, "eval_every": 0, "patience": 0})
     reports = fit(
-        session.model, session.optimizers, session.data.batches, train, State(), whole.precision,
+        session.model,
+        session.optimizers,
+        session.data.batches,
+        train,
+        State(),
+        whole.precision,
         forward=session.forward,
-    )  # fmt: skip
+    )
     for _ in range(UNCOUNTED):
         next(reports)
     _synchronise(device)

@@ -17,10 +17,16 @@ from tformer.config import Config, Section, merge, preset_layer, preset_names, p
 IMMATERIAL = {
     "model": {"vocab_size"},
     "train": {
-        "seed", "precision", "compile", "micro_batch_size", "eval_every", "checkpoint_every", "log_every",
+        "seed",
+        "precision",
+        "compile",
+        "micro_batch_size",
+        "eval_every",
+        "checkpoint_every",
+        "log_every",
         "keep_checkpoints",
     },
-}  # fmt: skip
+}
 UNITS = {"val_loss": "nats per token", "bits_per_byte": "bits per byte"}
 
 

@@ -37,9 +37,10 @@ def read_next_words(
         return None
     if source is None and not Path(before["source"]).exists():
         raise RequestError(
-            f"no passages at {before['source']}", "this run is judged by them as it trains",
+            f"no passages at {before['source']}",
+            "this run is judged by them as it trains",
             "say where they are: --eval-data FILE",
-        )  # fmt: skip
+        )
     source = source or str(before["source"])
     if data.reversal:
         raise RequestError("--eval-data is for a run on text", "this one is on reversal", "leave it out")

@@ -90,8 +90,9 @@ def prepare_data(
         if config.model.n_ctx != task.n_ctx:
             raise RequestError(
                 f"model.n_ctx {config.model.n_ctx} for sequences of 2 · {task.length} tokens",
-                f"expected {task.n_ctx}", "set model.n_ctx or data.reversal_length",
-            )  # fmt: skip
+                f"expected {task.n_ctx}",
+                "set model.n_ctx or data.reversal_length",
+            )
         return Data(alphabet, task, None, {"source": ["reversal"]}, reversal=task)
     if len(sources) > 1 and any(source.endswith(".npy") for source in sources):
         raise RequestError(f"several DATA: {' '.join(sources)}", "a token file is given alone")
@@ -103,9 +104,12 @@ def prepare_data(
     tokenizer = tokenizer or make_tokenizer(config, corpus)
     train_ids, val_ids = tokenizer.encode_array([split.train]), tokenizer.encode_array([split.val])
     facts = {
-        "source": absolute(sources), "sha256": corpus.sha256, "characters": len(corpus.text),
-        "train_tokens": len(train_ids), "val_tokens": len(val_ids),
-    }  # fmt: skip
+        "source": absolute(sources),
+        "sha256": corpus.sha256,
+        "characters": len(corpus.text),
+        "train_tokens": len(train_ids),
+        "val_tokens": len(val_ids),
+    }
     return _windows_data(config, tokenizer, train_ids, val_ids, facts)
 
 
@@ -135,18 +139,21 @@ def _token_file_data(
     if tokenizer is None:
         if config.data.tokenizer in KINDS:
             raise RequestError(
-                f"{path} holds ids", "expected the tokenizer that they are of",
+                f"{path} holds ids",
+                "expected the tokenizer that they are of",
                 "--tokenizer tokenizer.json",
-            )  # fmt: skip
+            )
         tokenizer = Tokenizer.load(tokenizer_path(config.data.tokenizer))
     ids = load_token_file(path, tokenizer.vocab_size)
     cut = int((1 - config.data.val_fraction) * len(ids))
     digest = token_hash(ids)
     check_hash(digest, expected_hash, ANOTHER_RUN)
     facts = {
-        "source": absolute([str(path)]), "sha256": digest,
-        "train_tokens": cut, "val_tokens": len(ids) - cut,
-    }  # fmt: skip
+        "source": absolute([str(path)]),
+        "sha256": digest,
+        "train_tokens": cut,
+        "val_tokens": len(ids) - cut,
+    }
     return _windows_data(config, tokenizer, ids[:cut], ids[cut:], facts)
 
 
@@ -174,9 +181,10 @@ def resume_config(recorded: dict[str, Any], explicit: Sequence[Layer]) -> Config
                     own[section][name] = value
                 elif value != before and (name not in SETTLED or value != SETTLED[name]):
                     raise RequestError(
-                        f"{section}.{name} is {before!r} in this run", f"{layer.source} says {value!r}",
+                        f"{section}.{name} is {before!r} in this run",
+                        f"{layer.source} says {value!r}",
                         "leave it out to continue, or leave --resume out to start another run",
-                    )  # fmt: skip
+                    )
     return merge([Layer("tformer.yaml", own)])
 
 
@@ -197,17 +205,20 @@ def new_record(data: Data, device: torch.device) -> dict[str, Any]:
     """What a run met: versions, device, data."""
     return {
         "versions": {
-            "tformer": __version__, "python": platform.python_version(), "torch": str(torch.__version__),
+            "tformer": __version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
             "numpy": np.__version__,
         },
         "device": str(device),
         "threads": torch.get_num_threads(),
         "data": data.facts,
         "tokenizer": {
-            "kind": data.tokenizer.kind, "size": data.tokenizer.vocab_size,
+            "kind": data.tokenizer.kind,
+            "size": data.tokenizer.vocab_size,
             "sha256": hashlib.sha256(data.tokenizer.to_json().encode()).hexdigest(),
         },
-    }  # fmt: skip
+    }
 
 
 # ---------------------------------------------------------------------------- the run
@@ -248,9 +259,14 @@ class Session:
 
 
 def open_session(
-    run: Run, config: Config, data: Data, device: torch.device, pretrained: Pretrained | None = None,
-    settle: Callable[["Session"], None] = lambda session: None, anew: bool = False,
-) -> Session:  # fmt: skip
+    run: Run,
+    config: Config,
+    data: Data,
+    device: torch.device,
+    pretrained: Pretrained | None = None,
+    settle: Callable[["Session"], None] = lambda session: None,
+    anew: bool = False,
+) -> Session:
     """Build model and optimizers, and take up the newest whole checkpoint if the run has one.
 
     Without one, the weights are those of `pretrained` if the run begins from a directory. `settle` may
@@ -278,9 +294,10 @@ def open_session(
     state = checkpoint.state if checkpoint else State()
     if state.step > config.train.steps:
         raise RequestError(
-            f"train.steps {config.train.steps}", f"{run.folder} has {state.step} steps already",
+            f"train.steps {config.train.steps}",
+            f"{run.folder} has {state.step} steps already",
             "give more, or leave --steps out",
-        )  # fmt: skip
+        )
     session = Session(run, config, data, model, optimizers, state, record, problems)
     if config.train.compile == "on":
         session.forward = torch.compile(model)
@@ -309,9 +326,15 @@ def train_session(session: Session, stop: Callable[[], bool] = lambda: False) ->
             run.write_weights(session.model)
 
     reports = fit(
-        session.model, session.optimizers, session.data.batches, config, session.state,
-        config.precision, session.validator, session.forward,
-    )  # fmt: skip
+        session.model,
+        session.optimizers,
+        session.data.batches,
+        config,
+        session.state,
+        config.precision,
+        session.validator,
+        session.forward,
+    )
     for report in reports:
         state = session.state = report.state
         if is_due(state.step, config):
@@ -337,10 +360,13 @@ def train_session(session: Session, stop: Callable[[], bool] = lambda: False) ->
 def metrics_line(report: Report) -> dict[str, Any]:
     """A report as `metrics.jsonl` has it."""
     line: dict[str, Any] = {
-        "step": report.state.step, "tokens": report.state.tokens,
-        "seconds": round(report.state.seconds, 3), "loss": report.loss, "lr": report.lr,
+        "step": report.state.step,
+        "tokens": report.state.tokens,
+        "seconds": round(report.state.seconds, 3),
+        "loss": report.loss,
+        "lr": report.lr,
         "grad_norm": report.grad_norm,
-    }  # fmt: skip
+    }
     if report.val_loss is not None:
         line |= {"val_loss": report.val_loss, "bits_per_byte": report.bits_per_byte}
     return line | report.noted

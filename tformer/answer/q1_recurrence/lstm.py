@@ -62,9 +62,7 @@ def build_lstm(config: LSTMConfig, seed: int) -> LSTM:
 def size(config: LSTMConfig) -> int:
     """Trained numbers: four gates a layer, torch gives each two biases."""
     h, v = config.d_hidden, config.vocab_size
-    layers = sum(
-        4 * h * ((h if layer else config.d_model) + h + 2) for layer in range(config.n_layers)
-    )  # fmt: skip
+    layers = sum(4 * h * ((h if layer else config.d_model) + h + 2) for layer in range(config.n_layers))
     return v * config.d_model + layers + v * h + v
 
 

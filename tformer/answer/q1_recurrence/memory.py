@@ -89,9 +89,13 @@ def measure_recall(budget: Budget, seed: int, subject: Subject | None) -> Recall
             share[name].append(reach(model, torch.from_numpy(task.fresh(16)[0]))[distance])
             parameters[name] = n_parameters(model)
     return RecallEvidence(
-        distances, steps, {n: tuple(a) for n, a in accuracy.items()}, {n: tuple(s) for n, s in share.items()},
-        parameters, 1 / 8,
-    )  # fmt: skip
+        distances,
+        steps,
+        {n: tuple(a) for n, a in accuracy.items()},
+        {n: tuple(s) for n, s in share.items()},
+        parameters,
+        1 / 8,
+    )
 
 
 def show_recall(measured: Sequence[RecallEvidence]) -> Finding:
@@ -99,14 +103,20 @@ def show_recall(measured: Sequence[RecallEvidence]) -> Finding:
     first = measured[0]
     near, far = first.distances[0], first.distances[-1]
     rows = tuple(
-        (name, f"{distance}", Numbers(tuple(e.accuracy[name][i] for e in measured), ".2f"),
-         Numbers(tuple(e.share[name][i] for e in measured), ".3f"))
-        for name in LEARNERS for i, distance in enumerate(first.distances)
-    )  # fmt: skip
+        (
+            name,
+            f"{distance}",
+            Numbers(tuple(e.accuracy[name][i] for e in measured), ".2f"),
+            Numbers(tuple(e.share[name][i] for e in measured), ".3f"),
+        )
+        for name in LEARNERS
+        for i, distance in enumerate(first.distances)
+    )
     table = Table(
         "After training: the first symbol, named at the mark",
-        ("model", "tokens back", "accuracy", "share of gradient"), rows,
-    )  # fmt: skip
+        ("model", "tokens back", "accuracy", "share of gradient"),
+        rows,
+    )
     half = (1 + first.chance) / 2
 
     def at(name: str, i: int) -> Numbers:
@@ -114,11 +124,16 @@ def show_recall(measured: Sequence[RecallEvidence]) -> Finding:
 
     because = f"Halfway between guessing among 8 ({first.chance:g}) and 1."
     claims = (
-        Claim(f"A transformer learns to look back {far} tokens", at("transformer", -1), "at least", half,
-              because),
+        Claim(
+            f"A transformer learns to look back {far} tokens",
+            at("transformer", -1),
+            "at least",
+            half,
+            because,
+        ),
         Claim(f"An LSTM as torch initialises it learns {near}", at(CLOSED, 0), "at least", half, because),
         Claim(f"With the same steps it does not learn {far}", at(CLOSED, -1), "at most", half, because),
-    )  # fmt: skip
+    )
     sizes = ", ".join(f"{first.parameters[n]:,}" for n in LEARNERS)
     said = (
         f"Trained for {first.steps} steps on sequences that end with a mark, at which the first symbol is to "
@@ -183,16 +198,27 @@ def show_reversal(measured: Sequence[ReversalEvidence]) -> Finding:
         series.append(over_seeds("the run", range(0, 2 * len(first.run), 2), [e.run for e in measured]))
     table = Table(
         f"Accuracy on {n} symbols reversed",
-        ("model", "steps", "mean", "worst", "0 back", f"{2 * n - 2} back"), tuple(rows),
-    )  # fmt: skip
+        ("model", "steps", "mean", "worst", "0 back", f"{2 * n - 2} back"),
+        tuple(rows),
+    )
     figure = Lines("Reversal, by how far back the token lies", "tokens back", "accuracy", tuple(series))
     because = f"Halfway between guessing ({first.chance:g}) and 1."
     claims = (
-        Claim("The transformer reverses, at every distance",
-              _over([e.accuracy["transformer"] for e in measured], min), "at least", half, because),
-        Claim("An LSTM of as many parameters has not learned it in as many steps (mean over distances)",
-              _over([e.accuracy["LSTM"] for e in measured], fmean), "at most", half, because),
-    )  # fmt: skip
+        Claim(
+            "The transformer reverses, at every distance",
+            _over([e.accuracy["transformer"] for e in measured], min),
+            "at least",
+            half,
+            because,
+        ),
+        Claim(
+            "An LSTM of as many parameters has not learned it in as many steps (mean over distances)",
+            _over([e.accuracy["LSTM"] for e in measured], fmean),
+            "at most",
+            half,
+            because,
+        ),
+    )
     longer = [e.accuracy[LONGER] for e in measured]
     mean, worst, last = (_over(longer, summary).mean for summary in (fmean, min, _last))
     said = (
@@ -219,6 +245,7 @@ def _last(curve: tuple[float, ...]) -> float:
 
 EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment("recall", "Remembering one token", measure_recall, show_recall, seeds=(2, 5)),
-    Experiment("reversal", "Reversal, with equal parameters and steps", measure_reversal, show_reversal,
-               seeds=(2, 5)),
-)  # fmt: skip
+    Experiment(
+        "reversal", "Reversal, with equal parameters and steps", measure_reversal, show_reversal, seeds=(2, 5)
+    ),
+)

@@ -19,7 +19,7 @@ from tformer.model import (
     Transformer,
     attention,
     rotary_angles,
-)  # fmt: skip
+)
 from tformer.text.data import rng
 
 STREAM_ORDER, STREAM_ORDER_EVAL = 101, 102
@@ -173,17 +173,26 @@ def show_permutation(measured: Sequence[PermutationEvidence]) -> Finding:
     claims = (
         Claim(
             "Without mask and positions, permuting the inputs permutes the outputs and does nothing else",
-            by_name["unmasked"], "at most", 1e-8, because,
+            by_name["unmasked"],
+            "at most",
+            1e-8,
+            because,
         ),
         Claim(
             "Under the causal mask alone, one layer does not see the order of the earlier tokens",
-            by_name["one_layer"], "at most", 1e-8, because,
+            by_name["one_layer"],
+            "at most",
+            1e-8,
+            because,
         ),
         Claim(
             "Under the causal mask alone, two layers do",
-            by_name["two_layers"], "at least", 1e-8, because,
+            by_name["two_layers"],
+            "at least",
+            1e-8,
+            because,
         ),
-    )  # fmt: skip
+    )
     said = (
         "Inputs in another order, in float64. Without a mask each output is compared with that of the same "
         "token before; under it the last output, whose token stays in its place. One limit remains under the "
@@ -263,9 +272,12 @@ def measure_order(budget: Budget, seed: int, subject: Subject | None) -> OrderEv
     found = {}
     for variant in VARIANTS:
         config = tiny(
-            vocab_size=task.n, n_ctx=task.n, d_model=width, positions=variant.positions,
+            vocab_size=task.n,
+            n_ctx=task.n,
+            d_model=width,
+            positions=variant.positions,
             n_layers=variant.n_layers,
-        )  # fmt: skip
+        )
         model = build(config, seed, variant.replace)
         train(model, task, steps, seed, batch_size=32, lr=5e-3)
         found[variant.name] = float(accuracies(model, task).mean())
@@ -279,18 +291,31 @@ def show_order(measured: Sequence[OrderEvidence]) -> Finding:
     numbers = {n: Numbers(tuple(e.accuracy[n] for e in measured), ".3f") for n in measured[0].accuracy}
     placed = Numbers(tuple(min(e.accuracy[n] for n in PLACED) for e in measured), ".3f")
     figure = Bars(
-        "Naming the token before, by what brings order in", "accuracy", tuple(numbers.items()),
+        "Naming the token before, by what brings order in",
+        "accuracy",
+        tuple(numbers.items()),
         ("best without order", guessing),
-    )  # fmt: skip
+    )
     because = f"Halfway between {guessing:.3f}, the best that is possible without order, and 1."
     claims = (
-        Claim("One layer without positions can only guess", numbers["none, 1 layer"], "at most", half,
-              because),
-        Claim("Sinusoidal, learned and rotary positions each tell it the order", placed, "at least", half,
-              because),
-        Claim("From two layers on, the causal mask alone does", numbers["none, 2 layers"], "at least", half,
-              because),
-    )  # fmt: skip
+        Claim(
+            "One layer without positions can only guess", numbers["none, 1 layer"], "at most", half, because
+        ),
+        Claim(
+            "Sinusoidal, learned and rotary positions each tell it the order",
+            placed,
+            "at least",
+            half,
+            because,
+        ),
+        Claim(
+            "From two layers on, the causal mask alone does",
+            numbers["none, 2 layers"],
+            "at least",
+            half,
+            because,
+        ),
+    )
     said = (
         "The task: all symbols once, in random order; name the token before. The blocks are GPT-2's in every "
         "variant, only the positions differ: rotary ones are put into its attention, sinusoids are scaled to "
@@ -302,9 +327,16 @@ def show_order(measured: Sequence[OrderEvidence]) -> Finding:
 
 EXPERIMENTS: tuple[Experiment[PermutationEvidence] | Experiment[OrderEvidence], ...] = (
     Experiment(
-        "permutation", "Is attention a bag of words?", measure_permutation, show_permutation, seeds=(3, 5),
-        skip=lambda subject: "its context has fewer than three positions"
-        if subject and subject.model.config.n_ctx < 3 else None,
+        "permutation",
+        "Is attention a bag of words?",
+        measure_permutation,
+        show_permutation,
+        seeds=(3, 5),
+        skip=lambda subject: (
+            "its context has fewer than three positions"
+            if subject and subject.model.config.n_ctx < 3
+            else None
+        ),
     ),
     Experiment("order", "A task that needs order", measure_order, show_order, seeds=(2, 5)),
-)  # fmt: skip
+)

@@ -86,8 +86,13 @@ def step_ms(model: nn.Module, length: int, steps: int, sequences: int, seed: int
     """Median time of a step of `fit`, the first one left out."""
     ends = [0.0]
     train(
-        model, Noise(length), steps, seed, lambda r: ends.append(r.state.seconds), batch_size=sequences,
-    )  # fmt: skip
+        model,
+        Noise(length),
+        steps,
+        seed,
+        lambda r: ends.append(r.state.seconds),
+        batch_size=sequences,
+    )
     return 1000 * statistics.median(b - a for a, b in pairwise(ends[1:]))
 
 
@@ -132,10 +137,13 @@ def show_steps(measured: Sequence[StepsEvidence]) -> Finding:
     )
     times = [[e.transformer_ms for e in measured], [e.lstm_ms for e in measured]]
     figure = Lines(
-        f"A training step of {first.sequences} sequences, on one thread", "positions", "milliseconds",
+        f"A training step of {first.sequences} sequences, on one thread",
+        "positions",
+        "milliseconds",
         tuple(on_log_scale(n, first.timed_lengths, t) for n, t in zip(names, times, strict=True)),
-        log_x=True, log_y=True,
-    )  # fmt: skip
+        log_x=True,
+        log_y=True,
+    )
     ratio = statistics.fmean(e.transformer_ms[-1] / e.lstm_ms[-1] for e in measured)
     growth = [statistics.fmean(t[-1] / t[0] for t in model) for model in times]
     added = [
@@ -143,11 +151,21 @@ def show_steps(measured: Sequence[StepsEvidence]) -> Finding:
         for chains in ([e.transformer_chain for e in measured], [e.lstm_chain for e in measured])
     ]
     claims = (
-        Claim("A token more adds nothing to the chain of a transformer", added[0], "at most", 0,
-              "A count: all positions pass through the same operations, at once."),
-        Claim("A token more lengthens that of an LSTM", added[1], "at least", 1,
-              "A count: h of one token is an input of the next, so one operation at the very least."),
-    )  # fmt: skip
+        Claim(
+            "A token more adds nothing to the chain of a transformer",
+            added[0],
+            "at most",
+            0,
+            "A count: all positions pass through the same operations, at once.",
+        ),
+        Claim(
+            "A token more lengthens that of an LSTM",
+            added[1],
+            "at least",
+            1,
+            "A count: h of one token is an input of the next, so one operation at the very least.",
+        ),
+    )
     said = (
         "Counted in the graph that autograd records. Parallel hardware makes a short chain a short time; one "
         f"thread, which does one thing after the other anyway, does not. From {first.timed_lengths[0]} to "
@@ -228,13 +246,28 @@ def show_reach(measured: Sequence[ReachEvidence]) -> Finding:
     }
     no_loss = "Equal shares give 1, a loss of 5 % a token 0.04."
     claims = (
-        Claim(f"Through attention, {FAR} tokens are not farther than 1 (ratio of gradients)",
-              ratios["transformer"], "at least", 0.1, no_loss),
-        Claim("Through an LSTM as torch initialises it, the gradient vanishes", ratios[CLOSED], "at most",
-              3e-10, f"Gates at 0.5 leave 0.5^{FAR - 1} = 1e-19, open ones 1: halfway on a log scale."),
-        Claim("That is no law: through one whose forget gates start open it does not", ratios[OPEN],
-              "at least", 0.1, f"sigmoid(4) = 0.982 leaves 0.32 after {FAR - 1} tokens, by the cell alone."),
-    )  # fmt: skip
+        Claim(
+            f"Through attention, {FAR} tokens are not farther than 1 (ratio of gradients)",
+            ratios["transformer"],
+            "at least",
+            0.1,
+            no_loss,
+        ),
+        Claim(
+            "Through an LSTM as torch initialises it, the gradient vanishes",
+            ratios[CLOSED],
+            "at most",
+            3e-10,
+            f"Gates at 0.5 leave 0.5^{FAR - 1} = 1e-19, open ones 1: halfway on a log scale.",
+        ),
+        Claim(
+            "That is no law: through one whose forget gates start open it does not",
+            ratios[OPEN],
+            "at least",
+            0.1,
+            f"sigmoid(4) = 0.982 leaves 0.32 after {FAR - 1} tokens, by the cell alone.",
+        ),
+    )
     said = (
         "|∂ last logits / ∂ embedding| of models of one size with random weights, in float64. The "
         "transformer's projections are drawn like its other matrices: as tformer initialises them, at zero, "
@@ -284,9 +317,13 @@ def measure_carried(budget: Budget, seed: int, subject: Subject | None) -> Carri
             differences.append(_off(on[:, -1], recurrent(symbols[:, : n + 1])[:, -1]))
             state_bytes.append(sum(t.nbytes for t in state))
     return CarriedEvidence(
-        lengths, tuple(cache_bytes), tuple(state_bytes), max(differences),
-        n_parameters(model), n_parameters(recurrent),
-    )  # fmt: skip
+        lengths,
+        tuple(cache_bytes),
+        tuple(state_bytes),
+        max(differences),
+        n_parameters(model),
+        n_parameters(recurrent),
+    )
 
 
 def _kept(model: Transformer, ids: Tensor) -> Tensor:
@@ -313,24 +350,44 @@ def show_carried(measured: Sequence[CarriedEvidence]) -> Finding:
     )
     x = tuple(map(float, first.lengths))
     figure = Lines(
-        "What is carried in generation", "tokens so far", "bytes",
-        (Series("KV cache", x, tuple(map(float, first.cache_bytes))),
-         Series("LSTM's h and c", x, tuple(map(float, first.state_bytes)))),
-        log_x=True, log_y=True,
-    )  # fmt: skip
+        "What is carried in generation",
+        "tokens so far",
+        "bytes",
+        (
+            Series("KV cache", x, tuple(map(float, first.cache_bytes))),
+            Series("LSTM's h and c", x, tuple(map(float, first.state_bytes))),
+        ),
+        log_x=True,
+        log_y=True,
+    )
     off = Numbers(tuple(e.difference for e in measured), ".1e")
     cache = Numbers(  # one division of whole numbers, so that equal growth is 1 and not 1 - 1e-16
         tuple(e.cache_bytes[-1] * e.lengths[0] / (e.cache_bytes[0] * e.lengths[-1]) for e in measured), ".3g"
     )
     state = Numbers(tuple(e.state_bytes[-1] / e.state_bytes[0] for e in measured), ".3g")
     claims = (
-        Claim("This is all that has to be carried: logits go on as if all were read again", off, "at most",
-              1e-3, "Rounding of float32 is about 1e-6; a token that is missing changes them by much more."),
-        Claim("The KV cache grows as fast as the text (its growth over the text's)", cache, "at least", 1,
-              "2 · n_layers · n_kv_heads · d_head numbers for every token, exactly."),
-        Claim("The LSTM's state does not grow (last over first)", state, "at most", 1,
-              "2 · n_layers · d_hidden numbers, whatever was read."),
-    )  # fmt: skip
+        Claim(
+            "This is all that has to be carried: logits go on as if all were read again",
+            off,
+            "at most",
+            1e-3,
+            "Rounding of float32 is about 1e-6; a token that is missing changes them by much more.",
+        ),
+        Claim(
+            "The KV cache grows as fast as the text (its growth over the text's)",
+            cache,
+            "at least",
+            1,
+            "2 · n_layers · n_kv_heads · d_head numbers for every token, exactly.",
+        ),
+        Claim(
+            "The LSTM's state does not grow (last over first)",
+            state,
+            "at most",
+            1,
+            "2 · n_layers · d_hidden numbers, whatever was read.",
+        ),
+    )
     said = (
         f"A transformer of {first.cache_parameters:,} parameters and an LSTM of {first.state_parameters:,}. "
         "What is kept is copied out, put into a fresh cache or state, and one more token is read."
@@ -339,12 +396,24 @@ def show_carried(measured: Sequence[CarriedEvidence]) -> Finding:
 
 
 EXPERIMENTS: tuple[Experiment[Any], ...] = (
-    Experiment("steps", "Steps that wait for each other", measure_steps, show_steps, seeds=(3, 5),
-               skip=lambda s: _too_short(s, 3)),
+    Experiment(
+        "steps",
+        "Steps that wait for each other",
+        measure_steps,
+        show_steps,
+        seeds=(3, 5),
+        skip=lambda s: _too_short(s, 3),
+    ),
     Experiment("gradient", "How far back a gradient reaches", measure_reach, show_reach, seeds=(3, 5)),
-    Experiment("carried", "What generation carries along", measure_carried, show_carried, seeds=(2, 3),
-               skip=lambda s: _too_short(s, 8)),
-)  # fmt: skip
+    Experiment(
+        "carried",
+        "What generation carries along",
+        measure_carried,
+        show_carried,
+        seeds=(2, 3),
+        skip=lambda s: _too_short(s, 8),
+    ),
+)
 
 
 def _too_short(subject: Subject | None, positions: int) -> str | None:

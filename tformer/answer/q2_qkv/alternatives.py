@@ -60,8 +60,9 @@ def measure_kin(budget: Budget, seed: int, subject: Subject | None) -> KinEviden
         identities,
         {name: float((w.sum(-1) - 1).abs().max()) for name, w in weights.items()},
         {name: float(w[hidden].abs().max()) if hidden.any() else 0.0 for name, w in weights.items()},
-        float(moved.any(-1).double().mean()), float(through.norm()),
-    )  # fmt: skip
+        float(moved.any(-1).double().mean()),
+        float(through.norm()),
+    )
 
 
 def drawn(name: str, attn: CausalSelfAttention, seed: int) -> scores.Weigh:
@@ -94,9 +95,7 @@ def kin(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> dict[str, float]:
     equal = variance * F.normalize(k, dim=-1)  # keys of one length
     causal_output = scores.linear_attention(q, k, v)
     return {
-        "squared distance: q · k / σ² minus ‖k‖² / 2σ²": apart(
-            scores.squared_distance(q, k, mask), distance
-        ),
+        "squared distance: q · k / σ² minus ‖k‖² / 2σ²": apart(scores.squared_distance(q, k, mask), distance),
         "squared distance: the scaled dot, where keys are equally long": apart(
             scores.squared_distance(q, equal, mask), scores.scaled_dot(q, equal, mask)
         ),
@@ -109,7 +108,7 @@ def kin(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> dict[str, float]:
         "linear kernel: an RNN that adds up keys and values": apart(
             causal_output, scores.linear_kernel(q, k, mask) @ v
         ),
-    }  # fmt: skip
+    }
 
 
 def absorbed(attn: CausalSelfAttention, x: Tensor, k: Tensor, mask: Tensor, seed: int) -> dict[str, float]:
@@ -136,7 +135,7 @@ def absorbed(attn: CausalSelfAttention, x: Tensor, k: Tensor, mask: Tensor, seed
         "bilinear: the scaled dot, W absorbed by W_Q": apart(
             bilinear(q, k, mask), scores.scaled_dot(folded, k, mask)
         ),
-    }  # fmt: skip
+    }
 
 
 def show_kin(measured: Sequence[KinEvidence]) -> Finding:
@@ -155,19 +154,26 @@ def show_kin(measured: Sequence[KinEvidence]) -> Finding:
     claims = (
         Claim(
             "These functions are kin: two ways to the same weights, outputs or gradients",
-            worst(e.identities for e in measured), "at most", 1e-8,
+            worst(e.identities for e in measured),
+            "at most",
+            1e-8,
             "Rounding of float64, 1e-16, times the size of scores; different functions differ by about 1.",
         ),
         Claim(
             f"All {len(SCORES)} give weights: rows sum to 1, a hidden key weighs 0",
-            worst(weights), "at most", 1e-8, "Rounding of float64; a mask left out would weigh some keys.",
+            worst(weights),
+            "at most",
+            1e-8,
+            "Rounding of float64; a mask left out would weigh some keys.",
         ),
         Claim(
             "The hard maximum has no gradient: it stays put when q moves a millionth",
-            Numbers(tuple(e.moved for e in measured), ".2g"), "at most", 0.01,
+            Numbers(tuple(e.moved for e in measured), ".2g"),
+            "at most",
+            0.01,
             "Share of the queries. Only one whose two best scores are that near can change.",
         ),
-    )  # fmt: skip
+    )
     through = Numbers(tuple(e.straight_through for e in measured), ".2g")
     said = (
         f"The straight-through gradient that trains the hard maximum, of norm {through}, is not its own: "
@@ -279,37 +285,46 @@ def show_trained(measured: Sequence[TrainedEvidence]) -> Finding:
         ("score", "ms a step", "MB kept", "parameters"),
         tuple(
             (
-                name, of(name, "milliseconds", ".1f"),
+                name,
+                of(name, "milliseconds", ".1f"),
                 Numbers((first.by_score[name].kept / 1e6,), ".2f"),
                 Numbers((first.by_score[name].learned,), ".0f"),
             )
             for name in SCORES
         ),
-    )  # fmt: skip
+    )
     x = tuple(range(1, first.budget + 1))
     curves = Lines(
-        "Training loss", "step", "nats per token",
+        "Training loss",
+        "step",
+        "nats per token",
         tuple(over_seeds(n, x, [e.by_score[n].losses for e in measured], 60) for n in SCORES),
-    )  # fmt: skip
+    )
     maps = Heat(
-        "Where the head looks after training", "query", "key",
+        "Where the head looks after training",
+        "query",
+        "key",
         tuple((name, first.by_score[name].map) for name in SCORES),
-    )  # fmt: skip
+    )
     chance = 1 / first.symbols
     soft = Numbers(tuple(min(e.by_score[n].second for n in SOFT) for e in measured), ".2f")
     peeks = Numbers(tuple(max(t.first for t in e.by_score.values()) for e in measured), ".3f")
     claims = (
         Claim(
             "The dot product is not the only way: all six scaled soft functions learn to reverse",
-            soft, "at least", (1 + chance) / 2,
+            soft,
+            "at least",
+            (1 + chance) / 2,
             f"The worst of six; halfway between chance, {chance:.2f}, and 1.",
         ),
         Claim(
             "None of the eight sees the future: on the random half all are at chance",
-            peeks, "at most", chance + 0.05,
+            peeks,
+            "at most",
+            chance + 0.05,
             f"The best of eight. Chance is {chance:.3f}; a leak would come near 1.",
         ),
-    )  # fmt: skip
+    )
     said = (
         f"One block, one head, d_k = {first.d_head}; the same draw, batches and learning rate for all. Steps "
         f"are counted until nine tenths of what can be learned is learned ({first.budget}: not in time); ms "

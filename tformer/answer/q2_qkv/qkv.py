@@ -129,21 +129,26 @@ def trace(model: Transformer, ids: Tensor, name: str) -> Trace:
     by_length = changed(shapes, [shapes_of(call) for call in fewer])
     keys = whole[0].k
     return Trace(
-        model=name, layers=len(whole), n_query_heads=keys.shape[1],
+        model=name,
+        layers=len(whole),
+        n_query_heads=keys.shape[1],
         different_key_heads=len(torch.unique(keys.transpose(0, 1).flatten(1), dim=0)),
-        whole=shapes[0], step=shapes_of(step[0]),
+        whole=shapes[0],
+        step=shapes_of(step[0]),
         cached={"K": tuple(stored[0][0].shape), "V": tuple(stored[0][1].shape)},
-        calls=len(every), irregular=sum(not is_regular(s) for s in every),
+        calls=len(every),
+        irregular=sum(not is_regular(s) for s in every),
         follow_vocabulary=sum(differs for _, _, differs in by_vocabulary),
         against_length=sum(differs != (axis in ("query", "key")) for _, axis, differs in by_length),
         moved=largest(
             float((getattr(a, t) - getattr(b, t)).abs().max())
-            for a, b in zip(whole, grown, strict=True) for t in "qkv"
+            for a, b in zip(whole, grown, strict=True)
+            for t in "qkv"
         ),
         step_difference=largest(
             relative(s.output, w.output[:, :, -1:]) for s, w in zip(step, whole, strict=True)
         ),
-    )  # fmt: skip
+    )
 
 
 def combinations() -> tuple[int, int, int]:
@@ -177,24 +182,34 @@ def show_shapes(measured: Sequence[ShapeEvidence]) -> Finding:
     claims = (
         Claim(
             "In every traced call Q and K have one width, K and V one length",
-            irregular, "at most", 0, f"A single call that differs, of {calls}, would refute it.",
+            irregular,
+            "at most",
+            0,
+            f"A single call that differs, of {calls}, would refute it.",
         ),
         Claim(
             "n is positions, not vocabulary: with fewer positions just the query and key axes change, "
             f"with {MORE_TOKENS} more tokens no axis does",
-            Numbers(misplaced, ".0f"), "at most", 0,
+            Numbers(misplaced, ".0f"),
+            "at most",
+            0,
             "Counted over all axes and layers; were n the vocabulary, all query and key axes would count.",
         ),
         Claim(
             "Attention exists just where Q and K share d_k and K and V their length; V's width is free",
-            wrong, "at most", 0,
+            wrong,
+            "at most",
+            0,
             f"Of all {first.combinations} combinations of two sizes of each, {first.possible} worked.",
         ),
         Claim(
             "One query on cached keys gives what the last of all queries gives",
-            step, "at most", 1e-3, "Relative; rounding of float32 is about 1e-6, another key is about 1.",
+            step,
+            "at most",
+            1e-3,
+            "Relative; rounding of float32 is about 1e-6, another key is about 1.",
         ),
-    )  # fmt: skip
+    )
     said = (
         f"Q, K and V were caught on their way into `attend`. {MORE_TOKENS} more tokens in the vocabulary "
         f"moved their numbers by {moved:.1g}. V may be projected to width {first.d_value} before attention "

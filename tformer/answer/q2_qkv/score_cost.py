@@ -113,42 +113,59 @@ def show_cost(measured: Sequence[CostEvidence]) -> Finding:
 
     rows = tuple(
         (
-            name, Numbers((first.kept[name][-1] / 1e6,), ".3f"), Numbers((growth(name).mean,), ".2f"),
+            name,
+            Numbers((first.kept[name][-1] / 1e6,), ".3f"),
+            Numbers((growth(name).mean,), ".2f"),
             Numbers(tuple(e.milliseconds[name][-1] for e in measured), ".3g"),
         )
         for name in first.kept
-    )  # fmt: skip
+    )
     table = Table(
         f"One head, d_head = {first.d_head}, {n} positions",
-        ("", "MB kept", "grows as n to the", "ms, forward and backward"), rows,
-    )  # fmt: skip
+        ("", "MB kept", "grows as n to the", "ms, forward and backward"),
+        rows,
+    )
     figure = Lines(
-        "Memory kept for the backward pass", "positions", "MB",
+        "Memory kept for the backward pass",
+        "positions",
+        "MB",
         tuple(
             over_seeds(name, x, [[b / 1e6 for b in e.kept[name]] for e in measured]) for name in first.kept
         ),
-        log_x=True, log_y=True,
-    )  # fmt: skip
+        log_x=True,
+        log_y=True,
+    )
     claims = (
         Claim(
             "A matrix of weights costs memory that grows as n² (the scaled dot's exponent)",
-            growth("scaled dot"), "at least", 1.5, "Halfway between linear, 1, and quadratic, 2.",
+            growth("scaled dot"),
+            "at least",
+            1.5,
+            "Halfway between linear, 1, and quadratic, 2.",
         ),
         Claim(
             "The linear kernel needs none: its sums formed first, memory grows as n (exponent)",
-            growth(SUMS), "at most", 1.5, "Halfway between linear, 1, and quadratic, 2.",
+            growth(SUMS),
+            "at most",
+            1.5,
+            "Halfway between linear, 1, and quadratic, 2.",
         ),
         Claim(
             f"Additive keeps many times what the scaled dot keeps, {n} positions (ratio)",
-            ratio("kept"), "at least", first.d_head / 4,
+            ratio("kept"),
+            "at least",
+            first.d_head / 4,
             f"{first.d_head} numbers of tanh for each pair, where a weight is one; a quarter of that, as q, "
             "k, v and the mask are kept as well.",
         ),
         Claim(
             f"Additive takes longer than the scaled dot, {n} positions (ratio)",
-            ratio("milliseconds"), "at least", 2, "1 would be the same; clocks waver, so 2.",
+            ratio("milliseconds"),
+            "at least",
+            2,
+            "1 would be the same; clocks waver, so 2.",
         ),
-    )  # fmt: skip
+    )
     said = (
         "The n² is that of the formula written out. A fused kernel (here torch's) computes the same softmax "
         "in pieces, and again in the backward pass, and keeps no weights: its memory is linear too (Dao et "

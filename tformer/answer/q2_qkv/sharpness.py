@@ -130,27 +130,35 @@ def show_scale(measured: Sequence[ScaleEvidence]) -> Finding:
             (str(d), *(of(name, i, which, ".3g") for name in ("jacobian", "at_q") for which in (0, 1)))
             for i, d in enumerate(widths)
         ),
-    )  # fmt: skip
+    )
     names = ("with 1/√d_k", "without")
     figures = (
         Lines(
-            "The variance of q · k grows as d_k; that of q · k / √d_k does not", "d_k", "variance",
+            "The variance of q · k grows as d_k; that of q · k / √d_k does not",
+            "d_k",
+            "variance",
             (
                 over_seeds("q · k / √d_k", x, scaled),
                 over_seeds("q · k", x, variances),
             ),
-            log_x=True, log_y=True,
+            log_x=True,
+            log_y=True,
         ),
         *(
-            Lines(title, "d_k", label, tuple(
-                over_seeds(n, x, curves(name, which)) for which, n in enumerate(names)
-            ), log_x=True, log_y=log)
+            Lines(
+                title,
+                "d_k",
+                label,
+                tuple(over_seeds(n, x, curves(name, which)) for which, n in enumerate(names)),
+                log_x=True,
+                log_y=log,
+            )
             for title, label, name, log in (
                 ("Entropy of the weights", "of equal weights' entropy", "entropy", False),
                 ("Gradient at the scores", "norm of the Jacobian", "jacobian", True),
             )
         ),
-    )  # fmt: skip
+    )
     exponent = Numbers(tuple(abs(slope(x, c) - 1) for c in variances), ".2f")
     keeps = Numbers(tuple(-largest(-entropy for entropy in c) for c in curves("entropy", 0)), ".2f")
     loses = Numbers(tuple(c[-1] for c in curves("entropy", 1)), ".2f")
@@ -160,22 +168,33 @@ def show_scale(measured: Sequence[ScaleEvidence]) -> Finding:
     claims = (
         Claim(
             "On fresh modules the variance of q · k grows as d_k (distance of the exponent from 1)",
-            exponent, "at most", 0.25, "Without growth the exponent is 0; of aligned q and k it is 2.",
+            exponent,
+            "at most",
+            0.25,
+            "Without growth the exponent is 0; of aligned q and k it is 2.",
         ),
         Claim(
             "With 1/√d_k the entropy of the weights stays high at every d_k",
-            keeps, "at least", 0.5,
+            keeps,
+            "at least",
+            0.5,
             "For scores of variance 1 on 32 to 64 keys theory says 1 - 1/(2 ln n), about 0.87; one-hot is 0.",
         ),
         Claim(
             f"Without it the weights come close to one-hot: little entropy is left at d_k = {last}",
-            loses, "at most", 0.5, "Halfway between one-hot, 0, and equal weights, 1.",
+            loses,
+            "at most",
+            0.5,
+            "Halfway between one-hot, 0, and equal weights, 1.",
         ),
         Claim(
             f"Without it the median query has less gradient at its scores (ratio, d_k = {last})",
-            ratio, "at most", 0.5, "The ratio is 1 if the scale does nothing; half of that.",
+            ratio,
+            "at most",
+            0.5,
+            "The ratio is 1 if the scale does nothing; half of that.",
         ),
-    )  # fmt: skip
+    )
     tables = (spread, gradient, *_run_table(measured))
     at_q = Numbers(tuple(e.fresh[-1].at_q[1] / e.fresh[-1].at_q[0] for e in measured), ".2g")
     starved = Numbers(tuple(100 * e.fresh[-1].starved[1] for e in measured), ".0f", "%")

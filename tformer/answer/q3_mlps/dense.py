@@ -84,21 +84,30 @@ def show_alone(measured: Sequence[AloneEvidence]) -> Finding:
     later = Numbers(tuple(max(e.attention[e.at + 1 :]) for e in measured), ".2g")
     x = tuple(range(1, len(measured[0].mlp) + 1))
     figure = Lines(
-        f"Position {at + 1} gets another input: which outputs move", "position",
+        f"Position {at + 1} gets another input: which outputs move",
+        "position",
         "movement (largest at any position: 1)",
-        (over_seeds("MLP", x, [e.mlp for e in measured]),
-         over_seeds("attention", x, [e.attention for e in measured])),
-    )  # fmt: skip
+        (
+            over_seeds("MLP", x, [e.mlp for e in measured]),
+            over_seeds("attention", x, [e.attention for e in measured]),
+        ),
+    )
     claims = (
         Claim(
             "The MLP's output at other positions does not move",
-            others, "at most", 1e-5, "It should be 0; rounding of float32 is about 1e-7.",
+            others,
+            "at most",
+            1e-5,
+            "It should be 0; rounding of float32 is about 1e-7.",
         ),
         Claim(
             "Attention carries the change to later positions",
-            later, "at least", 1e-3, "A hundred times what the MLP is allowed.",
+            later,
+            "at least",
+            1e-3,
+            "A hundred times what the MLP is allowed.",
         ),
-    )  # fmt: skip
+    )
     said = (
         "The state of one position was replaced in front of the MLP, and in front of attention, of every "
         "block. Movements, means over sequences, are relative to the largest; the figure has the largest of "
@@ -170,15 +179,20 @@ def _compared(
         of_a, of_b, of_shuffled = (blocks[k].mlp(x[None])[0] for k, x in pair)  # (N, C)
         with exchanged(model, i, j):
             added = loss() - usual
-        rows.append({
-            "flat": cosine(flat(blocks[i].mlp), flat(blocks[j].mlp)),
-            "matched": matched, "matched_shuffled": shuffled,
-            "matched_itself": best_match(a, a[torch.randperm(len(a))]),
-            "likeness": (matched - shuffled) / max(1 - shuffled, 1e-6),
-            "outputs": cosine(of_a - of_a.mean(0), of_b - of_b.mean(0)),
-            "outputs_shuffled": cosine(of_a - of_a.mean(0), of_shuffled - of_shuffled.mean(0)),
-            "cka": cka(of_a, of_b), "cka_shuffled": cka(of_a, of_shuffled), "exchange": added,
-        })  # fmt: skip
+        rows.append(
+            {
+                "flat": cosine(flat(blocks[i].mlp), flat(blocks[j].mlp)),
+                "matched": matched,
+                "matched_shuffled": shuffled,
+                "matched_itself": best_match(a, a[torch.randperm(len(a))]),
+                "likeness": (matched - shuffled) / max(1 - shuffled, 1e-6),
+                "outputs": cosine(of_a - of_a.mean(0), of_b - of_b.mean(0)),
+                "outputs_shuffled": cosine(of_a - of_a.mean(0), of_shuffled - of_shuffled.mean(0)),
+                "cka": cka(of_a, of_b),
+                "cka_shuffled": cka(of_a, of_shuffled),
+                "exchange": added,
+            }
+        )
     mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
     return LikenessEvidence(
         blocks=len(blocks),
@@ -201,34 +215,45 @@ def show_likeness(measured: Sequence[LikenessEvidence]) -> Finding:
         ("", "measured", "if unrelated", "if the same"),
         (
             ("weights as they stand", over("flat"), "0", "1"),
-            ("neurons, each with its best match", over("matched"), str(over("matched_shuffled")),
-             str(over("matched_itself"))),
+            (
+                "neurons, each with its best match",
+                over("matched"),
+                str(over("matched_shuffled")),
+                str(over("matched_itself")),
+            ),
             ("outputs for the same states", over("outputs"), str(over("outputs_shuffled")), "1"),
             ("these, the two most alike", over("outputs_largest"), "-", "1"),
             ("outputs for the same states, CKA", over("cka"), str(over("cka_shuffled")), "1"),
             ("nats added by exchanging them", over("exchange"), "-", "0"),
         ),
-    )  # fmt: skip
+    )
     halfway = "Halfway between unrelated (0) and the same (1)."
     claims = [
         Claim(
             "No two blocks have the same MLP, in whatever order of its neurons",
-            over("likeness"), "at most", 0.5,
+            over("likeness"),
+            "at most",
+            0.5,
             f"{halfway} The two most alike blocks; unrelated is the match with a shuffled basis.",
         ),
-    ]  # fmt: skip
+    ]
     if first.own:  # what MLPs compute depends on what a run has learned
         claims += [
             Claim(
                 "No two blocks' MLPs compute the same from the same states",
-                over("outputs_largest"), "at most", 0.5, f"{halfway} The two most alike blocks.",
+                over("outputs_largest"),
+                "at most",
+                0.5,
+                f"{halfway} The two most alike blocks.",
             ),
             Claim(
                 "Each MLP is of use in its own block: exchanging two costs",
-                over("exchange", ".2f", "nats"), "at least", 0.3,
+                over("exchange", ".2f", "nats"),
+                "at least",
+                0.3,
                 "Exchanging equal ones costs 0; a guess among all values loses more than 6.",
             ),
-        ]  # fmt: skip
+        ]
     attention, mlp = first.block_parameters
     whose = (
         "Three blocks whose MLPs learned a table of facts by heart were compared in pairs. "
@@ -284,15 +309,21 @@ def show_parting(measured: Sequence[PartingEvidence]) -> Finding:
     """Depth alone makes them differ."""
     update = Numbers(tuple(e.update for e in measured), ".2f")
     bars = Bars(
-        "Cosine between blocks whose MLPs started as copies", "cosine",
-        (("weights before training", Numbers(tuple(e.start for e in measured), ".2f")),
-         ("weights after training", Numbers(tuple(e.end for e in measured), ".2f")),
-         ("what training added", update)),
-    )  # fmt: skip
+        "Cosine between blocks whose MLPs started as copies",
+        "cosine",
+        (
+            ("weights before training", Numbers(tuple(e.start for e in measured), ".2f")),
+            ("weights after training", Numbers(tuple(e.end for e in measured), ".2f")),
+            ("what training added", update),
+        ),
+    )
     claim = Claim(
         "MLPs that start as copies are trained apart",
-        update, "at most", 0.8, "The same gradients would give 1 to rounding, unrelated ones 0.",
-    )  # fmt: skip
+        update,
+        "at most",
+        0.8,
+        "The same gradients would give 1 to rounding, unrelated ones 0.",
+    )
     said = (
         "Blocks might differ only because they are drawn differently. Here the MLPs of all blocks started "
         "as copies and learned the same facts. They stand at different depths and see different states."
@@ -343,11 +374,16 @@ def show_shared(measured: Sequence[SharedEvidence]) -> Finding:
         "Facts learned by the MLPs of three blocks, and the reversal",
         ("MLPs", "parameters", "products", "facts known", "reversal"),
         tuple(
-            (v, f"{first.parameters[v]:,}", f"{first.multiplications[v]:,}",
-             over("known", v), over("reversal", v))
+            (
+                v,
+                f"{first.parameters[v]:,}",
+                f"{first.multiplications[v]:,}",
+                over("known", v),
+                over("reversal", v),
+            )
             for v in VARIANTS
         ),
-    )  # fmt: skip
+    )
     known = [e.known for e in measured]
     lost = Numbers(tuple(k["separate"] - k["shared"] for k in known), ".2f")
     regained = Numbers(
@@ -357,13 +393,19 @@ def show_shared(measured: Sequence[SharedEvidence]) -> Finding:
     claims = (
         Claim(
             "One MLP for all blocks, of the same width, remembers fewer facts than separate ones",
-            lost, "at least", 0.1, "It has a third of the parameters; 0 if these did not count.",
+            lost,
+            "at least",
+            0.1,
+            "It has a third of the parameters; 0 if these did not count.",
         ),
         Claim(
             "As many parameters, shared, give back most of what sharing lost",
-            regained, "at least", 0.5, "Halfway: 0 is the narrow shared MLP, 1 the separate ones.",
+            regained,
+            "at least",
+            0.5,
+            "Halfway: 0 is the narrow shared MLP, 1 the separate ones.",
         ),
-    )  # fmt: skip
+    )
     said = (
         "Separate MLPs, one shared by all blocks, and one shared that is so wide that it has as many "
         "parameters as the separate ones, were trained alike on random facts: only memory helps there, and "

@@ -202,9 +202,11 @@ def with_mlps(model: Transformer, variant: str) -> Transformer:
     """The model with MLPs as the variant says."""
     c = model.config
     replace = {
-        "separate": lambda model: None, "same start": same_start, "shared": one_mlp(c.d_mlp),
+        "separate": lambda model: None,
+        "same start": same_start,
+        "shared": one_mlp(c.d_mlp),
         "shared, wide": one_mlp(c.n_layers * c.d_mlp),
-    }[variant]  # fmt: skip
+    }[variant]
     replace(model)
     return model
 

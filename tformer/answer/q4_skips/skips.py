@@ -80,22 +80,38 @@ def measure_training(budget: Budget, seed: int, subject: Subject | None) -> Trai
 
 
 def best(
-    depth: int, name: str, kind: type[Block], start: Callable[[Transformer], Transformer], task: Reversal,
-    steps: int, seed: int, rates: Sequence[float],
-) -> Trained:  # fmt: skip
+    depth: int,
+    name: str,
+    kind: type[Block],
+    start: Callable[[Transformer], Transformer],
+    task: Reversal,
+    steps: int,
+    seed: int,
+    rates: Sequence[float],
+) -> Trained:
     """The training whose last losses are lowest."""
     every = [train_one(depth, name, kind, start, task, steps, seed, lr) for lr in rates]
     return min(every, key=lambda t: np.mean(t.losses[-10:]) if len(t.losses) == steps else np.inf)
 
 
 def train_one(
-    depth: int, name: str, kind: type[Block], start: Callable[[Transformer], Transformer], task: Reversal,
-    steps: int, seed: int, lr: float,
-) -> Trained:  # fmt: skip
+    depth: int,
+    name: str,
+    kind: type[Block],
+    start: Callable[[Transformer], Transformer],
+    task: Reversal,
+    steps: int,
+    seed: int,
+    lr: float,
+) -> Trained:
     """One variant. A training that diverges counts with what it had reached."""
     config = tiny(
-        vocab_size=task.symbols, n_ctx=task.n_ctx, n_layers=depth, n_heads=2, d_model=32,
-    )  # fmt: skip
+        vocab_size=task.symbols,
+        n_ctx=task.n_ctx,
+        n_layers=depth,
+        n_heads=2,
+        d_model=32,
+    )
     model = with_blocks(build(config, seed, start), kind)
     inputs, targets = (torch.from_numpy(np.ascontiguousarray(a)) for a in task.fresh(64, index=2))
     losses: list[float] = []
@@ -134,7 +150,9 @@ def show_training(measured: Sequence[TrainingEvidence]) -> Finding:
     shown = [n for n in names if (deepest, n) in have]
     figures = (
         Lines(
-            f"Loss with {deepest} blocks", "step", "cross-entropy (nats)",
+            f"Loss with {deepest} blocks",
+            "step",
+            "cross-entropy (nats)",
             tuple(
                 stream.curve(n, range(1, steps + 1), [e.at(deepest, n).losses[:steps] for e in measured])
                 for n in shown
@@ -143,7 +161,8 @@ def show_training(measured: Sequence[TrainingEvidence]) -> Finding:
             ),
         ),
         Lines(
-            f"Gradient of queries and keys half-way through training, {deepest} blocks", "block",
+            f"Gradient of queries and keys half-way through training, {deepest} blocks",
+            "block",
             "gradient norm",
             tuple(
                 stream.curve(n, range(1, deepest + 1), [e.at(deepest, n).looking for e in measured], log=True)
@@ -151,30 +170,41 @@ def show_training(measured: Sequence[TrainingEvidence]) -> Finding:
             ),
             log_y=True,
         ),
-    )  # fmt: skip
+    )
     half, quarter = (1 + first.chance) / 2, (1 + 3 * first.chance) / 4
     others = [name for name in VARIANTS if name != BOTH]
     because = f"Half-way from chance, {first.chance:.3g}, to all right."
     claims = (
         Claim(
             f"With {shallow} blocks every variant learns, also without any skip",
-            _worst(min, [right(shallow, n) for n in VARIANTS]), "at least", half, because,
+            _worst(min, [right(shallow, n) for n in VARIANTS]),
+            "at least",
+            half,
+            because,
         ),
         Claim(
             f"With {deepest} blocks the one with both skips learns",
-            right(deepest, BOTH), "at least", half, because,
+            right(deepest, BOTH),
+            "at least",
+            half,
+            because,
         ),
         Claim(
             f"With {deepest} blocks no other does in the same {first.steps} steps",
-            _worst(max, [right(deepest, n) for n in others]), "at most", half, because,
+            _worst(max, [right(deepest, n) for n in others]),
+            "at most",
+            half,
+            because,
         ),
         Claim(
             f"{COPY_DEPTH} blocks without skips learn, if each starts as a copy of its input",
-            right(COPY_DEPTH, COPY), "at least", quarter,
+            right(COPY_DEPTH, COPY),
+            "at least",
+            quarter,
             "A quarter of the way from chance to all right. Half-way was first tried: most copies get "
             "all the way, some not so far in these steps; random starts stay near chance.",
         ),
-    )  # fmt: skip
+    )
     rates = "the better of the learning rates 0.004 and 0.0015" if len(depths) > 2 else "learning rate 0.004"
     said = (
         f"Reversing {TASK['length']} symbols out of {TASK['symbols']}, {first.steps} steps of 32 sequences, "

@@ -132,28 +132,38 @@ def show_collapse(measured: Sequence[CollapseEvidence]) -> Finding:
         ),
     )
     figure = Lines(
-        "What is left apart, by block", "block", "share of the norm",
+        "What is left apart, by block",
+        "block",
+        "share of the norm",
         tuple(
             curve(name, range(1, last[name] + 1), [e.variants[name].apart for e in measured], log=True)
             for name in names
         ),
         log_y=True,
-    )  # fmt: skip
+    )
     claims = (
         Claim(
             "Without skips, random blocks make all positions alike",
-            numbers(NEITHER, "apart", DEPTH, ".2g"), "at most", 0.01,
+            numbers(NEITHER, "apart", DEPTH, ".2g"),
+            "at most",
+            0.01,
             "For independent vectors it is nearly 1; a hundredth of that is next to nothing.",
         ),
         Claim(
             "So does attention alone without its skip",
-            numbers(ALONE_NO_SKIP, "apart", DEPTH, ".2g"), "at most", 0.01, "The same threshold.",
+            numbers(ALONE_NO_SKIP, "apart", DEPTH, ".2g"),
+            "at most",
+            0.01,
+            "The same threshold.",
         ),
         Claim(
             "With both skips they stay apart",
-            numbers(BOTH, "apart", DEPTH, ".2g"), "at least", 0.1, "Ten times what may be left without.",
+            numbers(BOTH, "apart", DEPTH, ".2g"),
+            "at least",
+            0.1,
+            "Ten times what may be left without.",
         ),
-    )  # fmt: skip
+    )
     said = (
         "Random weights, all matrices of the blocks normal(0, 1/√d_in), the same draw for each variant. "
         "Apart is the share of the norm that is left after the mean over positions is taken off. The skip "
@@ -213,7 +223,9 @@ def show_gradients(measured: Sequence[GradientEvidence]) -> Finding:
     blocks = {name: range(1, len(measured[0].whole[name]) + 1) for name in names}
     figures = tuple(
         Lines(
-            title, "block", "gradient norm",
+            title,
+            "block",
+            "gradient norm",
             tuple(curve(n, blocks[n], [getattr(e, what)[n] for e in measured], log=True) for n in names),
             log_y=True,
         )
@@ -221,27 +233,37 @@ def show_gradients(measured: Sequence[GradientEvidence]) -> Finding:
             ("Gradient of all weights of a block", "whole"),
             ("Gradient of its queries and keys", "looking"),
         )
-    )  # fmt: skip
+    )
     claims = (
         Claim(
             "Without skips and norms the gradient vanishes towards block 1",
-            first_to_last(NO_NORMS), "at most", 0.01,
+            first_to_last(NO_NORMS),
+            "at most",
+            0.01,
             "A factor of 0.75 a block makes 0.01 of 16; each sublayer shrinks it at these weights.",
         ),
         Claim(
             "Without skips but with norms it does not: norms alone keep its size",
-            first_to_last(NEITHER), "at least", 0.1, "A tenth: far from any vanishing over 16 blocks.",
+            first_to_last(NEITHER),
+            "at least",
+            0.1,
+            "A tenth: far from any vanishing over 16 blocks.",
         ),
         Claim(
             "But without skips, the last block's queries and keys get next to none of it",
-            share(NEITHER), "at most", 1e-3,
+            share(NEITHER),
+            "at most",
+            1e-3,
             "They are a sixth of the weights, which would be 0.4 of the norm if all got the same.",
         ),
         Claim(
-            "With both skips they get their part", share(BOTH), "at least", 1e-2,
+            "With both skips they get their part",
+            share(BOTH),
+            "at least",
+            1e-2,
             "Ten times what may be left without.",
         ),
-    )  # fmt: skip
+    )
     said = (
         "Where all positions are alike, it does not matter where a query looks: its gradient is gone, "
         "however large the gradient of values and MLP is. So it is not the size of the gradient that is "
@@ -335,17 +357,21 @@ def show_lens(measured: Sequence[LensEvidence]) -> Finding:
         for name in names
     )
     figure = Lines(
-        "What the unembedding reads", "blocks done", "cross-entropy (nats)",
+        "What the unembedding reads",
+        "blocks done",
+        "cross-entropy (nats)",
         tuple(curve(n, range(len(first.losses[n])), [e.losses[n] for e in measured]) for n in names),
-    )  # fmt: skip
+    )
     whole = names[0]
     claims = [
         Claim(
             "With skips the last x is the embedding plus all branch outputs",
-            Numbers(tuple(e.sum_errors[whole] for e in measured), ".1e"), "at most", 1e-4,
+            Numbers(tuple(e.sum_errors[whole] for e in measured), ".1e"),
+            "at most",
+            1e-4,
             "Relative to its size; float32 adds with an error of 1e-7 each time.",
         ),
-    ]  # fmt: skip
+    ]
     if whole == RUN:
         said = "Of how early a run can be read there is no claim: it depends on what it has learned."
         if first.losses[RUN][-1] > first.uniform:
@@ -355,13 +381,19 @@ def show_lens(measured: Sequence[LensEvidence]) -> Finding:
     claims += [
         Claim(
             "With skips, most of the answer can be read one block before the end",
-            read_before_last(BOTH), "at least", 0.5, half,
+            read_before_last(BOTH),
+            "at least",
+            0.5,
+            half,
         ),
         Claim(
             "Without skips it cannot: what is read comes with the last block",
-            read_before_last(NEITHER), "at most", 0.5, half,
+            read_before_last(NEITHER),
+            "at most",
+            0.5,
+            half,
         ),
-    ]  # fmt: skip
+    ]
     error = Numbers(tuple(e.sum_errors[NEITHER] for e in measured), ".2g")
     said = (
         "Models of 3 blocks, trained to reverse 4 symbols out of 8, read where the answer is known. Without "

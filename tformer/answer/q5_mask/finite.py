@@ -107,11 +107,16 @@ def measure_finite(budget: Budget, seed: int, subject: Subject | None) -> Finite
                 model(ids)
             run.append(largest_hidden(model))
     return FiniteEvidence(
-        [holds_up_to(v) for v in VALUES], gaps, weights,
+        [holds_up_to(v) for v in VALUES],
+        gaps,
+        weights,
         max(abs(a - b) for a, b in zip(weights, formula, strict=True)),
         hidden_weight(-math.inf, torch.finfo(torch.float32).max),
-        trained, first, 1 / task.symbols, run,
-    )  # fmt: skip
+        trained,
+        first,
+        1 / task.symbols,
+        run,
+    )
 
 
 def show_finite(measured: Sequence[FiniteEvidence]) -> Finding:
@@ -155,35 +160,50 @@ def show_finite(measured: Sequence[FiniteEvidence]) -> Finding:
             )
         )
     figure = Lines(
-        "A hidden key's weight with -10, against one visible key", "its score above the visible one",
-        "weight", (Series("-10 added", tuple(one.gaps), tuple(one.weights)),), log_y=True,
-    )  # fmt: skip
+        "A hidden key's weight with -10, against one visible key",
+        "its score above the visible one",
+        "weight",
+        (Series("-10 added", tuple(one.gaps), tuple(one.weights)),),
+        log_y=True,
+    )
     start = math.exp(VALUES[0])
     claims = (
         Claim(
             "With -10 a hidden key gets what the formula says, 1 / (1 + e^(10 - gap))",
-            over([e.off_formula for e in measured], ".1e"), "at most", 1e-6, "Rounding of float32.",
+            over([e.off_formula for e in measured], ".1e"),
+            "at most",
+            1e-6,
+            "Rounding of float32.",
         ),
         Claim(
             "-10⁴ hides exactly, up to about 9,896 above the visible scores",
-            over([abs(e.holds_up_to[-1] + VALUES[-1] + VANISHES) for e in measured], ".2f"), "at most", 20,
+            over([abs(e.holds_up_to[-1] + VALUES[-1] + VANISHES) for e in measured], ".2f"),
+            "at most",
+            20,
             "The distance from the formula; it is 17 where numbers below 2^-126 are flushed to 0.",
         ),
         Claim(
             "-inf hides at every score that float32 holds",
-            over([e.exact_at_largest for e in measured]), "at most", 0, "exp(-inf) is 0.",
+            over([e.exact_at_largest for e in measured]),
+            "at most",
+            0,
+            "exp(-inf) is 0.",
         ),
         Claim(
             "Training outbids -10: a hidden key gets most of a query's weight",
-            over([e.trained_weight[0] for e in measured], ".3f"), "at least", 0.5,
+            over([e.trained_weight[0] for e in measured], ".3f"),
+            "at least",
+            0.5,
             f"Half of all weight; with equal scores it would be {start:.1e}.",
         ),
         Claim(
             "Training does not outbid -10⁴",
-            over([e.trained_weight[1] for e in measured]), "at most", 0,
+            over([e.trained_weight[1] for e in measured]),
+            "at most",
+            0,
             "Scores would have to grow by thousands.",
         ),
-    )  # fmt: skip
+    )
     said = (
         "Gradient flows to hidden keys wherever their weight is not 0. At first it is tiny with -10, and the "
         "model learns what can be learned without; then it finds the leak, in some heads, after some "

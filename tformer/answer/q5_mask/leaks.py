@@ -129,8 +129,12 @@ class LeakEvidence:
 
 
 RIGHT, NONE, FAR, AFTER, SAME = (
-    "the mask", "none", "one too far", "0 after softmax", "targets not shifted",
-)  # fmt: skip
+    "the mask",
+    "none",
+    "one too far",
+    "0 after softmax",
+    "targets not shifted",
+)
 KINDS: dict[str, type[CausalSelfAttention]] = {
     RIGHT: CausalSelfAttention,
     NONE: Open,
@@ -165,9 +169,7 @@ def measure_leaks(budget: Budget, seed: int, subject: Subject | None) -> LeakEvi
     if subject and subject.task:
         accuracy = accuracies(subject.model, subject.task, n)
         run = (*halves(accuracy, subject.task), 1 / subject.task.symbols, subject.task.length - 1)
-    return LeakEvidence(
-        task.symbols, n, found, nan_positions(1, seed), nan_positions(2, seed), stopped, run
-    )  # fmt: skip
+    return LeakEvidence(task.symbols, n, found, nan_positions(1, seed), nan_positions(2, seed), stopped, run)
 
 
 @torch.inference_mode()
@@ -178,12 +180,13 @@ def examine(model: Transformer, task: Reversal, n: int, trained_to: float) -> Le
     first = task.length - 1
     written = torch.stack(list(generate(model, inputs[:, : task.length], task.length, cached=False)), dim=1)
     return Leak(
-        accuracy.tolist(), *halves(accuracy, task),
+        accuracy.tolist(),
+        *halves(accuracy, task),
         generated=float((written == targets[:, first:]).double().mean()),
         trained_to=trained_to,
         loss=float(cross_entropy(model(inputs), targets)[:, :first].mean()),
         prefix_loss=float(prefix_losses(model, inputs, targets)[:, :first].mean()),
-    )  # fmt: skip
+    )
 
 
 def show_leaks(measured: Sequence[LeakEvidence]) -> Finding:
@@ -243,42 +246,57 @@ def show_leaks(measured: Sequence[LeakEvidence]) -> Finding:
     if one.run:
         tables.append(_run_table(one.run, one.sequences))
     figure = Lines(
-        "Right at each position", "target position", "accuracy",
+        "Right at each position",
+        "target position",
+        "accuracy",
         tuple(
             over_seeds(n, range(1, length + 1), [e.variants[n].by_position for e in measured]) for n in KINDS
         ),
-    )  # fmt: skip
+    )
     claims = (
         Claim(
             "With the mask, the first half is at chance",
-            Numbers(from_chance, ".3f"), "at most", max(high - chance, chance - low),
+            Numbers(from_chance, ".3f"),
+            "at most",
+            max(high - chance, chance - low),
             "The 99.9 % binomial interval of chance: those targets are independent of what is seen.",
         ),
         Claim(
             "Without it, or one diagonal too far, the model reads its targets",
-            Numbers(seen, ".3f"), "at least", half, "Half-way from chance to all right.",
+            Numbers(seen, ".3f"),
+            "at least",
+            half,
+            "Half-way from chance to all right.",
         ),
         Claim(
             "Their loss says nothing of prediction: over prefixes they do far worse",
-            Numbers(gap, ".2f", "nats"), "at least", math.log(one.symbols) / 2,
+            Numbers(gap, ".2f", "nats"),
+            "at least",
+            math.log(one.symbols) / 2,
             "The difference. Without a future nothing is below ln V on average; half of that.",
         ),
         Claim(
             "One too short: the first position is NaN, training stops at once",
             Numbers(tuple(float(e.nan_one_block == _only_first(e) and e.stopped) for e in measured), ".0f"),
-            "at least", 1, "Its softmax has no key: 0/0. 1 if so in one block, at no other position.",
+            "at least",
+            1,
+            "Its softmax has no key: 0/0. 1 if so in one block, at no other position.",
         ),
         Claim(
             "Targets not shifted: the loss falls below what is possible",
-            numbers(SAME, "trained_to"), "at most", least / 2,
+            numbers(SAME, "trained_to"),
+            "at most",
+            least / 2,
             f"Half of {n_first}/{length} ln {one.symbols} = {least:.3f}, the least that is possible.",
         ),
         Claim(
             "Targets not shifted: the model does not predict the next token, not even in the second half",
-            numbers(SAME, "second_half"), "at most", half,
+            numbers(SAME, "second_half"),
+            "at most",
+            half,
             "Half-way from chance. It repeats its input, right in the middle, where two are equal.",
         ),
-    )  # fmt: skip
+    )
     said = (
         "The usual story, that a model with a leak writes nonsense, is too strong here: the last position "
         "has no next input to copy, so reversing is learned for it, and some of it carries over to writing. "
@@ -301,12 +319,13 @@ def _run_table(run: tuple[float, float, float, int], n: int) -> Table:
     low, high = binomial_interval(n * n_first, chance, CONFIDENCE) if n_first else (0.0, 1.0)
     verdict = "as by chance" if low <= first <= high else "not chance"
     return Table(
-        "The run", ("", "right", ""),
+        "The run",
+        ("", "right", ""),
         (
             ("first half", f"{first:.4f}", f"{verdict} ({low:.4f} to {high:.4f})"),
             ("second half", f"{second:.4f}", ""),
         ),
-    )  # fmt: skip
+    )
 
 
 EXPERIMENTS = (

@@ -94,32 +94,39 @@ def show_jacobian(measured: Sequence[JacobianEvidence]) -> Finding:
             for name in KINDS
         ),
     )
-    captions = tuple(
-        (name, tuple(tuple(row) for row in one.matrices[name])) for name in KINDS
-    )  # fmt: skip
+    captions = tuple((name, tuple(tuple(row) for row in one.matrices[name])) for name in KINDS)
     figure = Heat("Which token each position depends on", "logits at", "token at", captions)
     expected = min(one.blocks, n - 1)
     claims = (
         Claim(
             "With the mask no logit depends on a later token",
-            over(RIGHT, lambda m: float(m[ahead > 0].max()), ".1e"), "at most", 0,
+            over(RIGHT, lambda m: float(m[ahead > 0].max()), ".1e"),
+            "at most",
+            0,
             "Exactly 0: there is no path.",
         ),
         Claim(
             "With the mask each depends on its own token",
-            over(RIGHT, lambda m: float((m[ahead == 0] > 0).mean()), ".2f"), "at least", 1,
+            over(RIGHT, lambda m: float((m[ahead == 0] > 0).mean()), ".2f"),
+            "at least",
+            1,
             "So that the measurement can see a dependence where there is one.",
         ),
         Claim(
             "Without it every logit depends on every later token",
-            over(NONE, lambda m: float((m[ahead > 0] > 0).mean()), ".3f"), "at least", 0.99, "All pairs.",
+            over(NONE, lambda m: float((m[ahead > 0] > 0).mean()), ".3f"),
+            "at least",
+            0.99,
+            "All pairs.",
         ),
         Claim(
             f"One diagonal too far reaches {expected} ahead: one more with each block",
-            over(FAR, lambda m: abs(reach(m) - expected), ".0f"), "at most", 0,
+            over(FAR, lambda m: abs(reach(m) - expected), ".0f"),
+            "at most",
+            0,
             "The distance from the number of blocks: each passes on what the one before has taken.",
         ),
-    )  # fmt: skip
+    )
     said = (
         "The gradient of the logits at t, in a random direction, with respect to the embedding at s, in "
         "float64; brightest is the largest of a row."
@@ -175,9 +182,7 @@ def measure_prefixes(budget: Budget, seed: int, subject: Subject | None) -> Pref
     n = inputs.shape[1]
 
     def prefix_sum() -> Tensor:
-        each = [
-            cross_entropy(model(inputs[:, : t + 1]), targets[:, : t + 1])[0, -1:] for t in range(n)
-        ]  # fmt: skip
+        each = [cross_entropy(model(inputs[:, : t + 1]), targets[:, : t + 1])[0, -1:] for t in range(n)]
         return torch.cat(each).sum()
 
     with torch.inference_mode():
@@ -203,33 +208,43 @@ def show_prefixes(measured: Sequence[PrefixEvidence]) -> Finding:
         ("", "forwards", "positions computed", "CPU time"),
         (
             (
-                "one forward of the sequence", "1", str(first.positions_computed_once),
+                "one forward of the sequence",
+                "1",
+                str(first.positions_computed_once),
                 str(Numbers(tuple(e.milliseconds_once for e in measured), ".3g", "ms")),
             ),
             (
-                "a forward for each prefix", str(n), str(first.positions_computed_by_prefixes),
+                "a forward for each prefix",
+                str(n),
+                str(first.positions_computed_by_prefixes),
                 str(Numbers(tuple(e.milliseconds_by_prefixes for e in measured), ".3g", "ms")),
             ),
         ),
-    )  # fmt: skip
+    )
     cost = tuple(e.milliseconds_by_prefixes / max(e.milliseconds_once, 1e-6) for e in measured)
     claims = (
         Claim(
             f"One forward of {n} positions gives the losses of all {n} prefixes",
-            Numbers(tuple(e.largest_difference for e in measured), ".1e", "nats"), "at most", 1e-4,
+            Numbers(tuple(e.largest_difference for e in measured), ".1e", "nats"),
+            "at most",
+            1e-4,
             "Rounding of float32 in matrix products of other shapes is about 1e-6.",
         ),
         Claim(
             "The gradient of the one is the sum of the others'",
-            Numbers(tuple(e.gradient_difference for e in measured), ".1e"), "at most", 1e-3,
+            Numbers(tuple(e.gradient_difference for e in measured), ".1e"),
+            "at most",
+            1e-3,
             "Relative to its size; rounding, as above, added up over all of them.",
         ),
         Claim(
             f"{n} forwards of the prefixes take many times as long",
-            Numbers(cost, ".3g"), "at least", n / 4,
+            Numbers(cost, ".3g"),
+            "at least",
+            n / 4,
             f"(T + 1)/2 = {(n + 1) / 2:g} if time goes by positions, T = {n} if by calls; half of the less.",
         ),
-    )  # fmt: skip
+    )
     return Finding("Every position of one forward is an example of its own.", (table,), (), claims)
 
 

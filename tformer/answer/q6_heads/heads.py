@@ -59,9 +59,11 @@ def show_sum(measured: Sequence[SumEvidence]) -> Finding:
     """Heads add up."""
     claim = Claim(
         f"The output of attention is the sum of what its {measured[0].heads} heads add, each alone",
-        Numbers(tuple(e.difference for e in measured), ".1e"), "at most", 1e-4,
+        Numbers(tuple(e.difference for e in measured), ".1e"),
+        "at most",
+        1e-4,
         "Relative to the largest output; rounding of float32 is about 1e-6.",
-    )  # fmt: skip
+    )
     said = "All heads but one were silenced in front of the output projection, one after the other."
     return Finding(said, (), (), (claim,))
 
@@ -138,16 +140,23 @@ def show_mirror(measured: Sequence[MirrorEvidence]) -> Finding:
         f"Accuracy of the second half without heads (with all: {accuracy})",
         ("left out", "weight on the mirrored place", "set to 0", "set to its mean"),
         tuple(
-            row(f"head {i + 1}" if first.own else first.names[i],
-                [[e.shares[i] for e in measured], [e.zeroed[i] for e in measured],
-                 [e.averaged[i] for e in measured]])
+            row(
+                f"head {i + 1}" if first.own else first.names[i],
+                [
+                    [e.shares[i] for e in measured],
+                    [e.zeroed[i] for e in measured],
+                    [e.averaged[i] for e in measured],
+                ],
+            )
             for i in ranks
         ),
-    )  # fmt: skip
+    )
     heat = Heat(
-        "Where the first heads look, mean over sequences", "position that asks", "position looked at",
+        "Where the first heads look, mean over sequences",
+        "position that asks",
+        "position looked at",
         tuple((n, tuple(map(tuple, w))) for n, w in zip(first.names, first.weights, strict=False)),
-    )  # fmt: skip
+    )
     alone = Numbers(tuple(e.accuracy - e.zeroed[0] for e in measured), ".2f")
     said = (
         "Heads are ordered by the weight that queries of the second half give to the place where the answer "
@@ -163,18 +172,26 @@ def show_mirror(measured: Sequence[MirrorEvidence]) -> Finding:
     claims = (
         Claim(
             "A head looks at the mirrored place: the anti-diagonal",
-            Numbers(tuple(e.shares[0] for e in measured), ".2f"), "at least", CARRIES,
+            Numbers(tuple(e.shares[0] for e in measured), ".2f"),
+            "at least",
+            CARRIES,
             f"More there than everywhere else together; a uniform head has {first.uniform:.2f}.",
         ),
         Claim(
             "Without the heads that look there the reversal is lost",
-            Numbers(tuple(e.without_lookers for e in measured), ".2f"), "at most", halfway, because,
+            Numbers(tuple(e.without_lookers for e in measured), ".2f"),
+            "at most",
+            halfway,
+            because,
         ),
         Claim(
             "Without all the other heads, set to their mean, it is kept",
-            Numbers(tuple(e.without_others for e in measured), ".2f"), "at least", halfway, because,
+            Numbers(tuple(e.without_others for e in measured), ".2f"),
+            "at least",
+            halfway,
+            because,
         ),
-    )  # fmt: skip
+    )
     return Finding(said, (table,), (heat,), claims)
 
 
@@ -250,11 +267,14 @@ def show_several(measured: Sequence[SeveralEvidence]) -> Finding:
             (f"{n} × {32 // n}", over("loss", i), over("accuracy", i), over("looks", i))
             for i, n in enumerate(first.n_heads)
         ),
-    )  # fmt: skip
+    )
     figure = Lines(
-        "Equal width, equal parameters, equal steps", "heads", "loss (nats) where three places are needed",
-        (over_seeds("loss", first.n_heads, [e.loss for e in measured]),), log_x=True,
-    )  # fmt: skip
+        "Equal width, equal parameters, equal steps",
+        "heads",
+        "loss (nats) where three places are needed",
+        (over_seeds("loss", first.n_heads, [e.loss for e in measured]),),
+        log_x=True,
+    )
     said = (
         f"The target is the triple of the symbols 1, 2 and 4 places before, one of {4 ** len(DISTANCES)}. "
         "One softmax can tell places apart only by giving them unequal weights; it may still get most of "
@@ -265,20 +285,26 @@ def show_several(measured: Sequence[SeveralEvidence]) -> Finding:
     claims = (
         Claim(
             "Where three places are needed at once, one head has a higher loss than four (ratio)",
-            Numbers(tuple(e.loss[one] / e.loss[four] for e in measured), ".1f"), "at least", 2,
+            Numbers(tuple(e.loss[one] / e.loss[four] for e in measured), ".1f"),
+            "at least",
+            2,
             "1 if the number of heads did not matter.",
         ),
         Claim(
             "Four heads give the three places more weight than one head has to give",
-            over("looks", four), "at least", 1.5,
+            over("looks", four),
+            "at least",
+            1.5,
             "One head's weights sum to 1, three heads could give 3: half more than one head can.",
         ),
         Claim(
             "Where one place is needed, one head is enough: it reverses",
-            Numbers(tuple(e.reversal for e in measured), ".2f"), "at least", SOLVED,
+            Numbers(tuple(e.reversal for e in measured), ".2f"),
+            "at least",
+            SOLVED,
             "Chance is 0.12; the second half is fully determined.",
         ),
-    )  # fmt: skip
+    )
     return Finding(said, (table,), (figure,), claims)
 
 

@@ -17,7 +17,7 @@ from tformer.answer.q6_heads.lookups import (
     looking_everywhere,
     not_looking_back_by,
     random_repeats,
-)  # fmt: skip
+)
 from tformer.evals.attention import attention_weights
 from tformer.figures import Cell, Heat, Numbers, Table
 from tformer.model import Transformer
@@ -88,13 +88,16 @@ def _repeating(
             now = head_scores(attention_weights(model, inputs), inputs)
         repeated[name] = next(h.repeated for h in now if (h.layer, h.head) == (after.layer, after.head))
     return RepeatsEvidence(
-        scores, looking_everywhere(inputs),
+        scores,
+        looking_everywhere(inputs),
         head_scores(attention_weights(model, text), text) if text is not None else [],
         looking_everywhere(text) if text is not None else None,
-        accuracy, repeated, one_layer,
+        accuracy,
+        repeated,
+        one_layer,
         [weights[h.layer - 1, 0, h.head - 1, :MAPS, :MAPS].tolist() for h in (before, after)],
         own=one_layer == one_layer,
-    )  # fmt: skip
+    )
 
 
 KINDS = {"previous": "the token before", "repeated": "what followed last time", "first": "the first token"}
@@ -104,19 +107,26 @@ def show_repeats(measured: Sequence[RepeatsEvidence]) -> Finding:
     """Previous-token heads, and heads for repeated tokens that need them."""
     first = measured[0]
     maps = Heat(
-        "One sequence", "position that asks", "position looked at",
-        (("the token before", tuple(map(tuple, first.maps[0]))),
-         ("what followed last time", tuple(map(tuple, first.maps[1])))),
-    )  # fmt: skip
+        "One sequence",
+        "position that asks",
+        "position looked at",
+        (
+            ("the token before", tuple(map(tuple, first.maps[0]))),
+            ("what followed last time", tuple(map(tuple, first.maps[1]))),
+        ),
+    )
     knocked = Table(
         "A path closed in the layers below the second head",
         ("", "known targets right", "weight on what followed"),
         tuple(
-            (name, Numbers(tuple(e.accuracy[name] for e in measured), ".2f"),
-             Numbers(tuple(e.repeated[name] for e in measured), ".2f"))
+            (
+                name,
+                Numbers(tuple(e.accuracy[name] for e in measured), ".2f"),
+                Numbers(tuple(e.repeated[name] for e in measured), ".2f"),
+            )
             for name in (USUAL, BACK_1, BACK_2)
         ),
-    )  # fmt: skip
+    )
     if not first.own:
         said = (
             "Random ids and then the same again: nothing but the repetition can be learned from them. Below "
@@ -129,9 +139,13 @@ def show_repeats(measured: Sequence[RepeatsEvidence]) -> Finding:
         tops = [best(e.scores, field) for e in measured]
         layers = ", ".join(str(top.layer) for top in tops)
         rows.append(
-            (what, layers, Numbers(tuple(getattr(top, field) for top in tops), ".2f"),
-             Numbers(tuple(getattr(e.uniform, field) for e in measured), ".2f"))
-        )  # fmt: skip
+            (
+                what,
+                layers,
+                Numbers(tuple(getattr(top, field) for top in tops), ".2f"),
+                Numbers(tuple(getattr(e.uniform, field) for e in measured), ".2f"),
+            )
+        )
     table = Table(
         "Heads by where they look", ("most weight on", "layers", "weight", "if uniform"), tuple(rows)
     )
@@ -146,29 +160,39 @@ def show_repeats(measured: Sequence[RepeatsEvidence]) -> Finding:
         Claim(
             "A head of the first block looks mostly at the token before",
             Numbers(tuple(max(h.previous_most for h in e.scores if h.layer == 1) for e in measured), ".2f"),
-            "at least", 0.5, "Of its queries, those whose largest weight is there: most of them.",
+            "at least",
+            0.5,
+            "Of its queries, those whose largest weight is there: most of them.",
         ),
         Claim(
             "A head of the second block looks mostly at what followed an earlier copy",
             Numbers(tuple(max(h.repeated_most for h in e.scores if h.layer == 2) for e in measured), ".2f"),
-            "at least", 0.5, "Of its queries, those whose largest weight is there: most of them.",
+            "at least",
+            0.5,
+            "Of its queries, those whose largest weight is there: most of them.",
         ),
         Claim(
             "The second needs the first: without the look 1 back accuracy is lost",
-            Numbers(tuple(e.accuracy[USUAL] - e.accuracy[BACK_1] for e in measured), ".2f"), "at least", 0.4,
+            Numbers(tuple(e.accuracy[USUAL] - e.accuracy[BACK_1] for e in measured), ".2f"),
+            "at least",
+            0.4,
             "About half of what is above a guess among the symbols of the sequence (1/7 to 1/4).",
         ),
         Claim(
             "It is that path: without the look 2 back accuracy stays",
-            Numbers(tuple(e.accuracy[USUAL] - e.accuracy[BACK_2] for e in measured), ".2f"), "at most", 0.1,
+            Numbers(tuple(e.accuracy[USUAL] - e.accuracy[BACK_2] for e in measured), ".2f"),
+            "at most",
+            0.1,
             "A quarter of what the other path must cost; 0 would be no loss at all.",
         ),
         Claim(
             "Two blocks get more right than one",
-            Numbers(tuple(e.accuracy[USUAL] - e.one_layer for e in measured), ".2f"), "at least", 0.1,
+            Numbers(tuple(e.accuracy[USUAL] - e.one_layer for e in measured), ".2f"),
+            "at least",
+            0.1,
             "0 if the second block were of no use; one alone guesses better the longer it learns.",
         ),
-    )  # fmt: skip
+    )
     return Finding(said, (table, knocked), (maps,), claims)
 
 
