@@ -61,6 +61,16 @@ class Claim:
         }
 
 
+def at_least(claim: str, values: Numbers, threshold: float, because: str) -> Claim:
+    """A claim that holds if no seed's value is below the threshold."""
+    return Claim(claim, values, "at least", threshold, because)
+
+
+def at_most(claim: str, values: Numbers, threshold: float, because: str) -> Claim:
+    """A claim that holds if no seed's value is above the threshold."""
+    return Claim(claim, values, "at most", threshold, because)
+
+
 @dataclass(frozen=True)
 class Finding:
     """What the measurements of all seeds show together."""
@@ -86,6 +96,18 @@ QUICK, FULL = Budget("quick"), Budget("full")
 E = TypeVar("E")
 
 
+class Seeds(tuple[E, ...]):
+    """The evidence of an experiment, one for each seed, read by quantity rather than by seed."""
+
+    def of(self, quantity: Callable[[E], float], style: str = ".3g", unit: str = "") -> Numbers:
+        """One quantity of every seed."""
+        return Numbers(tuple(float(quantity(evidence)) for evidence in self), style, unit)
+
+    def curve(self, name: str, x: Sequence[float], y: Callable[[E], Sequence[float]]) -> Series:
+        """One curve of every seed: their mean, the lowest and the highest."""
+        return over_seeds(name, x, [y(evidence) for evidence in self])
+
+
 @dataclass(frozen=True)
 class Experiment(Generic[E]):
     """A measurement for one seed, and what the measurements of several seeds show.
@@ -97,7 +119,7 @@ class Experiment(Generic[E]):
     slug: str
     title: str
     measure: Callable[[Budget, int, Any], E]
-    show: Callable[[Sequence[E]], Finding]
+    show: Callable[[Seeds[E]], Finding]
     seeds: tuple[int, int] = (3, 5)  # how many, quick and full
     skip: Callable[[Any], str | None] = lambda subject: None  # why it cannot be done on this subject
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tformer.answer import Question
-from tformer.answer.claims import Budget, Claim, Experiment, Finding
+from tformer.answer.claims import Budget, Claim, Experiment, Finding, Seeds
 from tformer.answer.lab import Subject
 
 ROOMS = {  # the modules of each question's experiments
@@ -114,7 +114,7 @@ def investigate(
                 if not why:
                     measured.append(experiment.measure(budget, SEEDS_APART * seed + i, subject))
                 done += 1
-            finding = experiment.show(measured) if measured else Finding()
+            finding = experiment.show(Seeds(measured)) if measured else Finding()
             evidence = tuple(asdict(e) for e in measured)
             seconds = time.perf_counter() - began
             results.append(Result(experiment.slug, experiment.title, evidence, finding, seconds, why or ""))
