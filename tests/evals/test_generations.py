@@ -19,7 +19,7 @@ from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.evals import generations as g
 from tformer.run.checkpoint import Run
-from tformer.run.find import read_lines
+from tformer.run.record import read_lines
 from tformer.show import generations as render_generations
 from tformer.show.run_page import run_page
 from tformer.text.tokenizer import Tokenizer

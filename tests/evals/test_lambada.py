@@ -19,8 +19,8 @@ from tformer.cli import app
 from tformer.errors import RequestError, TformerError
 from tformer.evals import lambada as room
 from tformer.evals.lambada import encode_passages, lambada, read_passages, split_last_word
-from tformer.run.find import read_lines, read_record
 from tformer.run.huggingface import load_model, tokenizer_config
+from tformer.run.record import read_lines, read_record
 from tformer.show.svg import loss_svg
 from tformer.text.corpus import LAMBADA, download
 from tformer.text.tokenizer import Tokenizer

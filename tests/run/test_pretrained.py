@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from tformer.cli import app
 from tformer.config import parse_yaml
 from tformer.errors import RequestError
-from tformer.run.huggingface import load, load_model
+from tformer.run.huggingface import load_model
+from tformer.run.loaded import load
 from tformer.text.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")

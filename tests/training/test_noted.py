@@ -15,13 +15,13 @@ from tformer.config import Config, Layer, merge, preset_layer
 from tformer.errors import RequestError
 from tformer.evals.loss import octaves
 from tformer.run.checkpoint import open_run
-from tformer.run.find import recorded_hash
+from tformer.run.data import prepare_data
 from tformer.show.progress import TrainingProgress
 from tformer.text.tokenizer import Tokenizer
 from tformer.training import noted as journal
 from tformer.training.fit import Report, State
 from tformer.training.noted import SHARE, Pictures, draw, draw_last, loss_by_position, sampled_line
-from tformer.training.session import decide, finish, open_session, prepare_data, train_session
+from tformer.training.session import decide, finish, open_session, train_session
 
 CPU = torch.device("cpu")
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 10
@@ -61,7 +61,7 @@ def trained(folder: Path, wanted: Config, hooks, until: int = 0, source="text"):
     sources = [str(folder.parent / "text.txt")] if source == "text" else [source]
     with open_run(folder) as run:
         own = Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
-        data = prepare_data(wanted, sources, own, recorded_hash(run.record()))
+        data = prepare_data(wanted, sources, own, run.record().data.sha256)
         session = open_session(run, decide(wanted, CPU, data.tokenizer.vocab_size), data, CPU)
         session.at_evaluation += hooks
         for _ in train_session(session, stop=lambda: session.state.step == until):
@@ -262,7 +262,7 @@ def test_what_else_is_asked_for_goes_before_the_gpus_preset(flags, expected, mon
         raise RequestError("far enough")
 
     monkeypatch.setattr("tformer.device.resolve_device", lambda name: torch.device("cuda"))
-    monkeypatch.setattr("tformer.training.session.prepare_data", stop)
+    monkeypatch.setattr("tformer.run.data.prepare_data", stop)
     arguments = {"preset": None, "resume": False} | flags
     with pytest.raises(RequestError, match="far enough"):
         command.command(["shakespeare"], device="auto", out=folder, json=False, **arguments)
