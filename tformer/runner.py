@@ -15,6 +15,7 @@ import torch
 
 from tformer import __version__, evaluate
 from tformer.checkpoint import Run
+from tformer.compiled import CompileError, compile_forward
 from tformer.config import Config, Layer, merge
 from tformer.corpus import CORPORA, Corpus, load_corpus
 from tformer.data import Batches, Reversal, Windows, load_token_file, split_text, token_hash
@@ -162,14 +163,17 @@ def _windows_data(
 def resume_config(recorded: dict[str, Any], explicit: Sequence[Layer]) -> Config:
     """The configuration of a run that goes on: its own, with what may change taken from `explicit`.
 
-    Raises RequestError for a setting that asks for another run.
+    A run whose compiler failed may be told to compile: it tries again. Raises RequestError for a setting that
+    asks for another run.
     """
     own = {section: dict(recorded.get(section) or {}) for section in Config.model_fields}
+    of_run = recorded.get("record") or {}
     for layer in explicit:
         for section, values in layer.values.items():
             for name, value in values.items():
                 before = own[section].get(name)
-                if section == "train" and name in MAY_CHANGE:
+                again = name == "compile" and value == "on" and "compile_failed" in of_run
+                if section == "train" and (name in MAY_CHANGE or again):
                     own[section][name] = value
                 elif value != before and (name not in SETTLED or value != SETTLED[name]):
                     raise RequestError(
@@ -224,6 +228,7 @@ class Session:
     state: State
     record: dict[str, Any]
     problems: list[str] = field(default_factory=list)  # checkpoints that were passed over
+    warnings: list[str] = field(default_factory=list)  # what a person should know of how it trains
     forward: Callable[..., Any] | None = None
     judged: evaluate.LossResult | None = None  # by the last validation, on text
     # What else is measured at an evaluation; each gives entries of metrics.jsonl.
@@ -281,8 +286,8 @@ def open_session(
             "give more, or leave --steps out",
         )  # fmt: skip
     session = Session(run, config, data, model, optimizers, state, record, problems)
-    if config.train.compile == "on":
-        session.forward = torch.compile(model)
+    if config.train.compile == "on" and state.step < config.train.steps:
+        _compile(session, device)
     settle(session)
     if anew:
         run.clear()
@@ -290,6 +295,21 @@ def open_session(
     run.write_identity(session.config, data.tokenizer)
     run.rewind_metrics(state.step)
     return session
+
+
+def _compile(session: Session, device: torch.device) -> None:
+    """Compile the forward; where that fails, say so, record it and train without."""
+    train, record = session.config.train, session.record
+    record.pop("compile_failed", None)
+    micro = train.micro_batch_size or train.batch_size
+    batch = session.data.batches.batch(session.state.step, train.batch_size)
+    inputs, targets = (torch.from_numpy(a).to(device)[:micro] for a in batch)
+    try:
+        session.forward = compile_forward(session.model, inputs, targets, train.precision)
+    except CompileError as error:
+        record["compile_failed"] = str(error)
+        session.config = session.config.updated("train", compile="off")
+        session.warnings.append(f"torch.compile failed, training goes on without it: {error}")
 
 
 def train_session(session: Session, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:

@@ -101,7 +101,8 @@ def fit(
     weights, and stops after `train.patience` evaluations without improvement.
     """
     device = next(model.parameters()).device
-    forward, config = forward or model, cast(ModelConfig, model.config)
+    # Not `forward or model`: a compiled module has a length, and it raises.
+    forward, config = model if forward is None else forward, cast(ModelConfig, model.config)
     micro = train.micro_batch_size or train.batch_size
     while state.step < train.steps and not is_exhausted(state, train):
         began = time.perf_counter()

@@ -186,11 +186,15 @@ def _open(
             watch_next_words(session, words)
         settle_steps(session, budget, bool(recorded))
 
+    if config.train.compile == "on" and not (recorded and is_finished(recorded)):
+        render.say("compiling the model, once, before it trains")
     session = runner.open_session(run, config, data, device, pretrained, settle, anew=overwrite)
     for why, count in (words.passages.skipped if words else {}).items():
         render.warn(f"passed over {count:,} passages of --eval-data: {why}")
     for problem in session.problems:
         render.warn(f"passed over a checkpoint: {problem}")
+    for warning in session.warnings:
+        render.warn(warning)
     _introduce(session, device, bool(recorded) and is_finished(recorded))
     return session
 
