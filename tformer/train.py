@@ -108,9 +108,8 @@ def fit(
         began = time.perf_counter()
         model.train()
         step, lr = state.step, lr_at(state.step, train)
-        inputs, targets = (
-            torch.from_numpy(a).to(device, non_blocking=True) for a in batches.batch(step, train.batch_size)
-        )
+        # A copy that does not wait would read memory that is given back meanwhile.
+        inputs, targets = (torch.from_numpy(a).to(device) for a in batches.batch(step, train.batch_size))
         if config.dropout:
             torch.manual_seed(int(rng(train.seed, STREAM_DROPOUT, step).integers(2**63)))
         loss = torch.zeros((), device=device)
