@@ -102,6 +102,7 @@ class Record(Part):
     data: DataFacts = DataFacts()
     tokenizer: TokenizerFacts | None = None
     init_from: Origin | None = None
+    compile_failed: str | None = None  # what the compiler said; the run trains without it
     preset: str | None = None
     eval_data: Passages | None = None
     budget: TimeBudget | None = None
@@ -131,9 +132,9 @@ class Record(Part):
         """A copy with some fields replaced."""
         return self.model_copy(update=changes)
 
-    def without_result(self) -> "Record":
-        """The record of a run that goes on: it is not at its end until it gets there."""
-        facts = {name: getattr(self, name) for name in self.model_fields_set - {"result"}}
+    def without(self, *names: str) -> "Record":
+        """A copy that lacks some fields, as if they had never been given."""
+        facts = {name: getattr(self, name) for name in self.model_fields_set.difference(names)}
         return Record(**facts, **(self.model_extra or {}))
 
     def as_yaml(self) -> str:
