@@ -2,41 +2,33 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from rich.console import Console
 
 from tests.show.test_page import check
-from tformer.commands.train_choices import check_minutes, default_preset, settle_steps
+from tformer.commands.train import check_minutes
 from tformer.config import Config, Layer, merge, preset_layer
 from tformer.errors import RequestError
 from tformer.evals.loss import octaves
 from tformer.run.checkpoint import open_run
 from tformer.run.data import prepare_data
+from tformer.show import training as show
 from tformer.show.progress import TrainingProgress
+from tformer.show.training import SHARE, Pictures, draw, draw_last
 from tformer.text.tokenizer import Tokenizer
-from tformer.training import noted as journal
 from tformer.training.fit import Report, State
-from tformer.training.noted import SHARE, Pictures, draw, draw_last, loss_by_position, sampled_line
-from tformer.training.session import decide, finish, open_session, train_session
+from tformer.training.noted import CHARACTERS, loss_by_position, sampled_line
+from tformer.training.opening import Prepared, open_session
+from tformer.training.plan import TrainRequest, plan_training
+from tformer.training.settings import decide, default_preset
 
 CPU = torch.device("cpu")
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 10
-HOOKS = [sampled_line, loss_by_position]
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(request, monkeypatch):
-    if "pictures" not in request.fixturenames:
-        monkeypatch.setattr("tformer.training.session.loss_svg", lambda metrics, title: "<svg/>")
-
-
-@pytest.fixture
-def pictures():
-    """Asks for real ones."""
+HOOKS = (sampled_line, loss_by_position)
 
 
 def config(**sections) -> Config:
@@ -62,9 +54,9 @@ def trained(folder: Path, wanted: Config, hooks, until: int = 0, source="text"):
     with open_run(folder) as run:
         own = Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
         data = prepare_data(wanted, sources, own, run.record().data.sha256)
-        session = open_session(run, decide(wanted, CPU, data.tokenizer.vocab_size), data, CPU)
-        session.at_evaluation += hooks
-        for _ in train_session(session, stop=lambda: session.state.step == until):
+        wanted = decide(wanted, CPU, data.tokenizer.vocab_size)
+        session = open_session(run, Prepared(wanted, data, CPU, at_evaluation=hooks))
+        for _ in session.train(stop=lambda: session.state.step == until):
             pass
     return session
 
@@ -78,7 +70,7 @@ def lines(folder: Path, *without: str):
 
 
 def test_a_sampled_line_moves_no_weight_and_no_number(tmp_path):
-    for name, hooks in (("with", HOOKS), ("without", [])):
+    for name, hooks in (("with", HOOKS), ("without", ())):
         (tmp_path / name).mkdir()
         trained(tmp_path / name / "run", config(), hooks)
     one, other = (tmp_path / name / "run" for name in ("with", "without"))
@@ -96,17 +88,16 @@ def test_a_resumed_run_samples_the_very_same_lines(tmp_path):
 
 
 def test_sampling_leaves_torchs_random_numbers_alone_and_depends_on_seed_and_step(tmp_path):
-    session = trained(tmp_path / "run", config(), [])
+    session = trained(tmp_path / "run", config(), ())
     before = torch.random.get_rng_state()
     first = sampled_line(session)["sample"]
     assert torch.equal(before, torch.random.get_rng_state())
     torch.rand(3)
     assert sampled_line(session)["sample"] == first
-    assert 0 < len(first) <= journal.CHARACTERS
-    session.state = State(step=7)
-    assert sampled_line(session)["sample"] != first
-    session.state, session.config = State(step=8), session.config.updated("train", seed=1)
-    assert sampled_line(session)["sample"] != first
+    assert 0 < len(first) <= CHARACTERS
+    assert sampled_line(replace(session, state=State(step=7)))["sample"] != first
+    other = session.config.updated("train", seed=1)
+    assert sampled_line(replace(session, state=State(step=8), config=other))["sample"] != first
 
 
 def test_on_reversal_the_line_is_a_sequence_and_how_the_model_goes_on(tmp_path):
@@ -162,7 +153,7 @@ def test_pictures_take_a_small_share_of_the_time_and_come_again_and_again(monkey
         now[0] += 3.0
         spent[0] += 3.0
 
-    monkeypatch.setattr(journal, "draw", drawn)
+    monkeypatch.setattr(show, "draw", drawn)
     pictures = Pictures(None, clock=lambda: now[0])
     times = []
     while now[0] < 5000:
@@ -174,14 +165,14 @@ def test_pictures_take_a_small_share_of_the_time_and_come_again_and_again(monkey
     assert len(times) > 0.8 * SHARE * 5000 / 3.0, "and the share is used"
 
 
-def test_the_page_shows_the_run_at_every_moment(tmp_path, pictures):
+def test_the_page_shows_the_run_at_every_moment(tmp_path):
     session = trained(tmp_path / "run", config(eval_every=4), HOOKS, until=5)
     draw(session)
     page = (tmp_path / "run" / "report.html").read_text()
     check(page)
     assert "not at its end yet" in page and "after step 5" in page
     session = trained(tmp_path / "run", config(eval_every=4), HOOKS)
-    result = finish(session)
+    result = session.finish()
     draw_last(session)
     page = (tmp_path / "run" / "report.html").read_text()
     check(page)
@@ -190,13 +181,13 @@ def test_the_page_shows_the_run_at_every_moment(tmp_path, pictures):
     assert "Is this loss normal? not known: the run names no preset." in page
 
 
-def test_the_last_page_has_the_heads_of_the_weights_that_are_kept(tmp_path, pictures, monkeypatch):
+def test_the_last_page_has_the_heads_of_the_weights_that_are_kept(tmp_path, monkeypatch):
     losses = iter([(2.0, 1.0), (3.0, 1.5)])
     monkeypatch.setattr("tformer.training.session.Session.validate", lambda self: next(losses))
-    session = trained(tmp_path / "run", config(eval_every=4), [sampled_line])
-    assert finish(session)["kept_step"] == 4
+    session = trained(tmp_path / "run", config(eval_every=4), (sampled_line,))
+    assert session.finish()["kept_step"] == 4
     seen = []
-    monkeypatch.setattr(journal, "run_text", lambda folder, model, step=None: seen.append(model) or "")
+    monkeypatch.setattr(show, "run_text", lambda folder, model, step=None: seen.append(model) or "")
     draw_last(session)
     assert seen[0] is not session.model
     assert any(
@@ -230,22 +221,22 @@ def test_a_sampled_line_is_one_line_that_cannot_move_the_cursor():
 # ---------------------------------------------------------------------------- what is chosen
 
 
-def test_on_a_gpu_shakespeare_takes_the_larger_preset_and_says_so(capsys):
+def test_on_a_gpu_shakespeare_takes_the_larger_preset():
     cuda = torch.device("cuda")
     assert default_preset(["shakespeare"], cuda, on_gpu=True) == "shakespeare-gpu"
-    assert "--preset shakespeare" in capsys.readouterr().err
     assert default_preset(["shakespeare"], cuda, on_gpu=False) == "shakespeare"
     assert default_preset(["shakespeare"], CPU, on_gpu=True) == "shakespeare"
     assert default_preset(["my.txt"], cuda, on_gpu=True) == "text"
     assert default_preset(["shakespeare", "my.txt"], cuda, on_gpu=True) == "text"
-    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [({}, "shakespeare-gpu"), ({"preset": "shakespeare"}, "shakespeare"), ({"resume": True}, "shakespeare")],
 )
-def test_what_else_is_asked_for_goes_before_the_gpus_preset(flags, expected, monkeypatch, tmp_path):
+def test_what_else_is_asked_for_goes_before_the_gpus_preset_which_is_said(
+    flags, expected, monkeypatch, tmp_path, capsys
+):
     """Up to the configuration: there is no GPU to go on with."""
     from tformer.commands import train as command
 
@@ -261,12 +252,14 @@ def test_what_else_is_asked_for_goes_before_the_gpus_preset(flags, expected, mon
         configured.append(config)
         raise RequestError("far enough")
 
-    monkeypatch.setattr("tformer.device.resolve_device", lambda name: torch.device("cuda"))
-    monkeypatch.setattr("tformer.run.data.prepare_data", stop)
+    monkeypatch.setattr("tformer.training.plan.resolve_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("tformer.training.opening.prepare_data", stop)
     arguments = {"preset": None, "resume": False} | flags
     with pytest.raises(RequestError, match="far enough"):
         command.command(["shakespeare"], device="auto", out=folder, json=False, **arguments)
     assert configured == [merge([preset_layer(expected)])]
+    said = capsys.readouterr().err
+    assert ("--preset shakespeare" in said) == (expected == "shakespeare-gpu"), said
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan"), float("inf")])
@@ -282,13 +275,17 @@ def test_steps_and_minutes_contradict_each_other():
     check_minutes(None, Layer("", {"train": {"steps": 5}}))
 
 
-def test_a_resumed_run_keeps_the_steps_that_its_minutes_gave_it():
-    session = SimpleNamespace(record={"budget": {"minutes": 5.0}}, config=config(steps=77))
-    settle_steps(session, None, resumed=True)
-    settle_steps(session, (5.0, 0.0), resumed=True)
-    assert session.config.train.steps == 77
+def test_a_resumed_run_keeps_the_steps_that_its_minutes_gave_it(tmp_path):
+    def resumed(minutes, **record):
+        whole = config(steps=77).model_dump() | {"record": {"preset": "text"} | record}
+        (tmp_path / "tformer.yaml").write_text(json.dumps(whole))
+        return plan_training(TrainRequest(["my.txt"], out=tmp_path, resume=True, minutes=minutes))
+
+    facts = ("steps", "seconds_before", "seconds_per_step", "seconds_per_evaluation")
+    budget = dict.fromkeys(facts, 1) | {"minutes": 5.0}
+    assert resumed(None, budget=budget).config.train.steps == 77
+    assert resumed(5.0, budget=budget).config.train.steps == 77
     with pytest.raises(RequestError, match=r"5 minutes, and has 77 steps"):
-        settle_steps(session, (6.0, 0.0), resumed=True)
-    session.record = {}
+        resumed(6.0, budget=budget)
     with pytest.raises(RequestError, match="given steps"):
-        settle_steps(session, (6.0, 0.0), resumed=True)
+        resumed(6.0)
