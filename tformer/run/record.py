@@ -104,6 +104,7 @@ class Record(Part):
     init_from: Origin | None = None
     preset: str | None = None
     eval_data: Passages | None = None
+    compile_failed: str | None = None  # why torch.compile could not be used
     budget: TimeBudget | None = None
     result: Result | None = None
 
@@ -131,9 +132,9 @@ class Record(Part):
         """A copy with some fields replaced."""
         return self.model_copy(update=changes)
 
-    def without_result(self) -> "Record":
-        """The record of a run that goes on: it is not at its end until it gets there."""
-        facts = {name: getattr(self, name) for name in self.model_fields_set - {"result"}}
+    def without(self, *names: str) -> "Record":
+        """A copy in which some fields were never given."""
+        facts = {name: getattr(self, name) for name in self.model_fields_set - set(names)}
         return Record(**facts, **(self.model_extra or {}))
 
     def as_yaml(self) -> str:
