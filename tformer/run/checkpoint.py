@@ -19,7 +19,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from tformer.config import Config, dump_yaml
+from tformer.config import Config
 from tformer.errors import RequestError, TformerError
 from tformer.files import (
     TEMPORARY,
@@ -42,6 +42,7 @@ from tformer.run.huggingface import (
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.fit import State
 from tformer.training.optim import Optimizers
+from tformer.yaml_text import dump_yaml
 
 FORMAT = 1
 CHECKPOINT_NAME = re.compile(r"step-(\d{8})")

@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tformer.config import parse_yaml
 from tformer.errors import RequestError
+from tformer.yaml_text import parse_yaml
 
 
 def runs_folder() -> Path:

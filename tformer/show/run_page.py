@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from tformer.config import dump_yaml
 from tformer.errors import TformerError
 from tformer.evals.attention import attention_weights
 from tformer.evals.generations import columns_of, table_rows
@@ -27,6 +26,7 @@ from tformer.show import page
 from tformer.show.svg import figure_svg
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.session import recorded_reversal
+from tformer.yaml_text import dump_yaml
 
 MOST_POINTS = 400  # of a curve
 MOST_MAPS = 16  # heads that are drawn
