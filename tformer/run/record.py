@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tformer.config import Config, DataConfig, dump_yaml, parse_yaml
+from tformer.config import Config, DataConfig
 from tformer.errors import RequestError
 from tformer.files import write_file
+from tformer.yaml_text import dump_yaml, parse_yaml
 
 NAME = "tformer.yaml"
 VAL_FRACTION: float = DataConfig.model_fields["val_fraction"].default
