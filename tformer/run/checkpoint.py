@@ -23,7 +23,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from tformer.config import Config, dump_yaml
+from tformer.config import Config
 from tformer.errors import RequestError, TformerError
 from tformer.files import (
     TEMPORARY,
@@ -45,6 +45,7 @@ from tformer.run.huggingface import (
 )
 from tformer.run.record import NAME, Record, read_lines, read_record
 from tformer.text.tokenizer import Tokenizer
+from tformer.yaml_text import dump_yaml
 
 FORMAT = 1
 CHECKPOINT_NAME = re.compile(r"step-(\d{8})")

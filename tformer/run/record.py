@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tformer.config import Config, DataConfig, dump_yaml, parse_yaml
+from tformer.config import Config, DataConfig
 from tformer.errors import RequestError
 from tformer.files import append_line
+from tformer.yaml_text import dump_yaml, parse_yaml
 
 NAME = "tformer.yaml"
 VAL_FRACTION: float = DataConfig.model_fields["val_fraction"].default
@@ -102,9 +103,9 @@ class Record(Part):
     data: DataFacts = DataFacts()
     tokenizer: TokenizerFacts | None = None
     init_from: Origin | None = None
-    compile_failed: str | None = None  # what the compiler said; the run trains without it
     preset: str | None = None
     eval_data: Passages | None = None
+    compile_failed: str | None = None  # why torch.compile could not be used
     budget: TimeBudget | None = None
     result: Result | None = None
 
@@ -133,8 +134,8 @@ class Record(Part):
         return self.model_copy(update=changes)
 
     def without(self, *names: str) -> "Record":
-        """A copy that lacks some fields, as if they had never been given."""
-        facts = {name: getattr(self, name) for name in self.model_fields_set.difference(names)}
+        """A copy in which some fields were never given."""
+        facts = {name: getattr(self, name) for name in self.model_fields_set - set(names)}
         return Record(**facts, **(self.model_extra or {}))
 
     def as_yaml(self) -> str:
