@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -138,7 +138,9 @@ def command(
         minutes=minutes,
         began=began,
     )
-    if not _run(request, json):
+    with ExitStack() as stack:
+        passed = _train(_open(request, stack), json)
+    if not passed:
         raise typer.Exit(1)
 
 
@@ -152,8 +154,11 @@ def check_minutes(minutes: float | None, command_line: "Layer") -> None:
         raise RequestError("--minutes and train.steps both fix the steps", "", "leave one out")
 
 
-def _run(request: "TrainRequest", json: bool) -> bool:
-    """Open, train and judge. Whether the verdict, where there is one, is favourable."""
+def _open(request: "TrainRequest", stack: ExitStack) -> "Session":
+    """The session of a request, introduced; its run is locked until the stack ends.
+
+    What it was built from is let go: with --init-from, that is a second copy of the weights.
+    """
     import torch
 
     from tformer.show import terminal
@@ -168,16 +173,16 @@ def _run(request: "TrainRequest", json: bool) -> bool:
         terminal.say(note)
     with download_progress(f"downloading {plan.name}") as shown:
         prepared = prepare(plan, shown)
-    with locked(plan) as run:
-        if prepared.config.train.compile == "on" and not plan.recorded.is_finished:
-            terminal.say("compiling the model, once, before it trains")
-        session = open_session(run, prepared, drawing_seconds() if prepared.limit else 0.0)
-        introduce(session, plan)
-        return _train(session, json)
+    run = stack.enter_context(locked(plan))
+    if prepared.config.train.compile == "on" and not plan.recorded.is_finished:
+        terminal.say("compiling the model, once, before it trains")
+    session = open_session(run, prepared, drawing_seconds() if prepared.limit else 0.0)
+    introduce(session, plan)
+    return session
 
 
 def _train(session: "Session", json: bool) -> bool:
-    """Train, judge, and show how it went."""
+    """Train, judge, show how it went. Whether the verdict, where there is one, is favourable."""
     from dataclasses import asdict
 
     from tformer.evals.reversal import reversal

@@ -5,7 +5,7 @@ Which device, directory, preset and configuration; what contradicts itself is re
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -151,12 +151,16 @@ def _check_minutes(minutes: float, recorded: Record, config: Config) -> None:
         )
 
 
-@contextmanager
-def locked(plan: Plan) -> Iterator[Run]:
+def locked(plan: Plan) -> AbstractContextManager[Run]:
     """The directory of the run, for this process alone while the block runs."""
     request, folder = plan.request, plan.folder
     if request.out is None and not request.resume:
         folder = new_run_folder(plan.name)  # another process may have taken the name meanwhile
+    return _locked(folder, plan.resuming, request.overwrite)
+
+
+@contextmanager
+def _locked(folder: Path, resuming: bool, overwrite: bool) -> Iterator[Run]:
     with open_run(folder) as run:
-        _check_folder(folder, plan.resuming, request.overwrite)  # again, now that nobody else can write
+        _check_folder(folder, resuming, overwrite)  # again, now that nobody else can write
         yield run
