@@ -168,18 +168,22 @@ def resume_config(recorded: dict[str, Any], explicit: Sequence[Layer]) -> Config
     """
     own = {section: dict(recorded.get(section) or {}) for section in Config.model_fields}
     of_run = recorded.get("record") or {}
-    for layer in explicit:
-        for section, values in layer.values.items():
-            for name, value in values.items():
-                before = own[section].get(name)
-                again = name == "compile" and value == "on" and "compile_failed" in of_run
-                if section == "train" and (name in MAY_CHANGE or again):
-                    own[section][name] = value
-                elif value != before and (name not in SETTLED or value != SETTLED[name]):
-                    raise RequestError(
-                        f"{section}.{name} is {before!r} in this run", f"{layer.source} says {value!r}",
-                        "leave it out to continue, or leave --resume out to start another run",
-                    )  # fmt: skip
+    asked = {  # of several that say something, the last one counts
+        (section, name): (value, layer.source)
+        for layer in explicit
+        for section, values in layer.values.items()
+        for name, value in values.items()
+    }
+    for (section, name), (value, source) in asked.items():
+        before = own[section].get(name)
+        again = name == "compile" and value == "on" and "compile_failed" in of_run
+        if section == "train" and (name in MAY_CHANGE or again):
+            own[section][name] = value
+        elif value != before and (name not in SETTLED or value != SETTLED[name]):
+            raise RequestError(
+                f"{section}.{name} is {before!r} in this run", f"{source} says {value!r}",
+                "leave it out to continue, or leave --resume out to start another run",
+            )  # fmt: skip
     return merge([Layer("tformer.yaml", own)])
 
 
@@ -287,7 +291,7 @@ def open_session(
         )  # fmt: skip
     session = Session(run, config, data, model, optimizers, state, record, problems)
     if config.train.compile == "on" and state.step < config.train.steps:
-        _compile(session, device)
+        _compile(session)
     settle(session)
     if anew:
         run.clear()
@@ -297,17 +301,14 @@ def open_session(
     return session
 
 
-def _compile(session: Session, device: torch.device) -> None:
+def _compile(session: Session) -> None:
     """Compile the forward; where that fails, say so, record it and train without."""
-    train, record = session.config.train, session.record
-    record.pop("compile_failed", None)
-    micro = train.micro_batch_size or train.batch_size
-    batch = session.data.batches.batch(session.state.step, train.batch_size)
-    inputs, targets = (torch.from_numpy(a).to(device)[:micro] for a in batch)
+    session.record.pop("compile_failed", None)
+    train, step = session.config.train, session.state.step
     try:
-        session.forward = compile_forward(session.model, inputs, targets, train.precision)
+        session.forward = compile_forward(session.model, session.data.batches, train, step)
     except CompileError as error:
-        record["compile_failed"] = str(error)
+        session.record["compile_failed"] = str(error)
         session.config = session.config.updated("train", compile="off")
         session.warnings.append(f"torch.compile failed, training goes on without it: {error}")
 
