@@ -17,8 +17,11 @@ def page() -> str:
         arguments = [*command.split(), "--help"]
         done = subprocess.run(
             [sys.executable, "-m", "tformer", *arguments],
-            env=ENVIRONMENT, capture_output=True, encoding="utf-8", check=True,
-        )  # fmt: skip
+            env=ENVIRONMENT,
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+        )
         shown = "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
         parts.append(f"## {' '.join(['tformer', *arguments])}\n\n```text\n{shown}\n```")
     return "\n\n".join(parts) + "\n"

@@ -15,14 +15,23 @@ import typer
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from tformer import progress, render
 from tformer.cli import app
+from tformer.show import progress, terminal
 
 DARK = TerminalTheme(
-    (22, 25, 30), (215, 221, 229),
-    [(70, 76, 84), (240, 104, 96), (92, 190, 112), (214, 170, 70), (96, 160, 240), (190, 140, 240),
-     (80, 186, 196), (215, 221, 229)],
-)  # fmt: skip
+    (22, 25, 30),
+    (215, 221, 229),
+    [
+        (70, 76, 84),
+        (240, 104, 96),
+        (92, 190, 112),
+        (214, 170, 70),
+        (96, 160, 240),
+        (190, 140, 240),
+        (80, 186, 196),
+        (215, 221, 229),
+    ],
+)
 PICTURES = {  # name: the command
     "reversal": ["train", "reversal"],
     "attention": ["eval", "attention", "--run", "reversal"],
@@ -49,7 +58,7 @@ def nothing() -> Iterator[Callable[..., None]]:
 def draw(command: list[str], path: Path) -> None:
     """Run a command on a terminal that records, and save what it shows."""
     console = Console(record=True, force_terminal=True, color_system="truecolor", width=88, file=sys.stderr)
-    for room in (render, progress):
+    for room in (terminal, progress):
         for stream in ("out", "err"):
             if hasattr(room, stream):
                 setattr(room, stream, lambda: console)

@@ -42,9 +42,14 @@ class OnDevice(Tensor):
         if inside.dtype in (torch.float64, torch.complex128):
             raise TypeError(NO_FLOAT64)
         return Tensor._make_wrapper_subclass(
-            cls, inside.size(), strides=inside.stride(), storage_offset=inside.storage_offset(),
-            dtype=inside.dtype, device="cpu", requires_grad=inside.requires_grad,
-        )  # fmt: skip
+            cls,
+            inside.size(),
+            strides=inside.stride(),
+            storage_offset=inside.storage_offset(),
+            dtype=inside.dtype,
+            device="cpu",
+            requires_grad=inside.requires_grad,
+        )
 
     def __init__(self, inside: Tensor):
         self.inside = inside.detach()
@@ -91,9 +96,12 @@ class _Device(TorchFunctionMode):
     """Functions that name a device, or leave it."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (),
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         kwargs = dict(kwargs or {})
         if func in (Tensor.cuda, Tensor.mps if hasattr(Tensor, "mps") else None):
             raise AssertionError("use .to(device)")

@@ -66,7 +66,7 @@ def model(request: pytest.FixtureRequest) -> Transformer:
 @pytest.fixture(scope="session")
 def shakespeare() -> str:
     """The complete works, cleaned; skips where the file is not at hand."""
-    from tformer.corpus import clean_gutenberg
+    from tformer.text.corpus import clean_gutenberg
 
     path = SHARED / "shakespeare-pg100.txt"
     if not path.exists():

@@ -7,24 +7,40 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from apple import MPS, NO_FLOAT64, apple_gpu
 
-from tformer import budget
+from tests.apple import MPS, NO_FLOAT64, apple_gpu
 from tformer.cli import app
+from tformer.training import budget
 
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 20
 SMALL = [
-    "--set", "model.n_layers=1", "--set", "model.n_heads=2", "--set", "model.d_model=16",
-    "--set", "train.eval_every=2", "--batch-size", "4", "--set", "train.micro_batch_size=2",
-]  # fmt: skip
+    "--set",
+    "model.n_layers=1",
+    "--set",
+    "model.n_heads=2",
+    "--set",
+    "model.d_model=16",
+    "--set",
+    "train.eval_every=2",
+    "--batch-size",
+    "4",
+    "--set",
+    "train.micro_batch_size=2",
+]
 TEXTS = {  # runs on a text, and the settings of each
     "gpt2": ["--tokenizer", "word", "--set", "model.n_ctx=32", "--set", "model.dropout=0.1"],
     "nanochat": [
-        "--tokenizer", "char", "--set", "model.family=nanochat", "--set", "train.optimizer=adamw",
-        "--set", "model.n_ctx=16",
+        "--tokenizer",
+        "char",
+        "--set",
+        "model.family=nanochat",
+        "--set",
+        "train.optimizer=adamw",
+        "--set",
+        "model.n_ctx=16",
     ],
     "sinusoidal": ["--tokenizer", "bpe", "--set", "model.positions=sinusoidal", "--set", "model.n_ctx=16"],
-}  # fmt: skip
+}
 REVERSAL = ["--set", "data.reversal_length=3", "--set", "data.reversal_symbols=4", "--set", "model.n_ctx=5"]
 
 
@@ -45,9 +61,17 @@ def place(tmp_path_factory):
         patch.delenv("TFORMER_DEVICE", raising=False)
         for name, settings in TEXTS.items():
             command(
-                "train", "hamlet.txt", "--steps", "4", "--out", f"runs/{name}", *SMALL, *settings,
-                "--eval-data", "passages.jsonl",
-            )  # fmt: skip
+                "train",
+                "hamlet.txt",
+                "--steps",
+                "4",
+                "--out",
+                f"runs/{name}",
+                *SMALL,
+                *settings,
+                "--eval-data",
+                "passages.jsonl",
+            )
         command("train", "reversal", "--steps", "80", "--lr", "0.01", *SMALL, *REVERSAL)
     return folder
 
@@ -152,8 +176,8 @@ def test_a_sample_is_that_of_the_cpu(here, capsys, how):
 
 def test_a_mask_that_is_no_mask_is_measured_on_the_device(here, monkeypatch):
     """The search for the largest safe score runs in float64, and only where a mask is finite."""
-    from tformer import masks
-    from tformer.huggingface import load_model
+    from tformer.evals import masks
+    from tformer.run.huggingface import load_model
 
     def finite(q, k, v, mask=None, dropout=0.0):
         scores = (q @ k.mT) / q.shape[-1] ** 0.5 + torch.where(mask, 0.0, -50.0)

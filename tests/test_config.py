@@ -6,18 +6,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tformer.config import (
+    FAMILIES,
     Config,
     ModelConfig,
     all_keys,
-    dump_yaml,
     file_layer,
     flag_layer,
     merge,
-    parse_yaml,
     preset_layer,
     preset_names,
 )
 from tformer.errors import RequestError
+from tformer.yaml_text import dump_yaml, parse_yaml
 
 
 def written(tmp_path, text):
@@ -74,10 +74,14 @@ def test_an_unknown_preset_is_named_with_the_nearest():
 # ---------------------------------------------------------------------------- what is refused, and how
 
 
-@pytest.mark.parametrize("wrong,right", [
-    ("model.n_layer", "model.n_layers"), ("train.batchsize", "train.batch_size"),
-    ("data.strid", "data.stride"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong,right",
+    [
+        ("model.n_layer", "model.n_layers"),
+        ("train.batchsize", "train.batch_size"),
+        ("data.strid", "data.stride"),
+    ],
+)
 def test_an_unknown_key_names_itself_its_source_and_the_nearest(tmp_path, wrong, right):
     section, name = wrong.split(".")
     for call, source in (
@@ -108,13 +112,32 @@ def test_a_value_of_the_wrong_type_names_its_key_and_source(tmp_path, key, value
         assert f"{key} in " in message and source in message
 
 
-@pytest.mark.parametrize("setting", [
-    "model.n_layers=2.0", "model.n_layers='2'", "model.n_layers=true", "model.bias=1", "model.bias=yes",
-    "model.n_kv_heads=false", "model.d_mlp=0.0", "train.lr=fast", "train.steps=1e3", "train.seed=-1",
-    "model.n_layers=0", "model.n_layers=1000000000", "train.lr=.nan", "train.lr=.inf", "train.lr=1e400",
-    "model.dropout=1.0", "train.lr=0", "data.val_fraction=1", "model.family=bert", "train.keep=all",
-    "train.steps=" + "9" * 5000,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "model.n_layers=2.0",
+        "model.n_layers='2'",
+        "model.n_layers=true",
+        "model.bias=1",
+        "model.bias=yes",
+        "model.n_kv_heads=false",
+        "model.d_mlp=0.0",
+        "train.lr=fast",
+        "train.steps=1e3",
+        "train.seed=-1",
+        "model.n_layers=0",
+        "model.n_layers=1000000000",
+        "train.lr=.nan",
+        "train.lr=.inf",
+        "train.lr=1e400",
+        "model.dropout=1.0",
+        "train.lr=0",
+        "data.val_fraction=1",
+        "model.family=bert",
+        "train.keep=all",
+        "train.steps=" + "9" * 5000,
+    ],
+)
 def test_a_value_that_makes_no_sense_is_refused(setting):
     assert setting.split("=")[0] in refusal(flags, setting)
 
@@ -126,9 +149,20 @@ def test_the_error_names_the_layer_that_won():
     assert "train.steps" in bad
 
 
-@pytest.mark.parametrize("setting", [
-    "model.n_layers", "", "model", "=3", "model.=3", "model.a.b=3", ".=", "a=[", "model=3",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "model.n_layers",
+        "",
+        "model",
+        "=3",
+        "model.=3",
+        "model.a.b=3",
+        ".=",
+        "a=[",
+        "model=3",
+    ],
+)
 def test_a_setting_that_is_not_key_value_is_refused(setting):
     refusal(flag_layer, [setting], {})
 
@@ -187,9 +221,17 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
         assert "cannot read the configuration" in refusal(file_layer, tmp_path / name)
 
 
-@pytest.mark.parametrize("text", [
-    "", "# a comment alone\n", "model:\ntrain:\n", "{}", "null", "record: {result: 1}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# a comment alone\n",
+        "model:\ntrain:\n",
+        "{}",
+        "null",
+        "record: {result: 1}",
+    ],
+)
 def test_a_file_that_sets_nothing_is_the_defaults(tmp_path, text):
     assert merge([written(tmp_path, text)]) == Config()
 
@@ -197,11 +239,31 @@ def test_a_file_that_sets_nothing_is_the_defaults(tmp_path, text):
 # ---------------------------------------------------------------------------- numbers
 
 
-@pytest.mark.parametrize("text,value", [
-    ("1e-3", 0.001), ("1E3", 1000.0), ("3.0e-4", 0.0003), (".5", 0.5), ("1.", 1.0), ("+2", 2), ("-2", -2),
-    ("0", 0), ("0100", 100), ("089", 89), ("true", True), ("null", None), ("~", None), ("", None),
-    ("yes", "yes"), ("on", "on"), ("1:30", "1:30"), ("2026-01-01", "2026-01-01"), ("'1'", "1"), ("e3", "e3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text,value",
+    [
+        ("1e-3", 0.001),
+        ("1E3", 1000.0),
+        ("3.0e-4", 0.0003),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("+2", 2),
+        ("-2", -2),
+        ("0", 0),
+        ("0100", 100),
+        ("089", 89),
+        ("true", True),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("yes", "yes"),
+        ("on", "on"),
+        ("1:30", "1:30"),
+        ("2026-01-01", "2026-01-01"),
+        ("'1'", "1"),
+        ("e3", "e3"),
+    ],
+)
 def test_scalars_are_those_of_yaml_1_2(text, value):
     parsed = parse_yaml(text, "--set")
     assert parsed == value and type(parsed) is type(value)
@@ -214,6 +276,21 @@ def test_a_learning_rate_without_a_point_is_a_number(tmp_path):
 
 
 # ---------------------------------------------------------------------------- the model's layouts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_family_fixes_is_no_setting_and_not_recorded(family):
+    config = ModelConfig(family=family)
+    for name in ("norm", "norm_embed", "embed_std", "unembed_std"):
+        assert getattr(config, name) == getattr(FAMILIES[family], name)
+        assert name not in config.model_dump()
+        assert f"unknown key model.{name}" in refusal(flag_layer, [f"model.{name}=1"], {})
+
+
+def test_defaults_of_a_family_are_settings_that_its_layout_has():
+    for family in FAMILIES.values():
+        for key, value in family.defaults.items():
+            assert value in family.layout.get(key, (value,)), key
 
 
 def test_a_family_brings_its_own_defaults():
@@ -232,26 +309,40 @@ def test_sizes_left_out_follow_from_the_others():
     assert flags("model.d_mlp=0").model.d_mlp == 4 * ModelConfig().d_model
 
 
-@pytest.mark.parametrize("given,word", [
-    (["model.positions=rotary"], "positions"), (["model.logit_softcap=15.0"], "logit_softcap"),
-    (["model.qk_norm=true"], "qk_norm"), (["model.n_kv_heads=2"], "n_kv_heads"),
-    (["model.n_heads=3"], "n_heads"),
-    (["model.family=nanochat", "model.positions=learned"], "positions"),
-    (["model.family=nanochat", "model.bias=true"], "bias"),
-    (["model.family=nanochat", "model.qk_norm=false"], "qk_norm"),
-    (["model.family=nanochat", "model.n_kv_heads=3"], "n_kv_heads"),
-    (["model.family=nanochat", "model.d_model=12"], "even"),
-    (["data.stride=300"], "stride"), (["train.micro_batch_size=5"], "micro_batch_size"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given,word",
+    [
+        (["model.positions=rotary"], "positions"),
+        (["model.logit_softcap=15.0"], "logit_softcap"),
+        (["model.qk_norm=true"], "qk_norm"),
+        (["model.n_kv_heads=2"], "n_kv_heads"),
+        (["model.n_heads=3"], "n_heads"),
+        (["model.family=nanochat", "model.positions=learned"], "positions"),
+        (["model.family=nanochat", "model.bias=true"], "bias"),
+        (["model.family=nanochat", "model.qk_norm=false"], "qk_norm"),
+        (["model.family=nanochat", "model.n_kv_heads=3"], "n_kv_heads"),
+        (["model.family=nanochat", "model.d_model=12"], "even"),
+        (["data.stride=300"], "stride"),
+        (["train.micro_batch_size=5"], "micro_batch_size"),
+    ],
+)
 def test_what_a_layout_cannot_express_is_refused_by_name(given, word):
     assert word in refusal(flags, *given)
 
 
-@pytest.mark.parametrize("given", [
-    ["model.positions=sinusoidal"], ["model.positions=none"], ["model.activation=gelu"], ["model.tied=false"],
-    ["model.family=nanochat", "model.n_kv_heads=2"], ["model.family=nanochat", "model.logit_softcap=0"],
-    ["data.stride=256"], ["train.micro_batch_size=8"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["model.positions=sinusoidal"],
+        ["model.positions=none"],
+        ["model.activation=gelu"],
+        ["model.tied=false"],
+        ["model.family=nanochat", "model.n_kv_heads=2"],
+        ["model.family=nanochat", "model.logit_softcap=0"],
+        ["data.stride=256"],
+        ["train.micro_batch_size=8"],
+    ],
+)
 def test_what_a_layout_can_express_is_accepted(given):
     flags(*given)
 

@@ -209,7 +209,7 @@ def run(
     monkeypatch.setenv("TFORMER_DEBUG", "")  # --debug sets it
     # A compiler takes half a minute: tests/test_compile.py. Minutes, as many: tests/test_budget.py.
     monkeypatch.setattr(torch, "compile", lambda model: lambda ids: model(ids))
-    monkeypatch.setattr("tformer.budget.steps_within", lambda seconds, costs, train: 2)
+    monkeypatch.setattr("tformer.training.budget.steps_within", lambda seconds, costs, train: 2)
     every = experiments.experiments_of
     monkeypatch.setattr(
         experiments, "experiments_of", lambda question: tuple(e for e in every(question) if e.slug in CHEAP)

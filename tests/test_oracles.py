@@ -9,11 +9,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import needs_nanochat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tformer import huggingface
+from tests.conftest import needs_nanochat
 from tformer import model as model_module
 from tformer.config import ModelConfig
 from tformer.model import (
@@ -25,6 +24,7 @@ from tformer.model import (
     rotary_angles,
     rotate,
 )
+from tformer.run import huggingface
 
 transformers = pytest.importorskip("transformers")
 
@@ -99,23 +99,33 @@ def assert_equal(config: ModelConfig, seed: int = 0, std: float = 0.3) -> None:
 # ---------------------------------------------------------------------------- drawn configurations
 
 SHAPE = {
-    "n_layers": st.integers(1, 3), "n_heads": st.sampled_from([1, 2, 3, 4]), "n_ctx": st.integers(2, 12),
-    "vocab_size": st.integers(2, 40), "d_mlp": st.integers(1, 40), "tied": st.booleans(),
+    "n_layers": st.integers(1, 3),
+    "n_heads": st.sampled_from([1, 2, 3, 4]),
+    "n_ctx": st.integers(2, 12),
+    "vocab_size": st.integers(2, 40),
+    "d_mlp": st.integers(1, 40),
+    "tied": st.booleans(),
     "activation": st.sampled_from(["gelu_new", "gelu", "relu", "relu2"]),
-}  # fmt: skip
+}
 GPT2 = st.fixed_dictionaries(
-    SHAPE | {
-        "d_head": st.integers(1, 9), "bias": st.booleans(), "norm_eps": st.sampled_from([1e-5, 1e-2]),
+    SHAPE
+    | {
+        "d_head": st.integers(1, 9),
+        "bias": st.booleans(),
+        "norm_eps": st.sampled_from([1e-5, 1e-2]),
         "positions": st.sampled_from(["learned", "sinusoidal", "none"]),
     }
-)  # fmt: skip
+)
 NANOCHAT = st.fixed_dictionaries(
-    SHAPE | {
-        "d_head": st.sampled_from([2, 4, 6, 8, 16]), "groups": st.integers(1, 4),
-        "norm_eps": st.sampled_from([1e-6, 1e-2]), "rope_theta": st.sampled_from([10000.0, 50.0]),
+    SHAPE
+    | {
+        "d_head": st.sampled_from([2, 4, 6, 8, 16]),
+        "groups": st.integers(1, 4),
+        "norm_eps": st.sampled_from([1e-6, 1e-2]),
+        "rope_theta": st.sampled_from([10000.0, 50.0]),
         "logit_softcap": st.sampled_from([0.0, 15.0, 2.0]),
     }
-)  # fmt: skip
+)
 
 
 def config_of(family: str, drawn: dict[str, object]) -> ModelConfig:
@@ -168,13 +178,13 @@ def lenient_mask(n_query, n_key, device=None):
     return torch.ones(n_query, n_key, dtype=torch.bool).tril(n_key - n_query + 1)
 
 
-def post_norm(self, x, mask, rotation=None, cache=None, layer=0):
+def post_norm(self, x, mask, rotation=None, cache=None):
     """Norms after the branches, as in 2017."""
-    x = self.norm_1(x + self.attn(x, mask, rotation, cache, layer))
+    x = self.norm_1(x + self.attn(x, mask, rotation, cache))
     return self.norm_2(x + self.mlp(x))
 
 
-def swapped_heads(self, x, mask, rotation=None, cache=None, layer=0):
+def swapped_heads(self, x, mask, rotation=None, cache=None):
     """Heads joined before positions: a transpose forgotten."""
     c = self.config
     heads = self.qkv(x).unflatten(-1, (-1, c.d_head)).transpose(1, 2)

@@ -6,10 +6,10 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_model
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import tiny_model
 from tformer.sample import (
     Sampler,
     Sampling,
@@ -22,7 +22,7 @@ from tformer.sample import (
     keep_top_p,
     window_start,
 )
-from tformer.tokenizer import Tokenizer, word_engine
+from tformer.text.tokenizer import Tokenizer, word_engine
 
 INF = math.inf
 # Ties, tokens that are already out, one token alone; some token can always be drawn.
@@ -86,9 +86,12 @@ def test_min_p_keeps_exactly_the_tokens_that_are_probable_enough(logits, p):
 
 
 @given(
-    logits=LOGITS, temperature=st.floats(0.05, 5), top_k=st.integers(0, 15), top_p=FRACTIONS,
+    logits=LOGITS,
+    temperature=st.floats(0.05, 5),
+    top_k=st.integers(0, 15),
+    top_p=FRACTIONS,
     min_p=st.floats(0, 1),
-)  # fmt: skip
+)
 def test_filters_follow_each_other_and_never_raise_a_token(logits, temperature, top_k, top_p, min_p):
     found = Sampling(temperature, top_k, top_p, min_p).filter(row_of(logits))
     scaled = (row_of(logits) - max(logits)) / temperature

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tformer import __version__
-from tformer.commands import answer, evaluate, sample, tokenize, train
+from tformer.commands import answer, eval, sample, tokenize, train
 from tformer.errors import FAILED, REQUEST, SIGNALLED, Stopped, TformerError
 
 app = typer.Typer(
@@ -25,8 +25,8 @@ app = typer.Typer(
     help="Train, check, run and explain decoder-only transformer language models.",
     epilog="Start with: tformer train reversal",
 )
-for command in (tokenize, train, evaluate, sample, answer):
-    name = "eval" if command is evaluate else command.__name__.rpartition(".")[2]
+for command in (tokenize, train, eval, sample, answer):
+    name = command.__name__.rpartition(".")[2]
     examples = "\n  ".join(["\b\nExamples", *command.EXAMPLES])  # \b: the lines stay as they are
     app.command(name, epilog=examples)(command.command)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -68,3 +69,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise RequestError(f"{path} holds no object", f"found {type(values).__name__}")
     return values
+
+
+def finite(value: float) -> float | None:
+    """For JSON, which has no NaN and no infinity."""
+    return value if math.isfinite(value) else None

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tformer.model import KVCache, Transformer
-from tformer.tokenizer import Tokenizer
+from tformer.kv_cache import KVCache
+from tformer.model import Transformer
+from tformer.text.tokenizer import Tokenizer
 
 Logits = Float[Tensor, "batch vocab"]
 Choose = Callable[[Tensor], Tensor]  # (batch, vocab) logits → (batch,) ids
@@ -73,7 +74,7 @@ class Sampling:
         return logits
 
 
-def greedy(logits: Logits) -> Int[Tensor, "batch"]:
+def greedy(logits: Logits) -> Int[Tensor, " batch"]:
     """The most probable id of each row, the smallest among equals."""
     return logits.float().max(dim=-1, keepdim=True).values.eq(logits.float()).int().argmax(-1)
 
@@ -88,7 +89,7 @@ class Sampler:
         self.sampling = sampling
         self.generators = [torch.Generator().manual_seed((seed + i) % 2**63) for i in range(batch)]
 
-    def __call__(self, logits: Logits) -> Int[Tensor, "batch"]:
+    def __call__(self, logits: Logits) -> Int[Tensor, " batch"]:
         if self.sampling.temperature == 0:
             return greedy(logits)
         cumulative = self.sampling.filter(logits.cpu()).softmax(-1).cumsum(-1)
@@ -121,8 +122,8 @@ def generate(
     max_tokens: int,
     choose: Choose = greedy,
     cached: bool = True,
-    padding: Int[Tensor, "batch"] | None = None,
-) -> Iterator[Int[Tensor, "batch"]]:
+    padding: Int[Tensor, " batch"] | None = None,
+) -> Iterator[Int[Tensor, " batch"]]:
     """Yield the next id of every row, `max_tokens` times, after at least one id of prompt.
 
     `padding[b]` ids at the start of row b are not part of its prompt. What the model sees past its

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from tformer import evaluate
 from tformer.config import merge, preset_layer
-from tformer.data import Windows, split_text
 from tformer.device import decide_precision
+from tformer.evals.loss import text_loss
 from tformer.model import Transformer
-from tformer.optim import Optimizers
-from tformer.tokenizer import Tokenizer
-from tformer.train import State, fit
+from tformer.text.data import Windows, split_text
+from tformer.text.tokenizer import Tokenizer
+from tformer.training.fit import State, fit
+from tformer.training.optim import Optimizers
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def main() -> None:
             optimizers = Optimizers(model, config.train, bf16=precision == "bf16")
             for _ in fit(model, optimizers, windows, config.train, State(), precision):
                 pass
-            result = evaluate.loss(model, val_ids, tokenizer.n_bytes)
+            result = text_loss(model, val_ids, tokenizer.n_bytes)
             print(f"{kind:24} seed {seed}  validation {result.loss:.4f}", flush=True)
 
 

@@ -12,10 +12,11 @@ from importlib import resources
 
 from tformer.errors import RequestError
 
-SMALL_WORDS = frozenset({
-    "and", "any", "are", "can", "did", "does", "for", "have", "how", "its", "the", "there", "they", "this",
-    "what", "when", "were", "why", "with",
-})  # fmt: skip
+SMALL_WORDS = frozenset(
+    re.findall(
+        r"\w+", "and any are can did does for have how its the there they this what when were why with"
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,10 @@ def find(words: str) -> tuple[list[Question], bool]:
     known = _likeness(words, scored[0]) >= 0.5 or _mentions(words, scored[0]) > (0, 0)
     if words.isdigit() or not known:
         raise RequestError(
-            f"no question {words!r}", f"expected 1 to {len(scored)}, a slug, words of one, or all",
+            f"no question {words!r}",
+            f"expected 1 to {len(scored)}, a slug, words of one, or all",
             "tformer answer lists them",
-        )  # fmt: skip
+        )
     return [scored[0]], True
 
 

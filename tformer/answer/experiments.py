@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from tformer.answer import Question
+from tformer.answer.claims import Budget, Claim, Experiment, Finding, Seeds
 from tformer.answer.lab import Subject
-from tformer.evidence import Budget, Claim, Experiment, Finding
 
 ROOMS = {  # the modules of each question's experiments
-    "rnn-vs-transformer": ("positions", "recurrence", "memory"),
-    "q-k-v": ("qkv",),
-    "dense-layers": ("dense",),
-    "skip-connections": ("skips",),
-    "causal-mask": ("mask",),
-    "heads": ("heads",),
+    "rnn-vs-transformer": ("q1_recurrence.positions", "q1_recurrence.recurrence", "q1_recurrence.memory"),
+    "q-k-v": ("q2_qkv.qkv",),
+    "dense-layers": ("q3_mlps.dense",),
+    "skip-connections": ("q4_skips.skips",),
+    "causal-mask": ("q5_mask.mask",),
+    "heads": ("q6_heads.heads",),
 }
 SEEDS_APART = 1000  # so that --seed 0 and --seed 1 share no draw
 Progress = Callable[[str, int, int], None]  # what is being measured; seeds done, in all
@@ -60,18 +60,22 @@ class Answer:
     def as_dict(self) -> dict[str, Any]:
         """As `--json` has it: every number."""
         return {
-            "question": self.question.title, "number": self.question.number, "slug": self.question.slug,
-            "budget": self.budget.name, "seed": self.seed,
+            "question": self.question.title,
+            "number": self.question.number,
+            "slug": self.question.slug,
+            "budget": self.budget.name,
+            "seed": self.seed,
             "claims": [claim.as_dict() for claim in self.claims],
             "evidence": {
                 r.slug: {
-                    "title": r.title, "seconds": round(r.seconds, 3),
+                    "title": r.title,
+                    "seconds": round(r.seconds, 3),
                     **({"skipped": r.skipped} if r.skipped else {"by_seed": [plain(e) for e in r.evidence]}),
                 }
                 for r in self.results
             },
             "text": self.question.text,
-        }  # fmt: skip
+        }
 
 
 def plain(value: Any) -> Any:
@@ -110,7 +114,7 @@ def investigate(
                 if not why:
                     measured.append(experiment.measure(budget, SEEDS_APART * seed + i, subject))
                 done += 1
-            finding = experiment.show(measured) if measured else Finding()
+            finding = experiment.show(Seeds(measured)) if measured else Finding()
             evidence = tuple(asdict(e) for e in measured)
             seconds = time.perf_counter() - began
             results.append(Result(experiment.slug, experiment.title, evidence, finding, seconds, why or ""))

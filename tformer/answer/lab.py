@@ -1,6 +1,7 @@
 """What the experiments share: small models with parts replaced, one training loop, the run of --run.
 
-The models are `tformer.model`'s, the loop is `tformer.train`'s: what is shown is what `tformer train` uses.
+The models are `tformer.model`'s, the loop is `tformer.training.fit`'s: what is shown is what
+`tformer train` uses.
 """
 
 from collections.abc import Callable
@@ -14,16 +15,15 @@ from torch import Tensor, nn
 
 from tformer import answer
 from tformer.config import ModelConfig, TrainConfig
-from tformer.corpus import CORPORA, load_corpus
-from tformer.data import Batches, Reversal, rng, split_text
 from tformer.errors import RequestError, TformerError
-from tformer.huggingface import load_model
 from tformer.model import Transformer
-from tformer.optim import Optimizers
-from tformer.runner import recorded_reversal
-from tformer.runs import read_record
-from tformer.tokenizer import Tokenizer
-from tformer.train import Report, State, fit
+from tformer.run.data import recorded_source
+from tformer.run.loaded import LoadedRun, load_run
+from tformer.text.corpus import load_corpus
+from tformer.text.data import Batches, Reversal, rng, split_text
+from tformer.text.tokenizer import Tokenizer
+from tformer.training.fit import Report, State, fit
+from tformer.training.optim import Optimizers
 
 STREAM_SUBJECT = 100  # of random ids where a run has no text
 
@@ -57,19 +57,18 @@ class Subject:
 
 def load_subject(folder: Path) -> Subject:
     """The model of a directory, its tokenizer if it has one, and something to read for it."""
-    record = read_record(folder)
-    model = load_model(folder)
-    tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
-    task = recorded_reversal(record, str(folder / "tformer.yaml"))
-    return Subject(folder, model, tokenizer, task, _text_ids(record, tokenizer) if not task else None)
+    run = load_run(folder)
+    tokenizer = Tokenizer.load(folder) if run.has_tokenizer else None  # it may have more ids than the model
+    text_ids = None if run.reversal else _text_ids(run, tokenizer)
+    return Subject(folder, run.model, tokenizer, run.reversal, text_ids)
 
 
-def _text_ids(record: dict[str, Any], tokenizer: Tokenizer | None) -> np.ndarray | None:
+def _text_ids(run: LoadedRun, tokenizer: Tokenizer | None) -> np.ndarray | None:
     """Ids of the validation part of what a run was trained on, if it lies here; else of our own prose."""
     if tokenizer is None:
         return None
     prose = "\n\n".join(question.text for question in answer.questions())
-    for text in (_validation_text(record), prose):
+    for text in (_validation_text(run), prose):
         try:
             if text and len(ids := tokenizer.encode_array([text[:200_000]])):
                 return ids
@@ -78,15 +77,13 @@ def _text_ids(record: dict[str, Any], tokenizer: Tokenizer | None) -> np.ndarray
     return None
 
 
-def _validation_text(record: dict[str, Any]) -> str:
-    """Nothing is downloaded here."""
-    sources = ((record.get("record") or {}).get("data") or {}).get("source") or []
-    here = [s for s in sources if (CORPORA[s].path if s in CORPORA else Path(s)).exists()]
-    if not sources or here != sources or any(s.endswith(".npy") for s in sources):
-        return ""
-    fraction = float((record.get("data") or {}).get("val_fraction", 0.1))
+def _validation_text(run: LoadedRun) -> str:
+    """Empty where the text cannot be read as it was; nothing is downloaded here."""
     try:
-        return split_text(load_corpus(sources).text, fraction or 1.0).val
+        source = recorded_source(run.folder, run.record)
+        if source.is_ids or not source.is_here:
+            return ""
+        return split_text(load_corpus(source.names).text, source.fraction or 1.0).val
     except RequestError:
         return ""
 
@@ -122,15 +119,21 @@ def train(
     on_step: Callable[[Report], object] = lambda report: None,
     **settings: Any,
 ) -> list[float]:
-    """Train with `tformer.train.fit`, AdamW, and return the loss of every step in nats a token.
+    """Train with `tformer.training.fit.fit`, AdamW, and return the loss of every step in nats a token.
 
     `model` is a Transformer or has its interface: `model(ids) -> logits` and `model.config`. A training
     that diverges raises DivergedError, as `tformer train` does.
     """
     values = {
-        "seed": seed, "steps": steps, "batch_size": 64, "lr": 3e-3, "warmup_steps": min(20, steps // 10),
-        "weight_decay": 0.0, "lr_final": 0.0, "precision": "fp32",
-    } | settings  # fmt: skip
+        "seed": seed,
+        "steps": steps,
+        "batch_size": 64,
+        "lr": 3e-3,
+        "warmup_steps": min(20, steps // 10),
+        "weight_decay": 0.0,
+        "lr_final": 0.0,
+        "precision": "fp32",
+    } | settings
     config = TrainConfig.model_validate(values)
     optimizers = Optimizers(model, config)
     losses = []

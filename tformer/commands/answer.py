@@ -70,7 +70,8 @@ def command(
     The experiments use the modules that train uses. Each claim has a threshold, with the reason for it,
     and can fail: then the exit code is 1.
     """
-    from tformer import answer, render
+    from tformer import answer
+    from tformer.show import terminal
 
     at_least("--seed", seed, 0)
     if report is not None:
@@ -79,7 +80,7 @@ def command(
         if prose:
             raise RequestError("--report with --prose", "a report shows the experiments", "leave one out")
         refuse_existing(report, overwrite)
-    console = render.out()
+    console = terminal.out()
     if not question:
         if full or prose or report or run:
             raise RequestError("no question is named", "expected 1 to 6, a slug, words of one, or all")
@@ -88,17 +89,17 @@ def command(
                 print_json({"number": q.number, "slug": q.slug, "question": q.title})
             return
         rows = [(q.number, q.slug, q.title) for q in answer.questions()]
-        render.list_table("Questions", ("", "slug", "question"), rows, console)
+        terminal.list_table("Questions", ("", "slug", "question"), rows, console)
         return
     found, guessed = answer.find(" ".join(question))
     if guessed:
-        render.say(f"taken as question {found[0].number}: {found[0].title}")
+        terminal.say(f"taken as question {found[0].number}: {found[0].title}")
     if prose:
         for q in found:
             if json:
                 print_json({"question": q.title, "claims": [], "evidence": {}, "text": q.text})
             else:
-                render.markdown(f"# {q.number}. {q.title}\n\n{q.text}\n", console)
+                terminal.markdown(f"# {q.number}. {q.title}\n\n{q.text}\n", console)
         return
     if not _with_evidence(found, full, _subject(run), seed, report, json):
         raise typer.Exit(1)
@@ -108,7 +109,7 @@ def _subject(run: str | None) -> "Subject | None":
     if run is None:
         return None
     from tformer.answer.lab import load_subject
-    from tformer.runs import find_run
+    from tformer.run.find import find_run
 
     return load_subject(find_run(run))
 
@@ -117,13 +118,14 @@ def _with_evidence(
     found: "list[Question]", full: bool, subject: "Subject | None", seed: int, report: Path | None, json: bool
 ) -> bool:
     """Run, show and write; whether every claim held."""
-    from tformer import render, render_answer
+    from tformer.answer.claims import FULL, QUICK
     from tformer.answer.experiments import investigate
-    from tformer.answer.report import write_report
-    from tformer.evidence import FULL, QUICK
-    from tformer.progress import experiments_progress
+    from tformer.show import answer as render_answer
+    from tformer.show import terminal
+    from tformer.show.answer_page import write_report
+    from tformer.show.progress import experiments_progress
 
-    console = render.out()
+    console = terminal.out()
     answers = []
     for q in found:
         if not json:
@@ -138,5 +140,5 @@ def _with_evidence(
         render_answer.summary(answers, console)
     if report is not None:
         write_report(report, answers, subject.folder if subject else None)
-        render.say(f"wrote {report}")
+        terminal.say(f"wrote {report}")
     return all(a.passed for a in answers)

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from tformer.attention_maps import Mirror
-    from tformer.data import Reversal
-    from tformer.tokenizer import Tokenizer
+    from tformer.evals.attention import Mirror
+    from tformer.text.data import Reversal
+    from tformer.text.tokenizer import Tokenizer
 
 MOST_TOKENS = 64  # of a text: a picture of more shows nothing
 
@@ -21,14 +21,13 @@ def attention(request: Request, task: "Reversal | None") -> Outcome:
     """Draw the weights on one sequence; on a reversal run, say which heads carry the reversal."""
     import torch
 
-    from tformer import render
-    from tformer.attention_maps import attention_weights, mirror
+    from tformer.evals.attention import attention_weights, mirror
     from tformer.files import write_file
-    from tformer.huggingface import load_tokenizer
-    from tformer.plots import attention_picture
+    from tformer.show import terminal
+    from tformer.show.svg import attention_picture
 
-    folder, model, out = request.folder, request.model, request.out
-    tokenizer = load_tokenizer(folder, model)
+    folder, model, out = request.run.folder, request.run.model, request.out
+    tokenizer = request.run.tokenizer
     ids = _ids(request, tokenizer, task)
     device = next(model.parameters()).device
     weights = attention_weights(model, torch.tensor([ids], device=device))[:, 0].float().cpu().numpy()
@@ -37,19 +36,22 @@ def attention(request: Request, task: "Reversal | None") -> Outcome:
     if out is not None:
         picture = attention_picture(weights, tokens, folder.name, out.suffix.removeprefix("."))
         write_file(out, picture)
-        render.say(f"wrote {out}")
+        terminal.say(f"wrote {out}")
     result = {
-        "tokens": tokens, "ids": ids, "weights": weights.astype(float).round(6).tolist(),
+        "tokens": tokens,
+        "ids": ids,
+        "weights": weights.astype(float).round(6).tolist(),
         "mirror": asdict(found) | {"carriers": [[h.layer, h.head] for h in found.carriers]}
-        if found else None,
-    }  # fmt: skip
+        if found
+        else None,
+    }
 
     def show(console: "Console") -> None:
-        facts = {"run": str(folder), "text": render.printable("".join(tokens), terminal=True)}
-        render.fact_table(console, facts)
-        render.attention_maps(_maps(weights, found), console)
+        facts = {"run": str(folder), "text": terminal.printable("".join(tokens), terminal=True)}
+        terminal.fact_table(console, facts)
+        terminal.attention_maps(_maps(weights, found), console)
         if found:
-            render.mirror_verdict(found, console)
+            terminal.mirror_verdict(found, console)
 
     return Outcome(result, show, kept=False)
 
@@ -69,8 +71,8 @@ def _maps(weights: "np.ndarray", found: "Mirror | None") -> "list[tuple[str, np.
 
 
 def _ids(request: Request, tokenizer: "Tokenizer", task: "Reversal | None") -> list[int]:
-    from tformer import render
-    from tformer.corpus import load_corpus
+    from tformer.show import terminal
+    from tformer.text.corpus import load_corpus
 
     prompts, data = request.prompts, request.data
     if len(prompts) > 1:
@@ -81,16 +83,16 @@ def _ids(request: Request, tokenizer: "Tokenizer", task: "Reversal | None") -> l
     if prompt is None and not data:
         if task is None:
             raise RequestError(
-                f"no text to show the attention of {request.folder} on",
+                f"no text to show the attention of {request.run.folder} on",
                 "",
                 "give --prompt TEXT or --data FILE",
             )
         return [int(i) for i in task.fresh(1, index=request.seed)[0][0]]
-    most = min(request.model.config.n_ctx, MOST_TOKENS)
+    most = min(request.run.model.config.n_ctx, MOST_TOKENS)
     text = prompt if prompt is not None else load_corpus(data).text[: 64 * most]
     ids: Any = tokenizer.encode(text)
     if not ids:
         raise RequestError("the text is empty", "expected at least one token")
     if len(ids) > most or data:
-        render.say(f"the first {min(len(ids), most)} tokens of the text")
+        terminal.say(f"the first {min(len(ids), most)} tokens of the text")
     return ids[:most]

@@ -2,18 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tformer.commands.eval_loss import recorded_sources
 from tformer.commands.evaluation import Outcome, Request
 from tformer.commands.options import at_least
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
-    from tformer.data import Split
-    from tformer.generations import Written
-    from tformer.tokenizer import Tokenizer
+    from tformer.evals.generations import Written
+    from tformer.text.data import Split
+    from tformer.text.tokenizer import Tokenizer
 
 TEMPERATURES = [0.5, 0.8, 1.0]
 N_PROMPTS, N_SAMPLES = 4, 4  # prompts, and samples of each
@@ -44,12 +42,11 @@ def check_sampling(task: str | None, n: int | None, temperatures: list[float], m
 
 def generations(request: Request) -> Outcome:
     """Sample; measure what came; measure as much real text in the same way."""
-    from tformer import render_generations
-    from tformer.generations import beginnings, compare, continuations, rates, whole
-    from tformer.huggingface import load_tokenizer
-    from tformer.progress import steps_progress
+    from tformer.evals.generations import beginnings, compare, continuations, rates, whole
+    from tformer.show import generations as render_generations
+    from tformer.show.progress import steps_progress
 
-    tokenizer = load_tokenizer(request.folder, request.model)
+    tokenizer = request.run.tokenizer
     split, on = _texts(request, tokenizer)
     temperatures = list(dict.fromkeys(request.temperatures or TEMPERATURES))
     n = (request.n or N_SAMPLES) if any(temperatures) else 1  # greedy samples are all alike
@@ -65,10 +62,13 @@ def generations(request: Request) -> Outcome:
     real = continuations(split.val, spans, [round(sum(s) / len(s)) for s in sizes])
     with steps_progress("scoring") as shown:
         columns = [
-            [_scored(request, tokenizer, s.prompt, s.text, s.prompt_ids, s.ids)
-             for s in drawn if s.temperature == temperature]
+            [
+                _scored(request, tokenizer, s.prompt, s.text, s.prompt_ids, s.ids)
+                for s in drawn
+                if s.temperature == temperature
+            ]
             for temperature in temperatures
-        ]  # fmt: skip
+        ]
         unseen = [
             _scored(
                 request, tokenizer, w.before, w.text, tokenizer.encode(w.before), tokenizer.encode(w.text)
@@ -78,56 +78,48 @@ def generations(request: Request) -> Outcome:
     with steps_progress("looking for copies") as shown:
         found, equal = compare(columns, unseen, split.train, split.val, shown)
     result: dict[str, Any] = {
-        "source": on, "seed": request.seed, "max_tokens": request.max_tokens,
-        "training_characters": len(split.train), "validation_characters": len(split.val),
+        "source": on,
+        "seed": request.seed,
+        "max_tokens": request.max_tokens,
+        "training_characters": len(split.train),
+        "validation_characters": len(split.val),
         "equal_characters": equal,
-        "temperatures": [
-            {"temperature": t} | asdict(m) for t, m in zip(temperatures, found, strict=False)
-        ],
+        "temperatures": [{"temperature": t} | asdict(m) for t, m in zip(temperatures, found, strict=False)],
         "validation": asdict(found[-1]),
         "training": {name: value for name, (value, _) in rates([whole(split.train)]).items()},
         "samples": [
             {"prompt": s.prompt, "text": s.text, "temperature": s.temperature, "seed": s.seed} for s in drawn
         ],
         "validation_samples": [{"prompt": w.before, "text": w.text} for w in real],
-    }  # fmt: skip
+    }
     return Outcome(
-        result, lambda console: render_generations.generations(str(request.folder), result, console), on=on
+        result,
+        lambda console: render_generations.generations(str(request.run.folder), result, console),
+        on=on,
     )
 
 
 def _texts(request: Request, tokenizer: "Tokenizer") -> "tuple[Split, str]":
     """The text to compare with, in its two parts, and what it is. RequestError where there is none."""
-    from tformer.corpus import load_corpus
-    from tformer.data import Split, load_token_file, split_text, token_hash
-    from tformer.runs import check_hash, recorded_hash, task_of
+    from tformer.run.data import given_source, recorded_source
 
-    folder, record = request.folder, request.record
-    if task_of(record) == "reversal":
+    run = request.run
+    if run.record.task == "reversal":
         raise RequestError(
-            f"{folder} is a run on reversal", "its sequences are no text", "name a run on text"
+            f"{run.folder} is a run on reversal", "its sequences are no text", "name a run on text"
         )
-    sources = request.data or recorded_sources(folder, record)
-    fraction = float((record.get("data") or {}).get("val_fraction", VAL_FRACTION))
     if request.data:
-        fraction = fraction or VAL_FRACTION
-    expected = None if request.data else recorded_hash(record)
-    if len(sources) == 1 and sources[0].endswith(".npy"):
-        ids = load_token_file(Path(sources[0]), tokenizer.vocab_size)
-        check_hash(token_hash(ids), expected, "give --data FILE")
-        cut = int((1 - fraction) * len(ids))
-        split = Split(tokenizer.decode(ids[:cut].tolist()), tokenizer.decode(ids[cut:].tolist()))
+        source = given_source(request.data, run.record.val_fraction or VAL_FRACTION)
     else:
-        corpus = load_corpus(sources)
-        check_hash(corpus.sha256, expected, "give --data FILE")
-        split = split_text(corpus.text, fraction)
+        source = recorded_source(run.folder, run.record)
+    split, names = source.split(tokenizer), " ".join(source.names)
     if not split.train or not split.val:
         raise RequestError(
-            f"no text to compare with in {' '.join(sources)}",
+            f"no text to compare with in {names}",
             f"{len(split.train):,} characters of training text, {len(split.val):,} of validation text",
             "give --data FILE",
         )
-    return split, " ".join(sources)
+    return split, names
 
 
 def _sample(
@@ -139,10 +131,9 @@ def _sample(
     shown: Callable[[int, int], None],
 ) -> list[Drawn]:
     """`n` samples of each prompt at each temperature; all temperatures draw with the same seeds."""
-    from tformer.huggingface import read_start_id
     from tformer.sample import Sampling, continue_text
 
-    start = read_start_id(request.folder, tokenizer)
+    start = request.run.start_id
     total = len(temperatures) * len(prompts) * request.max_tokens
     done, drawn = 0, []
     for temperature in temperatures:
@@ -158,10 +149,16 @@ def _sample(
 
             for j, sample in enumerate(
                 continue_text(
-                    request.model, tokenizer, ids, alike, request.max_tokens, Sampling(temperature),
-                    request.seed + i * n, on_text=on_text,
+                    request.run.model,
+                    tokenizer,
+                    ids,
+                    alike,
+                    request.max_tokens,
+                    Sampling(temperature),
+                    request.seed + i * n,
+                    on_text=on_text,
                 )
-            ):  # fmt: skip
+            ):
                 place = i * n + j
                 drawn.append(Drawn(place, prompt, sample.text, temperature, sample.seed, ids, sample.ids))
             done += request.max_tokens
@@ -177,9 +174,9 @@ def _scored(
 
     import numpy as np
 
-    from tformer.evaluate import token_losses
-    from tformer.generations import Written
+    from tformer.evals.generations import Written
+    from tformer.evals.loss import token_losses
 
-    losses = token_losses(request.model, np.array(before_ids + ids), request.precision)
+    losses = token_losses(request.run.model, np.array(before_ids + ids), request.precision)
     bits = float(losses[len(before_ids) - 1 :].sum()) / math.log(2)
     return Written(before, text, bits, int(tokenizer.n_bytes[ids].sum()))

@@ -8,31 +8,30 @@ from tformer.commands.evaluation import Outcome, Request
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tformer.lambada import LambadaResult
+    from tformer.evals.lambada import LambadaResult
 
 
 def lambada(request: Request) -> Outcome:
     """Score the LAMBADA test set, downloaded once, or the passages of `--data`."""
-    from tformer import lambada as measure
-    from tformer import render
-    from tformer.corpus import LAMBADA, download
-    from tformer.huggingface import load_tokenizer
-    from tformer.progress import download_progress, steps_progress
+    from tformer.evals import lambada as measure
+    from tformer.show import terminal
+    from tformer.show.progress import download_progress, steps_progress
+    from tformer.text.corpus import LAMBADA, download
 
     sources = request.data
     if not sources:
         with download_progress("downloading LAMBADA") as shown:
             sources = [str(download(LAMBADA, shown))]
     texts = [text for source in sources for text in measure.read_passages(source)][: request.limit]
-    tokenizer = load_tokenizer(request.folder, request.model)
-    passages = measure.encode_passages(texts, tokenizer, request.model.config.n_ctx)
+    tokenizer = request.run.tokenizer
+    passages = measure.encode_passages(texts, tokenizer, request.run.model.config.n_ctx)
     for why, count in passages.skipped.items():
-        render.warn(f"passed over {count:,} of {len(texts):,} passages: {why}")
+        terminal.warn(f"passed over {count:,} of {len(texts):,} passages: {why}")
     with steps_progress("predicting last words") as progress:
-        result = measure.lambada(request.model, passages, request.precision, progress)
+        result = measure.lambada(request.run.model, passages, request.precision, progress)
     name = " ".join(request.data) or "the LAMBADA test set"
     facts = {
-        "run": str(request.folder),
+        "run": str(request.run.folder),
         "passages": f"{result.n:,} of {name}"
         + (f", {result.skipped:,} passed over" if result.skipped else "")
         + (f", {result.cut:,} cut to their end" if result.cut else ""),
@@ -42,7 +41,7 @@ def lambada(request: Request) -> Outcome:
 
 
 def _show(facts: dict[str, str], result: "LambadaResult", console: "Console") -> None:
-    from tformer import render
+    from tformer.show import terminal
 
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
@@ -55,10 +54,13 @@ def _show(facts: dict[str, str], result: "LambadaResult", console: "Console") ->
         )
         rows.append(
             (
-                name, render.percent(accuracy), "-" if its_error is None else render.percent(its_error),
-                number(perplexity, ",.4g"), number(error, ",.2g"),
+                name,
+                terminal.percent(accuracy),
+                "-" if its_error is None else terminal.percent(its_error),
+                number(perplexity, ",.4g"),
+                number(error, ",.2g"),
             )
-        )  # fmt: skip
-    render.fact_table(console, facts)
+        )
+    terminal.fact_table(console, facts)
     columns = ("", "accuracy", "± 1 standard error", "perplexity", "± 1 standard error")
-    render.list_table("LAMBADA: is the last word predicted?", columns, rows, console)
+    terminal.list_table("LAMBADA: is the last word predicted?", columns, rows, console)

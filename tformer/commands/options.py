@@ -19,7 +19,7 @@ def completes(*words: str) -> Callable[[str], list[str]]:
 
 def complete_run(incomplete: str) -> list[str]:
     """For the shell: the runs in `runs/`."""
-    from tformer.runs import all_runs
+    from tformer.run.find import all_runs
 
     return [folder.name for folder in all_runs() if folder.name.startswith(incomplete)]
 
@@ -27,10 +27,12 @@ def complete_run(incomplete: str) -> list[str]:
 Device = Annotated[
     str,
     typer.Option(
-        envvar="TFORMER_DEVICE", help="auto, cpu, cuda, cuda:N or mps.", show_envvar=True,
+        envvar="TFORMER_DEVICE",
+        help="auto, cpu, cuda, cuda:N or mps.",
+        show_envvar=True,
         autocompletion=completes("auto", "cpu", "cuda", "mps"),
     ),
-]  # fmt: skip
+]
 Run = Annotated[
     str | None,
     typer.Option(

@@ -73,30 +73,29 @@ def command(
     piped = prompt == "-" or (prompt is None and stdin_is_piped())
     import random
 
-    from tformer import render
     from tformer.device import resolve_device
-    from tformer.huggingface import load_model, load_tokenizer, read_start_id
-    from tformer.runs import find_run, newest_run, task_of
+    from tformer.run.find import find_run, newest_run
+    from tformer.run.loaded import load_run
     from tformer.sample import Sampling, continue_text
+    from tformer.show import terminal
 
     resolved = resolve_device(device)
     if run is None:
         try:
-            folder = newest_run(lambda r: task_of(r) == "text", "a run on text")
+            folder = newest_run(lambda record: record.task == "text", "a run on text")
         except RequestError:
-            folder = newest_run(lambda r: True, "a trained run")
-        render.say(f"using {folder}")
+            folder = newest_run(lambda record: True, "a trained run")
+        terminal.say(f"using {folder}")
     else:
         folder = find_run(run)
-    model = load_model(folder, resolved)
-    tokenizer = load_tokenizer(folder, model)
-    start = read_start_id(folder, tokenizer)
+    loaded = load_run(folder, resolved)
+    model, tokenizer, start = loaded.model, loaded.tokenizer, loaded.start_id
     sampling = Sampling(0.0 if greedy else temperature, top_k, top_p, min_p)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
-    terminal = sys.stdout.isatty()
+    on_terminal = sys.stdout.isatty()
 
     def write(text: str) -> None:
-        sys.stdout.write(render.printable(text, terminal))
+        sys.stdout.write(terminal.printable(text, on_terminal))
         sys.stdout.flush()
 
     first = True
@@ -106,9 +105,16 @@ def command(
         if live:
             write(("" if first else "---\n") + text)
         samples = continue_text(
-            model, tokenizer, ids, n, max_tokens, sampling, seed, stop or [],
+            model,
+            tokenizer,
+            ids,
+            n,
+            max_tokens,
+            sampling,
+            seed,
+            stop or [],
             on_text=(lambda _, piece: write(piece)) if live else (lambda _, piece: None),
-        )  # fmt: skip
+        )
         if live:
             write("\n")
         else:
@@ -141,9 +147,14 @@ def _write_all(
     for sample in samples:
         if json:
             print_json(
-                {"prompt": prompt, "text": sample.text, "ids": sample.ids, "seed": sample.seed,
-                 "finish_reason": sample.finish_reason}
-            )  # fmt: skip
+                {
+                    "prompt": prompt,
+                    "text": sample.text,
+                    "ids": sample.ids,
+                    "seed": sample.seed,
+                    "finish_reason": sample.finish_reason,
+                }
+            )
         else:
             write(("" if first else "---\n") + prompt + sample.text + "\n")
             first = False

@@ -12,7 +12,7 @@ from tformer.commands.options import Json, print_json, refuse_existing, stdin_is
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
-    from tformer.tokenizer import Tokenizer
+    from tformer.text.tokenizer import Tokenizer
 
 SHOWN = 500  # rows of --show
 BLOCK = 1 << 16  # bytes or ids decoded at a time
@@ -94,8 +94,8 @@ def command(
 
 
 def _load(name: str | None) -> "Tokenizer":
-    from tformer.runs import find_run, newest_run
-    from tformer.tokenizer import KINDS, Tokenizer
+    from tformer.run.find import find_run, newest_run
+    from tformer.text.tokenizer import KINDS, Tokenizer
 
     if name in KINDS:
         raise RequestError(
@@ -112,7 +112,7 @@ def _load(name: str | None) -> "Tokenizer":
 
 
 def _streams(names: Iterable[str]) -> Iterator[tuple[BinaryIO, str]]:
-    from tformer.corpus import files_of, open_file
+    from tformer.text.corpus import files_of, open_file
 
     for name in names:
         if name == "-":
@@ -124,7 +124,7 @@ def _streams(names: Iterable[str]) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def _pieces(names: Iterable[str]) -> Iterator[str]:
-    from tformer.corpus import read_text
+    from tformer.text.corpus import read_text
 
     for stream, label in _streams(names):
         yield from read_text(stream, label)
@@ -134,7 +134,7 @@ def _train(
     names: list[str], kind: str | None, vocab_size: int | None, out: Path | None, overwrite: bool, json: bool
 ) -> None:
     from tformer.files import write_file
-    from tformer.tokenizer import KINDS, Tokenizer
+    from tformer.text.tokenizer import KINDS, Tokenizer
 
     if kind not in KINDS:
         raise RequestError(f"--tokenizer {kind}", f"with --train, expected {', '.join(KINDS)}")
@@ -178,7 +178,7 @@ def _decode(names: list[str], tokenizer: "Tokenizer") -> None:
 
 
 def _token_file_ids(label: str, tokenizer: "Tokenizer") -> Iterator[list[int]]:
-    from tformer.data import load_token_file
+    from tformer.text.data import load_token_file
 
     ids = load_token_file(Path(label), tokenizer.vocab_size)
     return (ids[i : i + BLOCK].tolist() for i in range(0, len(ids), BLOCK))
@@ -204,21 +204,21 @@ def _number(word: bytes, label: str) -> int:
 
 
 def _show(names: list[str], tokenizer: "Tokenizer") -> None:
-    from tformer import render
+    from tformer.show import terminal
 
     rows: list[tuple[int, str]] = []
     total = 0
     for chunk in tokenizer.encode_stream(_pieces(names)):
         rows += [(int(i), tokenizer.show(int(i))) for i in chunk[: SHOWN - len(rows)]]
         total += len(chunk)
-    render.token_table(rows, render.out())
+    terminal.token_table(rows, terminal.out())
     if total > len(rows):
-        render.say(f"the first {len(rows)} of {total:,} tokens")
+        terminal.say(f"the first {len(rows)} of {total:,} tokens")
 
 
 def _stats(names: list[str], tokenizer: "Tokenizer", json: bool) -> None:
-    from tformer import render
-    from tformer.tokenizer import cut_safely
+    from tformer.show import terminal
+    from tformer.text.tokenizer import cut_safely
 
     n_bytes = n_chars = unknown = 0
 
@@ -235,21 +235,25 @@ def _stats(names: list[str], tokenizer: "Tokenizer", json: bool) -> None:
         counts.update(int(i) for i in chunk)
     total = sum(counts.values())
     values: dict[str, Any] = {
-        "bytes": n_bytes, "characters": n_chars, "tokens": total, "distinct": len(counts),
-        "vocabulary": tokenizer.vocab_size, "bytes_per_token": n_bytes / total if total else 0.0,
+        "bytes": n_bytes,
+        "characters": n_chars,
+        "tokens": total,
+        "distinct": len(counts),
+        "vocabulary": tokenizer.vocab_size,
+        "bytes_per_token": n_bytes / total if total else 0.0,
         "unknown": unknown,
-    }  # fmt: skip
+    }
     if json:
         print_json(values)
         return
     facts = {
         name.replace("_", " "): f"{v:.3f}" if isinstance(v, float) else f"{v:,}" for name, v in values.items()
     }
-    render.fact_table(render.out(), facts)
+    terminal.fact_table(terminal.out(), facts)
 
 
 def _write_npy(names: list[str], tokenizer: "Tokenizer", out: Path) -> None:
-    from tformer.data import write_token_file
+    from tformer.text.data import write_token_file
 
     n = write_token_file(out, tokenizer.encode_stream(_pieces(names)), tokenizer.vocab_size)
     print(f"{out}: {n:,} ids", file=sys.stderr)

@@ -15,8 +15,9 @@ from tformer.errors import SIGNALLED, RequestError, Stopped
 
 if TYPE_CHECKING:
     from tformer.config import Config, Layer
-    from tformer.pretrained import Pretrained
-    from tformer.runner import Session
+    from tformer.run.pretrained import Pretrained
+    from tformer.run.record import Record
+    from tformer.training.session import Session
 
 DAILY, DATA = "What people change daily", "Configuration"
 
@@ -96,7 +97,7 @@ def command(
     """Train a model on DATA and leave a run directory that transformers loads as it is.
 
     Loss, rate and time left show as it trains; Ctrl-C ends after the step and saves, --resume goes on.
-    """  # fmt: skip
+    """
     began = time.perf_counter()
     sources = data or (["-"] if stdin_is_piped() else [])
     if not sources:
@@ -115,38 +116,64 @@ def command(
     if config:
         explicit.append(file_layer(config))
     flags = {
-        "data.tokenizer": tokenizer, "train.steps": steps, "train.batch_size": batch_size, "train.lr": lr,
-        "train.patience": patience, "train.seed": seed, "train.precision": precision,
+        "data.tokenizer": tokenizer,
+        "train.steps": steps,
+        "train.batch_size": batch_size,
+        "train.lr": lr,
+        "train.patience": patience,
+        "train.seed": seed,
+        "train.precision": precision,
         "train.compile": None if compile is None else ("on" if compile else "off"),
-    }  # fmt: skip
+    }
     explicit.append(flag_layer(set_ or [], flags))
     check_minutes(minutes, explicit[-1])
     with ExitStack() as stack:
         session = _open(
-            stack, sources, explicit, preset, device, out, resume, overwrite, init_from, eval_data,
+            stack,
+            sources,
+            explicit,
+            preset,
+            device,
+            out,
+            resume,
+            overwrite,
+            init_from,
+            eval_data,
             (minutes, began) if minutes is not None else None,
-        )  # fmt: skip
+        )
         passed = _train(session, json)
     if not passed:
         raise typer.Exit(1)
 
 
 def _open(
-    stack: ExitStack, sources: list[str], explicit: "Sequence[Layer]", preset: str | None,
-    device_name: str, out: Path | None, resume: bool, overwrite: bool, init_from: str | None,
-    eval_data: str | None, budget: tuple[float, float] | None,
-) -> "Session":  # fmt: skip
+    stack: ExitStack,
+    sources: list[str],
+    explicit: "Sequence[Layer]",
+    preset: str | None,
+    device_name: str,
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    init_from: str | None,
+    eval_data: str | None,
+    budget: tuple[float, float] | None,
+) -> "Session":
     """Everything that can be refused is refused before anything is written."""
     import torch
 
-    from tformer import journal, render, runner
-    from tformer.checkpoint import open_run
-    from tformer.corpus import corpus_name
     from tformer.device import resolve_device
-    from tformer.next_word import read_next_words, watch_next_words
-    from tformer.progress import download_progress
-    from tformer.runs import is_finished, new_run_folder, read_record, recorded_hash, unfinished_run
-    from tformer.tokenizer import Tokenizer
+    from tformer.run.checkpoint import open_run
+    from tformer.run.data import prepare_data
+    from tformer.run.find import new_run_folder, unfinished_run
+    from tformer.run.record import Record, read_record
+    from tformer.show import terminal
+    from tformer.show.progress import download_progress
+    from tformer.text.corpus import corpus_name
+    from tformer.text.tokenizer import Tokenizer
+    from tformer.training import noted as journal
+    from tformer.training import session as runner
+    from tformer.training.next_word import read_next_words, watch_next_words
 
     torch.set_flush_denormal(True)
     device = resolve_device(device_name)
@@ -159,57 +186,58 @@ def _open(
                 f"no unfinished run of {name}", "", "leave --resume out to start one, or say which: --out DIR"
             )
     folder = folder or new_run_folder(name)
-    recorded = read_record(folder) if resume else {}
-    _check_folder(folder, bool(recorded), overwrite)
+    recorded = read_record(folder) if resume else Record()
+    resuming = not recorded.is_empty
+    _check_folder(folder, resuming, overwrite)
     pretrained = None if init_from is None else _pretrained(init_from, folder, recorded)
-    default = default_preset(sources, device, on_gpu=not (preset or recorded or pretrained))
+    default = default_preset(sources, device, on_gpu=not (preset or resuming or pretrained))
     config = _configure(default, explicit, bool(preset), recorded, pretrained)
     if (config.data.task == "reversal") != (sources == ["reversal"]):
         raise RequestError(
             f"data.task is {config.data.task}", f"DATA is {' '.join(sources)}", "they must agree"
         )
     with download_progress(f"downloading {name}") as shown:
-        own = Tokenizer.load(folder) if recorded else pretrained.tokenizer if pretrained else None
-        data = runner.prepare_data(config, sources, own, recorded_hash(recorded), shown)
+        own = Tokenizer.load(folder) if resuming else pretrained.tokenizer if pretrained else None
+        data = prepare_data(config, sources, own, recorded.data.sha256, shown)
     config = runner.decide(config, device, data.tokenizer.vocab_size)
     words = read_next_words(eval_data, recorded, config, data)
     if out is None and not resume:
         folder = new_run_folder(name)  # another process may have taken the name meanwhile
     run = stack.enter_context(open_run(folder))
-    _check_folder(folder, bool(recorded), overwrite)  # again, now that nobody else can write
+    _check_folder(folder, resuming, overwrite)  # again, now that nobody else can write
 
     def settle(session: "Session") -> None:
         session.at_evaluation += [journal.sampled_line, journal.loss_by_position]
-        if not recorded:
-            session.record["preset"] = preset or default
+        if not resuming:
+            session.record = session.record.updated(preset=preset or default)
         if words:
             watch_next_words(session, words)
-        settle_steps(session, budget, bool(recorded))
+        settle_steps(session, budget, resuming)
 
-    if config.train.compile == "on" and not (recorded and is_finished(recorded)):
-        render.say("compiling the model, once, before it trains")
+    if config.train.compile == "on" and not recorded.is_finished:
+        terminal.say("compiling the model, once, before it trains")
     session = runner.open_session(run, config, data, device, pretrained, settle, anew=overwrite)
     for why, count in (words.passages.skipped if words else {}).items():
-        render.warn(f"passed over {count:,} passages of --eval-data: {why}")
+        terminal.warn(f"passed over {count:,} passages of --eval-data: {why}")
     for problem in session.problems:
-        render.warn(f"passed over a checkpoint: {problem}")
+        terminal.warn(f"passed over a checkpoint: {problem}")
     for warning in session.warnings:
-        render.warn(warning)
-    _introduce(session, device, bool(recorded) and is_finished(recorded))
+        terminal.warn(warning)
+    _introduce(session, device, recorded.is_finished)
     return session
 
 
-def _pretrained(init_from: str, folder: Path, recorded: dict[str, Any]) -> "Pretrained | None":
+def _pretrained(init_from: str, folder: Path, recorded: "Record") -> "Pretrained | None":
     """What the run begins with; None for one that is resumed, which has weights of its own."""
-    from tformer.pretrained import is_origin, origin_of, read_pretrained
+    from tformer.run.pretrained import is_origin, read_pretrained
 
-    if not recorded:
+    if recorded.is_empty:
         pretrained = read_pretrained(init_from)
         if pretrained.folder.resolve() == folder.resolve():
             raise RequestError(f"{folder} is what --init-from reads", "", "give another --out")
         return pretrained
     if not is_origin(init_from, recorded):
-        origin = (origin_of(recorded) or {}).get("source", "random weights")
+        origin = recorded.init_from.source if recorded.init_from else "random weights"
         raise RequestError(
             f"{folder} did not begin from {init_from}", f"it began from {origin}", "leave --init-from out"
         )
@@ -217,20 +245,23 @@ def _pretrained(init_from: str, folder: Path, recorded: dict[str, Any]) -> "Pret
 
 
 def _configure(
-    default: str, explicit: "Sequence[Layer]", has_preset: bool, recorded: dict[str, Any],
+    default: str,
+    explicit: "Sequence[Layer]",
+    has_preset: bool,
+    recorded: "Record",
     pretrained: "Pretrained | None",
-) -> "Config":  # fmt: skip
+) -> "Config":
     """The configuration that the layers make; of a run that is resumed or trained further, around its own."""
-    from tformer import runner
     from tformer.config import merge, preset_layer
-    from tformer.pretrained import configure, origin_of, recipe
+    from tformer.run.pretrained import configure, recipe
+    from tformer.training import session as runner
 
     preset = explicit[0] if has_preset else None
     given = explicit[1:] if preset else explicit
     if pretrained:
         return configure(pretrained, [recipe(preset or preset_layer(default)), *given])
-    if recorded:
-        if preset and origin_of(recorded):
+    if not recorded.is_empty:
+        if preset and recorded.init_from:
             preset = recipe(preset)
         return runner.resume_config(recorded, [*([preset] if preset else []), *given])
     return merge([preset or preset_layer(default), *given])
@@ -249,21 +280,21 @@ def _check_folder(folder: Path, resuming: bool, overwrite: bool) -> None:
 
 
 def _introduce(session: "Session", device: Any, finished: bool) -> None:
-    from tformer import render
+    from tformer.show import terminal
 
     config, facts = session.config, session.data.facts
     size = f"{session.model.n_parameters:,} parameters"
-    text = f", {facts['train_tokens']:,} training tokens" if "train_tokens" in facts else ""
-    render.say(
+    text = "" if facts.train_tokens is None else f", {facts.train_tokens:,} training tokens"
+    terminal.say(
         f"{session.run.folder}: {config.model.family}, {size}, {session.data.tokenizer.kind} vocabulary of "
         f"{session.data.tokenizer.vocab_size:,}{text}; {device}, {config.train.precision}"
     )
-    if (origin := session.record.get("init_from")) and not session.state.step:
-        render.say(f"beginning from {origin['source']}")
+    if (origin := session.record.init_from) and not session.state.step:
+        terminal.say(f"beginning from {origin.source}")
     if finished and session.state.step >= config.train.steps:
-        render.say(f"it is finished: {session.state.step} steps")
+        terminal.say(f"it is finished: {session.state.step} steps")
     elif session.state.step:
-        render.say(f"continuing after step {session.state.step}")
+        terminal.say(f"continuing after step {session.state.step}")
 
 
 @contextmanager
@@ -289,9 +320,12 @@ def _signals() -> Iterator[list[int]]:
 
 def _train(session: "Session", json: bool) -> bool:
     """Train, then judge. Whether the verdict, where there is one, is favourable."""
-    from tformer import evaluate, journal, render, runner
-    from tformer.progress import TrainingProgress
-    from tformer.train import is_exhausted
+    from tformer.evals.reversal import reversal
+    from tformer.show import terminal
+    from tformer.show.progress import TrainingProgress
+    from tformer.training import noted as journal
+    from tformer.training import session as runner
+    from tformer.training.fit import is_exhausted
 
     run, steps = session.run, session.config.train.steps
     pictures = journal.Pictures(session)
@@ -303,14 +337,14 @@ def _train(session: "Session", json: bool) -> bool:
     stopped_early = is_exhausted(state, session.config.train)
     if seen and state.step < steps and not stopped_early:
         journal.draw(session)
-        render.say(f"stopped after step {state.step}; {run.folder} is saved: continue with --resume")
+        terminal.say(f"stopped after step {state.step}; {run.folder} is saved: continue with --resume")
         raise Stopped(seen[0])
     result = runner.finish(session)
     passed = True
     if session.data.reversal:
         precision = session.config.train.precision
-        verdict = evaluate.reversal(session.model, session.data.reversal, precision=precision)
-        render.reversal_table(verdict, render.err())
+        verdict = reversal(session.model, session.data.reversal, precision=precision)
+        terminal.reversal_table(verdict, terminal.err())
         passed = result["passed"] = verdict.passed
         journal.keep_verdict(session, verdict)
     journal.draw_last(session)
@@ -322,11 +356,11 @@ def _train(session: "Session", json: bool) -> bool:
 
 
 def _summarise(result: dict[str, Any], stopped_early: bool) -> None:
-    from tformer import render
+    from tformer.show import terminal
 
     facts = {"run": result["run"]}
     facts["trained"] = (
-        f"{result['steps']:,} steps, {result['tokens']:,} tokens in {render.duration(result['seconds'])}"
+        f"{result['steps']:,} steps, {result['tokens']:,} tokens in {terminal.duration(result['seconds'])}"
         + (" (stopped early: validation no longer improves)" if stopped_early else "")
     )
     facts["loss"] = f"{result['loss']:.4f} (the last step's)" if result["loss"] is not None else "-"
@@ -339,4 +373,4 @@ def _summarise(result: dict[str, Any], stopped_early: bool) -> None:
     facts["pictures"] = f"{result['run']}/report.html"
     if "passed" not in result:
         facts["next"] = f"tformer sample --run {result['run']}"
-    render.fact_table(render.err(), facts)
+    terminal.fact_table(terminal.err(), facts)

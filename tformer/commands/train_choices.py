@@ -6,7 +6,7 @@ from tformer.errors import RequestError
 
 if TYPE_CHECKING:
     from tformer.config import Layer
-    from tformer.runner import Session
+    from tformer.training.session import Session
 
 
 def check_minutes(minutes: float | None, command_line: "Layer") -> None:
@@ -21,26 +21,26 @@ def check_minutes(minutes: float | None, command_line: "Layer") -> None:
 
 def default_preset(sources: list[str], device: Any, on_gpu: bool) -> str:
     """The preset of DATA; on a GPU the larger one, where there is one and nothing else is asked for."""
-    from tformer import render
     from tformer.config import CORPORA_PRESETS, GPU_PRESETS
+    from tformer.show import terminal
 
     name = CORPORA_PRESETS.get(sources[0] if len(sources) == 1 else "", "text")
     if on_gpu and device.type == "cuda" and name in GPU_PRESETS:
-        render.say(f"a GPU: preset {GPU_PRESETS[name]}, the larger one (the other: --preset {name})")
+        terminal.say(f"a GPU: preset {GPU_PRESETS[name]}, the larger one (the other: --preset {name})")
         return GPU_PRESETS[name]
     return name
 
 
 def settle_steps(session: "Session", budget: tuple[float, float] | None, resumed: bool) -> None:
     """Turn --minutes into steps, or hold a run that is resumed to those that it has."""
-    from tformer import render
-    from tformer.budget import settle
+    from tformer.show import terminal
+    from tformer.training.budget import settle
 
     if budget is None:
         return
     minutes, began = budget
     if resumed:
-        known = (session.record.get("budget") or {}).get("minutes")
+        known = session.record.budget.minutes if session.record.budget else None
         if known != minutes:
             found = f"{known:g} minutes" if known else "steps"
             raise RequestError(
@@ -50,8 +50,9 @@ def settle_steps(session: "Session", budget: tuple[float, float] | None, resumed
             )
         return
     settle(session, minutes, began)
-    made = session.record["budget"]
-    render.say(
-        f"{minutes:g} minutes: {made['steps']:,} steps of {1000 * made['seconds_per_step']:.0f} ms, and "
-        f"{made['seconds_per_evaluation']:.1f} s for each evaluation"
+    made = session.record.budget
+    assert made is not None
+    terminal.say(
+        f"{minutes:g} minutes: {made.steps:,} steps of {1000 * made.seconds_per_step:.0f} ms, and "
+        f"{made.seconds_per_evaluation:.1f} s for each evaluation"
     )

@@ -1,0 +1,15 @@
+"""The verdicts of a finding by the claims' own words, so that a new claim renumbers no test."""
+
+from tformer.answer.claims import Finding
+
+
+def verdicts(finding: Finding) -> dict[str, bool]:
+    """Whether each claim holds, by its sentence."""
+    found = {claim.claim: claim.passed for claim in finding.claims}
+    assert len(found) == len(finding.claims), "two claims of one finding are the same sentence"
+    return found
+
+
+def refuted(finding: Finding) -> set[str]:
+    """The sentences that do not hold."""
+    return {claim for claim, holds in verdicts(finding).items() if not holds}

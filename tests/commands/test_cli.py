@@ -1,0 +1,528 @@
+"""The command line as its users meet it: streams, exit codes, errors, pipes, signals."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tformer.answer import find
+from tformer.errors import RequestError
+
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("TFORMER_")} | {
+    "OMP_NUM_THREADS": "1",
+    "NO_COLOR": "1",
+    "COLUMNS": "100",
+}
+TINY = [
+    "--set",
+    "model.n_layers=1",
+    "--set",
+    "model.n_heads=2",
+    "--set",
+    "model.d_model=16",
+    "--set",
+    "model.n_ctx=16",
+    "--set",
+    "train.eval_every=10",
+    "--batch-size",
+    "4",
+]
+TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 20
+
+
+def tformer(*args, cwd, stdin="", check=None, env=None, binary=False):
+    """Run the command; `check` is the exit code that must come."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tformer", *args],
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=not binary,
+        timeout=120,
+        env=ENVIRONMENT | (env or {}),
+    )
+    if check is not None:
+        assert done.returncode == check, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a text and three tiny runs: char, word and reversal."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "hamlet.txt").write_text(TEXT)
+    tformer("train", "hamlet.txt", "--steps", "20", *TINY, "--tokenizer", "char", cwd=folder, check=0)
+    tformer(
+        "train",
+        "hamlet.txt",
+        "--steps",
+        "5",
+        *TINY,
+        "--tokenizer",
+        "word",
+        "--out",
+        "runs/word",
+        cwd=folder,
+        check=0,
+    )
+    small = ["--set", "data.reversal_length=3", "--set", "data.reversal_symbols=4", "--set", "model.n_ctx=5"]
+    done = tformer(
+        "train", "reversal", "--steps", "80", "--lr", "0.01", *small, "--json", cwd=folder, check=0
+    )
+    assert json.loads(done.stdout)["passed"] is True
+    return folder
+
+
+# ---------------------------------------------------------------------------- start-up
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], ["--version"]] + [[c, "--help"] for c in ("tokenize", "train", "eval", "sample", "answer")],
+)
+def test_help_answers_without_torch(tmp_path, args):
+    code = (
+        "import sys, tformer.cli\n"
+        f"sys.argv = ['tformer', *{args!r}]\n"
+        "try: tformer.cli.main()\n"
+        "except SystemExit as end: assert end.code == 0, end.code\n"
+        "assert not {'torch', 'transformers', 'matplotlib', 'tokenizers'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_help_is_quick(tmp_path):
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        tformer("--help", cwd=tmp_path, check=0)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 0.4, "seconds of a processor; other tests run beside this one"
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, tformer; assert 'torch' not in sys.modules; tformer.load"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_tokenize_needs_no_torch(tmp_path):
+    (tmp_path / "a.txt").write_text(TEXT)
+    tformer("tokenize", "--train", "a.txt", "--tokenizer", "char", "--out", "t.json", cwd=tmp_path, check=0)
+    code = (
+        "import sys, tformer.cli\n"
+        "sys.argv = ['tformer', 'tokenize', 'a.txt', '--tokenizer', 't.json', '--stats']\n"
+        "try: tformer.cli.main()\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=ENVIRONMENT)
+
+
+# ---------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [
+        (["bogus"], "bogus"),
+        (["train", "nothere"], "nothere"),
+        (["train", "reversal", "--steps", "x"], "--steps"),
+        (["train", "reversal", "--steps", "0"], "train.steps"),
+        (["train", "reversal", "--set", "model.n_layer=3"], "model.n_layers"),
+        (["train", "reversal", "--set", "model.n_layers=1.5"], "model.n_layers"),
+        (["train", "reversal", "--set", "nonsense"], "KEY=VALUE"),
+        (["train", "reversal", "--preset", "shakespear"], "shakespeare"),
+        (["train", "reversal", "--config", "none.yaml"], "none.yaml"),
+        (["train", "reversal", "--device", "cuda:99"], "cuda:99"),
+        (["train", "reversal", "--device", "toaster"], "toaster"),
+        (["train", "reversal", "--resume"], "no unfinished run"),
+        (["train", "reversal", "reversal"], "alone"),
+        (["train", "reversal", "--set", "model.n_ctx=7"], "n_ctx"),
+        (["eval", "bogus"], "bogus"),
+        (["eval", "--run", "nope"], "nope"),
+        (["sample", "hi", "--run", "nope"], "nope"),
+        (["sample", "hi", "--temperature", "-1"], "--temperature"),
+        (["sample", "hi", "--top-p", "1.5"], "--top-p"),
+        (["tokenize", "x", "--tokenizer", "none.json"], "none.json"),
+        (["tokenize", "x", "--tokenizer", "word"], "--train"),
+        (["tokenize", "x", "--train", "--tokenizer", "word"], "--out"),
+        (["answer", "99"], "99"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_exit_2(tmp_path, args, names):
+    done = tformer(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("tformer: error: ")
+    assert names in lines[0]
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = tformer("train", "nothere", cwd=tmp_path, env={"TFORMER_DEBUG": "1"})
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "Traceback" in tformer("--debug", "train", "nothere", cwd=tmp_path).stderr
+
+
+def test_an_unexpected_exception_says_that_it_is_a_bug(tmp_path):
+    code = (
+        "import sys, tformer.run.find, tformer.cli\n"
+        "def broken(name): raise ZeroDivisionError('oh')\n"
+        "tformer.run.find.find_run = broken\n"
+        "sys.argv = ['tformer', 'sample', 'x', '--run', 'y']\n"
+        "tformer.cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT
+    )
+    assert done.returncode == 1
+    assert "this is a bug: ZeroDivisionError: oh" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_that_exists_is_overwritten(place):
+    done = tformer("train", "reversal", "--out", "runs/reversal", cwd=place, check=2)
+    assert "--overwrite" in done.stderr
+    (place / "mine").mkdir(exist_ok=True)
+    (place / "mine" / "thesis.txt").write_text("x")
+    tformer("train", "reversal", "--out", "mine", "--overwrite", cwd=place, check=2)
+    assert (place / "mine" / "thesis.txt").read_text() == "x"
+    before = {p: p.read_bytes() for p in (place / "runs/reversal").rglob("*") if p.is_file()}
+    done = tformer(
+        "train",
+        "reversal",
+        "--out",
+        "runs/reversal",
+        "--overwrite",
+        "--minutes",
+        "0.0001",
+        cwd=place,
+        check=2,
+    )
+    assert "too short" in done.stderr
+    assert before == {p: p.read_bytes() for p in before}, "refused before anything was removed"
+    (place / "t.json").write_text("precious")
+    tformer("tokenize", "--train", "hamlet.txt", "--tokenizer", "char", "--out", "t.json", cwd=place, check=2)
+    assert (place / "t.json").read_text() == "precious"
+
+
+# ---------------------------------------------------------------------------- tokenize
+
+
+@pytest.mark.parametrize("kind", ["word", "char", "bpe"])
+def test_tokenize_and_decode_give_back_the_bytes(tmp_path, kind):
+    text = (TEXT + "naïve ☂ \r\n\t 😀 end").encode()
+    (tmp_path / "a.txt").write_bytes(text)
+    size = [] if kind == "char" else ["--vocab-size", "300"]
+    tformer(
+        "tokenize", "--train", "a.txt", "--tokenizer", kind, *size, "--out", "t.json", cwd=tmp_path, check=0
+    )
+    ids = tformer("tokenize", "-", "--tokenizer", "t.json", cwd=tmp_path, stdin=text, binary=True, check=0)
+    back = tformer(
+        "tokenize",
+        "-",
+        "--decode",
+        "--tokenizer",
+        "t.json",
+        cwd=tmp_path,
+        stdin=ids.stdout,
+        binary=True,
+        check=0,
+    )
+    assert back.stdout == text
+    tformer("tokenize", "a.txt", "--tokenizer", "t.json", "--out", "a.npy", cwd=tmp_path, check=0)
+    back = tformer(
+        "tokenize", "a.npy", "--decode", "--tokenizer", "t.json", cwd=tmp_path, binary=True, check=0
+    )
+    assert back.stdout == text
+    values = json.loads(tformer("tokenize", "a.txt", "--tokenizer", "t.json", "--json", cwd=tmp_path).stdout)
+    assert values["ids"] == [int(i) for i in ids.stdout.split()]
+    assert len(values["tokens"]) == len(values["ids"])
+
+
+def test_input_that_is_not_utf_8_is_refused_at_its_byte(place):
+    done = tformer(
+        "tokenize", "-", "--tokenizer", "runs/hamlet", cwd=place, stdin=b"To be \xff", binary=True, check=2
+    )
+    assert b"byte 6" in done.stderr
+
+
+# ---------------------------------------------------------------------------- sample
+
+
+def test_a_prompt_and_its_continuation_go_to_stdout(place):
+    done = tformer(
+        "sample", "To be", "--run", "hamlet", "--max-tokens", "12", "--seed", "3", cwd=place, check=0
+    )
+    assert done.stdout.startswith("To be")
+    assert len(done.stdout) == len("To be") + 12 + 1
+    again = tformer("sample", "To be", "--run", "hamlet", "--max-tokens", "12", "--seed", "3", cwd=place)
+    assert again.stdout == done.stdout
+
+
+def test_prompts_from_stdin_give_one_object_a_line(place):
+    done = tformer(
+        "sample",
+        "-",
+        "--json",
+        "--run",
+        "word",
+        "--max-tokens",
+        "4",
+        "-n",
+        "2",
+        cwd=place,
+        stdin="To\nbe\n",
+        check=0,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["prompt"] for line in lines] == ["To", "To", "be", "be"]
+    assert lines[1]["seed"] == lines[0]["seed"] + 1
+    assert all(set(line) >= {"prompt", "text", "ids", "seed", "finish_reason"} for line in lines)
+    alone = tformer(
+        "sample",
+        "To",
+        "--json",
+        "--run",
+        "word",
+        "--max-tokens",
+        "4",
+        "--seed",
+        str(lines[1]["seed"]),
+        cwd=place,
+    )
+    assert json.loads(alone.stdout)["ids"] == lines[1]["ids"]
+
+
+def test_text_piped_in_with_no_argument_is_read(place):
+    done = tformer("sample", "--run", "hamlet", "--max-tokens", "3", cwd=place, stdin="mind\n", check=0)
+    assert done.stdout.startswith("mind")
+
+
+def test_the_empty_prompt_works(place):
+    done = tformer("sample", "", "--run", "hamlet", "--max-tokens", "3", cwd=place, check=0)
+    assert len(done.stdout) == 4
+
+
+def test_an_unknown_character_in_the_prompt_is_named(place):
+    done = tformer("sample", "To €", "--run", "hamlet", cwd=place, check=2)
+    assert "'€'" in done.stderr
+    assert "position 3" in done.stderr
+
+
+def test_the_newest_text_run_is_picked_and_said(place):
+    done = tformer("sample", "To", "--max-tokens", "2", cwd=place, check=0)
+    assert "using runs/word" in done.stderr
+
+
+def test_a_closed_pipe_ends_it_silently(place):
+    sample = f"{sys.executable} -m tformer sample 'To be' --run hamlet --max-tokens 4000"
+    command = f"{sample} | head -c 20; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=place, capture_output=True, text=True, env=ENVIRONMENT, timeout=100
+    )
+    assert done.stdout.endswith("141\n")
+    assert done.stderr == ""
+
+
+# ---------------------------------------------------------------------------- eval and train
+
+
+def test_eval_suits_the_run(place):
+    done = tformer("eval", "--run", "reversal", "--json", cwd=place, check=0)
+    values = json.loads(done.stdout)
+    assert values["passed"] is True
+    assert values["chance"] == 0.25
+    assert [p["half"] for p in values["positions"]] == ["first"] * 2 + ["second"] * 3
+    values = json.loads(tformer("eval", "--run", "hamlet", "--json", cwd=place, check=0).stdout)
+    assert set(values) >= {"run", "loss", "perplexity", "bits_per_byte", "tokens", "bytes"}
+    assert values["tokens"] == len(TEXT) - int(0.9 * len(TEXT)) - 1
+    table = tformer("eval", "--run", "hamlet", "--data", "hamlet.txt", cwd=place, check=0)
+    assert f"{len(TEXT) - 1:,} scored" in table.stdout
+
+
+def test_eval_agrees_with_training(place):
+    metrics = [json.loads(line) for line in (place / "runs/hamlet/metrics.jsonl").read_text().splitlines()]
+    best = min(m["val_loss"] for m in metrics if "val_loss" in m)
+    values = json.loads(tformer("eval", "loss", "--run", "hamlet", "--json", cwd=place, check=0).stdout)
+    assert values["loss"] == pytest.approx(best, abs=5e-3)
+
+
+def test_a_failed_verdict_is_exit_1(place):
+    done = tformer(
+        "train",
+        "reversal",
+        "--steps",
+        "2",
+        "--out",
+        "runs/unlearned",
+        "--batch-size",
+        "2",
+        "--json",
+        cwd=place,
+        check=1,
+    )
+    assert json.loads(done.stdout)["passed"] is False
+    assert "FAILED" in done.stderr
+    tformer("eval", "reversal", "--run", "unlearned", cwd=place, check=1)
+
+
+def test_training_says_everything_to_stderr(place):
+    done = tformer("train", "-", "--steps", "3", *TINY, "--json", cwd=place, stdin=TEXT, check=0)
+    values = json.loads(done.stdout)
+    assert set(values) >= {"run", "steps", "tokens", "seconds", "loss", "val_loss", "bits_per_byte"}
+    assert values["steps"] == 3
+    assert values["tokens"] == 3 * 4 * 16
+    assert "step 3/3" in done.stderr
+    assert (place / values["run"] / "loss.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_a_second_run_of_a_name_gets_a_number(place):
+    done = tformer("train", "reversal", "--steps", "1", "--json", cwd=place)
+    assert Path(json.loads(done.stdout)["run"]).name == "reversal-2"
+
+
+def test_no_network_names_the_cache_and_the_way_on(tmp_path):
+    done = tformer(
+        "train",
+        "shakespeare",
+        cwd=tmp_path,
+        env={"TFORMER_CACHE": str(tmp_path / "cache"), "https_proxy": "http://127.0.0.1:9", "no_proxy": ""},
+    )
+    assert done.returncode == 1
+    assert str(tmp_path / "cache" / "shakespeare.txt") in done.stderr
+    assert "tformer train FILE" in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "error" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_saves_and_resume_goes_on(tmp_path, number, code):
+    (tmp_path / "hamlet.txt").write_text(TEXT)
+    arguments = ["train", "hamlet.txt", "--steps", "3000", *TINY, "--set", "train.eval_every=0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tformer", *arguments],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    metrics = tmp_path / "runs" / "hamlet" / "metrics.jsonl"
+    until = time.time() + 60
+    while not (metrics.exists() and metrics.stat().st_size) and time.time() < until:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    (checkpoint,) = (tmp_path / "runs" / "hamlet" / "checkpoints").iterdir()
+    stopped_at = int(checkpoint.name.removeprefix("step-"))
+    assert 0 < stopped_at < 3000
+    done = tformer(
+        "train", "hamlet.txt", "--resume", "--steps", str(stopped_at + 20), "--json", cwd=tmp_path, check=0
+    )
+    assert f"continuing after step {stopped_at}" in done.stderr
+    assert json.loads(done.stdout)["steps"] == stopped_at + 20
+    done = tformer("train", "hamlet.txt", "--resume", "--out", "runs/hamlet", "--json", cwd=tmp_path, check=0)
+    assert json.loads(done.stdout)["steps"] == stopped_at + 20, "a finished run stays as it is"
+
+
+# ---------------------------------------------------------------------------- answer
+
+
+def test_answer_lists_and_answers_every_question(tmp_path):
+    listed = [
+        json.loads(line) for line in tformer("answer", "--json", cwd=tmp_path, check=0).stdout.splitlines()
+    ]
+    assert [q["number"] for q in listed] == [1, 2, 3, 4, 5, 6]
+    for q in listed:
+        by_slug = json.loads(tformer("answer", q["slug"], "--prose", "--json", cwd=tmp_path, check=0).stdout)
+        assert by_slug["question"] == q["question"]
+        assert set(by_slug) >= {"question", "claims", "evidence"}
+        assert "## Sources" in by_slug["text"]
+    assert tformer("answer", "all", "--prose", cwd=tmp_path, check=0).stdout.count("\n## Sources\n") == 6
+
+
+def test_free_words_find_the_nearest_question(tmp_path):
+    done = tformer("answer", "why", "skip", "conections", "--prose", cwd=tmp_path, check=0)
+    assert "skip" in done.stdout
+    assert "taken as question 4" in done.stderr
+
+
+def test_words_that_no_title_has_are_looked_for_in_the_answers():
+    found = {
+        words: find(words)[0][0].number for words in ("does order matter", "residual", "mlp", "induction")
+    }
+    assert found == {"does order matter": 1, "residual": 4, "mlp": 3, "induction": 6}
+    for words in ("nonsense", "why", "what is the"):
+        with pytest.raises(RequestError):
+            find(words)
+
+
+# ---------------------------------------------------------------------------- completion
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("tformer ", {"tokenize", "train", "eval", "sample", "answer"}),
+        ("tformer ans", {"answer"}),
+        ("tformer eval --run ", {"mine", "other"}),
+        ("tformer sample --run m", {"mine"}),
+        ("tformer eval l", {"loss", "lambada"}),
+        ("tformer eval --precision b", {"bf16"}),
+        ("tformer answer sk", {"skip-connections"}),
+        ("tformer train --device c", {"cpu", "cuda"}),
+    ],
+)
+def test_the_shell_completes_commands_runs_and_words(tmp_path, typed, offered):
+    for name in ("mine", "other"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "tformer.yaml").write_text("model: {}\n")
+    environment = ENVIRONMENT | {
+        "_TFORMER_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
+    }
+    binary = tmp_path / "tformer"
+    binary.write_text(
+        f"#!{sys.executable}\nimport sys; sys.argv[0] = 'tformer'; import tformer.cli; tformer.cli.main()\n"
+    )
+    binary.chmod(0o755)
+    done = subprocess.run([binary], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert set(done.stdout.split()) == offered
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["causality", "--data", "hamlet.txt"], "--data with eval causality"),
+        (["loss", "-n", "3"], "-n with eval loss"),
+        (["attention", "--precision", "fp32"], "--precision with eval attention"),
+        (["--positions", "3"], "--positions with eval reversal"),
+    ],
+)
+def test_an_option_that_a_task_has_no_use_for_is_refused(place, args, named):
+    done = tformer("eval", *args, "--run", "reversal", cwd=place, check=2)
+    assert named in done.stderr
+
+
+def test_a_wrong_option_names_the_help_of_its_command(tmp_path):
+    done = tformer("eval", "--tempereture", "1", cwd=tmp_path, check=2)
+    assert done.stderr.rstrip().endswith("see: tformer eval --help")

@@ -1,0 +1,143 @@
+"""`tformer eval causality`: its exit codes, its object, its picture."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from safetensors.torch import save_file
+
+from tests.commands.test_cli import ENVIRONMENT, tformer
+from tests.conftest import tiny_model
+from tests.evals.test_causality import hiding_by, one_too_far
+from tformer import model as room
+from tformer.cli import app
+from tformer.config import Config
+from tformer.evals.causality import causality
+from tformer.files import cannot_write
+from tformer.run.checkpoint import Run
+from tformer.run.huggingface import to_hf, to_hf_config
+from tformer.show import terminal
+from tformer.text.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A Hugging Face directory of random weights with no tokenizer and no record of training."""
+    folder = tmp_path_factory.mktemp("directory")
+    model = tiny_model(family="nanochat")
+    (folder / "config.json").write_text(json.dumps(to_hf_config(model.config)))
+    tensors = to_hf(model.config, dict(model.named_parameters(remove_duplicate=False)))
+    save_file({name: t.detach().contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
+    return folder
+
+
+def test_the_command_says_its_verdict_as_json(directory):
+    done = tformer("eval", "causality", "--run", ".", "--positions", "5", "--json", cwd=directory, check=0)
+    values = json.loads(done.stdout)
+    assert (values["passed"], values["max_leak"], values["cached"]["passed"]) == (True, 0, True)
+    assert values["positions"] == [1, 4, 8, 12, 15]
+    assert values["mask"]["kind"] == "exact"
+
+
+def test_the_command_draws_plain_characters_in_a_pipe(directory):
+    done = tformer("eval", "causality", "--run", ".", cwd=directory, check=0)
+    lines = done.stdout.splitlines()
+    assert lines[1].split() == ["1", ".", *"+" * 15]
+    assert lines[15].split() == ["15", *"." * 15, "+"]
+    assert "all 15" in done.stdout
+    assert lines[-1] == "passed: no logit depends on a later token"
+    assert "\x1b" not in done.stdout
+
+
+def test_a_leak_is_exit_1(directory):
+    code = (
+        "import sys, torch, tformer.cli, tformer.model\n"
+        "tformer.model.causal_mask = lambda q, k, device=None: torch.ones(q, k, dtype=torch.bool)\n"
+        "sys.argv = ['tformer', 'eval', 'causality', '--run', '.', *sys.argv[1:]]\n"
+        "tformer.cli.main()\n"
+    )
+    done, machine = (
+        subprocess.run(
+            [sys.executable, "-c", code, *args],
+            cwd=directory,
+            capture_output=True,
+            text=True,
+            env=ENVIRONMENT,
+        )
+        for args in ([], ["--json"])
+    )
+    assert (done.returncode, machine.returncode) == (1, 1)
+    assert " X" in done.stdout.splitlines()[15]
+    assert "open: some later keys are not hidden in blocks 1, 2" in done.stdout
+    assert done.stdout.splitlines()[-1] == "FAILED: the future leaks"
+    values = json.loads(machine.stdout)
+    assert (values["passed"], values["cached"]["passed"]) == (False, False)
+    assert values["max_leak"] > 0
+
+
+def test_fewer_than_one_position_is_a_wrong_request(directory):
+    done = tformer("eval", "causality", "--run", ".", "--positions", "0", cwd=directory, check=2)
+    assert "--positions" in done.stderr
+
+
+@pytest.mark.parametrize("error", [cannot_write(Path("report.html"), OSError()), OSError(30, "read-only")])
+def test_a_verdict_that_a_run_cannot_keep_stays_the_verdict(tmp_path, monkeypatch, capsys, error):
+    run = Run(tmp_path / "run")
+    model, tokenizer = tiny_model(), Tokenizer.train("char", ["abcdefghijklmnopqrstuvw"])
+    config = Config().updated("model", **model.config.model_dump())
+    run.write_identity(config, tokenizer)
+    run.write_weights(model)
+    run.write_record(config, {})
+    run.close()
+
+    def refuse(*args):
+        raise error
+
+    monkeypatch.setattr("tformer.show.run_page.write_page", refuse)
+    code = app(["eval", "causality", "--run", str(run.folder), "--device", "cpu"], standalone_mode=False)
+    streams = capsys.readouterr()
+    assert not code
+    assert streams.out.splitlines()[-1].startswith("passed")
+    assert "not kept" in streams.err
+
+
+def drawn(result, **settings):
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, **settings)
+    terminal.causality_picture(result, console)
+    return console.file.getvalue()
+
+
+def test_a_terminal_gets_coloured_blocks_unless_it_has_no_colour(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(room, "causal_mask", one_too_far)
+    result = causality(tiny_model(n_layers=1))
+    blocks = drawn(result, color_system="standard")
+    assert blocks.count("\x1b[1;31m██") == 15 + 1, "one leak before each changed position, and the legend"
+    plain = drawn(result, no_color=True)
+    assert "█" not in plain
+    assert plain.count(" X") == 15
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (-1e4, "finite: -10,000 in blocks 1, 2, safe for scores up to 9,896; here they reach"),
+        (-10.0, "finite: -10 in blocks 1, 2, safe at no score"),
+    ],
+)
+def test_a_finite_mask_is_said_with_its_safe_score(monkeypatch, value, said):
+    monkeypatch.setattr(room, "attention", hiding_by(value))
+    assert said in " ".join(drawn(causality(tiny_model()), no_color=True).split())
+
+
+def test_more_than_rounding_between_cache_and_full_forward_is_said():
+    model = tiny_model()
+    right = drawn(causality(model), no_color=True)
+    model.embed.register_forward_hook(lambda module, args, output: output * (1 + output.shape[1] / 16))
+    wrong = drawn(causality(model), no_color=True)
+    assert "more than rounding" in wrong
+    assert "more than rounding" not in right

@@ -1,0 +1,78 @@
+"""The examples do what they say."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tformer.config import file_layer, merge, preset_layer
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(*command, cwd, stdin=""):
+    """Run a script with `tformer` on its path; return its stdout."""
+    binaries = cwd / "bin"
+    binaries.mkdir(exist_ok=True)
+    (binaries / "tformer").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tformer "$@"\n')
+    (binaries / "tformer").chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(EXAMPLES.parent),
+    }
+    done = subprocess.run(
+        command, cwd=cwd, input=stdin.encode(), capture_output=True, env=environment, timeout=200
+    )  # bytes: a model may write a carriage return, which is no line end here
+    assert done.returncode == 0, done.stderr[-2000:].decode()
+    return done.stdout.decode()
+
+
+def test_the_configuration_is_valid():
+    config = merge([preset_layer("text"), file_layer(EXAMPLES / "small.yaml")])
+    assert config.train.lr == 0.01
+    assert config.model.family == "nanochat"
+
+
+@pytest.fixture
+def text(tmp_path):
+    """A small text in the working directory of the examples."""
+    path = tmp_path / "my.txt"
+    path.write_text("All the world's a stage,\nAnd all the men and women merely players\n" * 60)
+    return path
+
+
+@pytest.mark.slow
+def test_sweep_sorts_by_loss(tmp_path, text):
+    table = run(EXAMPLES / "sweep.sh", "my.txt", "5", cwd=tmp_path).splitlines()
+    losses = [float(line.split()[0]) for line in table]
+    assert losses == sorted(losses, reverse=True)
+    assert len(losses) == 3
+
+
+@pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed")
+def test_a_corpus_of_ones_own_and_a_pipeline_with_jq(tmp_path, text):
+    judged = run(EXAMPLES / "my_corpus.sh", "my.txt", "6", cwd=tmp_path)
+    assert "perplexity" in judged and "The " in judged
+    lines = run(EXAMPLES / "pipeline.sh", "mine", cwd=tmp_path, stdin="All the\nAnd\n").strip().split("\n")
+    assert [line[:3] for line in lines] == ["All"] * 3 + ["And"] * 3
+
+
+@pytest.mark.slow
+def test_a_gpt2_directory_is_fine_tuned_and_loads_in_transformers(tmp_path, text):
+    transformers = pytest.importorskip("transformers")
+    run("tformer", "train", "my.txt", "--tokenizer", "bpe", "--steps", "2", "--out", "first", cwd=tmp_path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "first")
+    model.save_pretrained(tmp_path / "gpt2")
+    transformers.AutoTokenizer.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "gpt2")
+    judged = run(EXAMPLES / "fine_tune.sh", "gpt2", "my.txt", "5", cwd=tmp_path)
+    before, after = (
+        float(line.split()[1]) for line in judged.splitlines() if line.startswith("cross-entropy")
+    )
+    assert after < before
+    script = EXAMPLES / "load_in_transformers.py"
+    written = run(sys.executable, script, "runs/fine-tuned", "All the world", cwd=tmp_path)
+    assert written.startswith("All the world") and len(written) > len("All the world\n")

@@ -1,0 +1,156 @@
+"""A time budget: the run that it fixes ends inside it, and is otherwise as if nothing had been measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tformer.config import Config, TrainConfig
+from tformer.errors import RequestError
+from tformer.run.checkpoint import open_run
+from tformer.run.data import prepare_data
+from tformer.training import budget
+from tformer.training.budget import Costs, settle, steps_within
+from tformer.training.noted import loss_by_position, sampled_line
+from tformer.training.session import decide, open_session, train_session
+
+CPU = torch.device("cpu")
+TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 40
+
+
+class Clock:
+    """A clock that goes on as a model works: so much for each window that it sees."""
+
+    def __init__(self, per_window: float, at: float = 0.0):
+        self.per_window, self.now = per_window, at
+
+    def __call__(self):
+        return self.now
+
+    def watch(self, model):
+        model.register_forward_hook(lambda module, args, out: self.tick(len(args[0])))
+
+    def tick(self, windows):
+        self.now += self.per_window * windows
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(budget, "loss_svg", lambda metrics, title: "")
+    monkeypatch.setattr("tformer.training.session.loss_svg", lambda metrics, title: "")
+
+
+def config(**train) -> Config:
+    small = {"n_ctx": 8, "n_layers": 1, "n_heads": 2, "d_model": 8, "dropout": 0.2}
+    steps = {
+        "steps": 1000,
+        "batch_size": 4,
+        "eval_every": 40,
+        "checkpoint_every": 500,
+        "optimizer": "muon",
+        "precision": "fp32",
+        "compile": "off",
+    }
+    return Config.model_validate({"model": small, "train": steps | train})
+
+
+def session_of(run, folder: Path, settling=lambda session: None, wanted=None):
+    (folder / "text.txt").write_text(TEXT)
+    wanted = wanted or config()
+    data = prepare_data(wanted, [str(folder / "text.txt")])
+    return open_session(run, decide(wanted, CPU, data.tokenizer.vocab_size), data, CPU, None, settling)
+
+
+def test_a_run_ends_inside_its_budget_and_uses_it(tmp_path):
+    clock = Clock(0.05, at=100.0)
+    minutes, began = 2.0, 93.0  # seven seconds went into beginning
+
+    def settling(session):
+        clock.watch(session.model)
+        session.at_evaluation += [sampled_line, loss_by_position]
+        settle(session, minutes, began, clock)
+
+    with open_run(tmp_path / "run") as run:
+        session = session_of(run, tmp_path, settling)
+        reports = list(train_session(session))
+    took = clock() - began
+    assert 0.9 * 60 * minutes < took < 60 * minutes
+    made = session.record.budget
+    assert len(reports) == made.steps == session.config.train.steps
+    assert made.seconds_per_step == pytest.approx(0.2)
+    assert made.minutes == minutes
+    written = run.record()
+    assert written.settings["train"]["steps"] == made.steps and written.budget == made
+
+
+def test_evaluations_that_take_most_of_the_time_are_counted(tmp_path):
+    clock = Clock(0.02)
+    with open_run(tmp_path / "run") as run:
+        often = session_of(
+            run, tmp_path, lambda s: (clock.watch(s.model), settle(s, 1.0, 0.0, clock)), config(eval_every=5)
+        )
+        n = often.config.train.steps
+        list(train_session(often))
+    assert 54 < clock() < 60
+    assert n < 0.5 * 60 / 0.08, "half of the time or more is evaluation"
+
+
+def test_measuring_changes_nothing_but_the_steps(tmp_path):
+    folders = [tmp_path / name for name in ("measured", "plain")]
+    seen = {}
+    for folder in folders:
+        folder.mkdir()
+        clock = Clock(0.01)
+
+        def settling(session, folder=folder, clock=clock):
+            clock.watch(session.model)
+            if folder.name == "measured":
+                before = torch.random.get_rng_state()
+                settle(session, 0.1, 0.0, clock)
+                assert torch.equal(before, torch.random.get_rng_state())
+                assert not session.optimizers.state_tensors()
+                assert all(p.grad is None for p in session.model.parameters())
+
+        wanted = config() if folder.name == "measured" else config(steps=seen["steps"])
+        with open_run(folder / "run") as run:
+            session = session_of(run, folder, settling, wanted)
+            seen["steps"] = session.config.train.steps
+            list(train_session(session))
+    one, other = ((f / "run") for f in folders)
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    lines = [[json.loads(x) for x in (f / "metrics.jsonl").read_text().splitlines()] for f in (one, other)]
+    assert len(lines[0]) > 5
+    assert [a | {"seconds": 0} for a in lines[0]] == [b | {"seconds": 0} for b in lines[1]]
+
+
+def test_too_short_a_time_is_refused_with_one_that_is_enough_and_nothing_is_written(tmp_path):
+    clock = Clock(0.5)
+    with (
+        pytest.raises(RequestError, match="give at least --minutes") as caught,
+        open_run(tmp_path / "r") as run,
+    ):
+        session_of(run, tmp_path, lambda s: (clock.watch(s.model), settle(s, 0.02, 0.0, clock)))
+    assert not (tmp_path / "r").exists()
+    enough = float(str(caught.value).partition("at least --minutes ")[2].partition(",")[0])
+    clock = Clock(0.5)
+    with open_run(tmp_path / "r") as run:
+        session_of(run, tmp_path, lambda s: (clock.watch(s.model), settle(s, enough, 0.0, clock)))
+
+
+COSTS = st.builds(Costs, *[st.floats(1e-4, 10)] * 1, *[st.floats(0, 50)] * 3)
+
+
+@given(st.floats(0, 1e5), COSTS, st.integers(0, 50), st.integers(0, 50))
+def test_the_steps_are_the_most_that_fit(seconds, costs, eval_every, checkpoint_every):
+    train = TrainConfig(eval_every=eval_every, checkpoint_every=checkpoint_every)
+    steps = steps_within(seconds, costs, train)
+    assert steps == 0 or costs.of(steps, train) <= seconds
+    assert costs.of(steps + 1, train) > seconds
+
+
+def test_the_cost_of_a_run_is_that_of_its_parts():
+    train = TrainConfig(eval_every=40, checkpoint_every=0)
+    assert Costs(1.0, 10.0, 3.0, 5.0).of(100, train) == 100 + 3 * 10 + 3 + 5

@@ -1,0 +1,309 @@
+"""Does a logit depend on a later token? Measured on the model as it runs, to the last bit.
+
+Three measurements: later tokens are changed and earlier logits compared; gradients are taken from
+earlier logits to later embeddings; what attention gives to hidden keys is read off and provoked
+(`masks.py`). None of them trusts the mask that the model claims to have. Knows nothing of files or
+terminals.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tformer.config import ModelConfig
+from tformer.device import autocast
+from tformer.errors import RequestError, TformerError
+from tformer.evals.masks import MaskResult, mask_result, measuring
+from tformer.kv_cache import KVCache
+from tformer.model import Transformer
+from tformer.watch import cut_at_embedding, distinct_attentions
+
+ELEMENTS_AT_ONCE = 1 << 25  # logits and attention weights of the rows that run together
+SMALL = 10**10  # multiplications of a forward pass that one thread does in under a second
+COLUMNS = 64  # of the leak matrix: more than a picture shows
+Progress = Callable[[int, int], None]  # done, in all
+Cell = Literal["allowed", "unchanged", "leak"]
+Plan = tuple[int, ...]  # sizes of the pieces that go through the cache; empty: the full forward
+
+
+@dataclass(frozen=True)
+class CachedResult:
+    """The comparison through the KV cache, over every way of cutting the input into pieces.
+
+    The last way is taken once more with rows padded at their start, as prompts of different lengths are.
+    `difference` is the largest between these logits and the full forward's, as a share of the largest
+    logit: rounding, unless the cache is wrong or logits depend on how many tokens follow.
+    """
+
+    passed: bool
+    max_leak: float
+    pieces: list[list[int]]
+    difference: float
+
+
+@dataclass(frozen=True)
+class CausalityResult:
+    """The verdict and its evidence.
+
+    `max_leak` is the largest change of a logit that had to stay, in the full forward and through the
+    cache; `max_gradient` the largest gradient from earlier logits to a later embedding. All are 0 in a
+    causal model. `reached` is the share of `positions` whose own logits changed with their token: at 0
+    the model ignores its input, and nothing is proven. `matrix[i][j]` is the largest change of the
+    logits at positions columns[j] to columns[j + 1] - 1 that come before positions[i].
+    """
+
+    passed: bool
+    max_leak: float
+    full_leak: float
+    cached: CachedResult
+    max_gradient: float
+    mask: MaskResult
+    precision: str
+    n_ctx: int
+    positions: list[int]
+    reached: float
+    matrix: list[list[float]]
+    columns: list[int]
+
+    def cells(self, size: int) -> list[tuple[int, list[Cell]]]:
+        """The matrix in at most `size` rows and columns: the first changed position of a row, its cells.
+
+        A cell is allowed where none of its logits comes before a token that changed with it.
+        """
+        n_columns = len(self.columns) - 1
+        rows = np.array_split(np.arange(len(self.positions)), min(size, len(self.positions)))
+        columns = np.array_split(np.arange(n_columns), min(size, n_columns))
+        leaks = np.array(self.matrix) > 0
+
+        def cell(row: np.ndarray, column: np.ndarray) -> Cell:
+            if leaks[np.ix_(row, column)].any():
+                return "leak"
+            allowed = self.columns[column[0]] >= self.positions[row[-1]]
+            return "allowed" if allowed else "unchanged"
+
+        return [(self.positions[row[0]], [cell(row, column) for column in columns]) for row in rows]
+
+
+def spread(n_ctx: int, n: int) -> list[int]:
+    """At most `n` positions from 1 to n_ctx - 1, all of them or evenly spread with both ends."""
+    return np.unique(np.linspace(1, n_ctx - 1, min(n, n_ctx - 1)).round().astype(int)).tolist()
+
+
+def cache_plans(n_ctx: int) -> list[Plan]:
+    """Ways through the cache: in one piece; and in pieces of several sizes, then token by token."""
+    tail = min(n_ctx // 2, 32)
+    body = n_ctx - tail
+    sizes = sorted({-(-body // k) for k in (1, 3)}, reverse=True)
+    plans = [(size,) * (body // size) + (body % size,) * (body % size > 0) + (1,) * tail for size in sizes]
+    return [(n_ctx,), *plans]
+
+
+def causality(
+    model: Transformer,
+    n_positions: int = 64,
+    precision: str = "fp32",
+    seed: int = 0,
+    progress: Progress = lambda done, total: None,
+) -> CausalityResult:
+    """Whether logits before position t are unchanged, to the bit, by the token at t and all after it.
+
+    Passed means: no bit changed in the full forward and in every way through the cache, every gradient
+    from logits before t to embeddings from t on is exactly 0, and no hidden key had any weight. The
+    gradients are those of training mode, all else runs in evaluation mode, in which the model is left.
+    A finite mask that did not leak passes and is reported. Bits are the same only for like shapes, so
+    clean and changed inputs run in the same batch slots of the same pieces. Raises RequestError where
+    there is nothing to change or nothing before it, TformerError where the logits are not finite.
+    """
+    c = model.config
+    for name, found in (("n_ctx", c.n_ctx), ("vocab_size", c.vocab_size)):
+        if found < 2:
+            raise RequestError(f"{name} is {found}", "expected at least 2: a token before one that changes")
+    model.eval()
+    device = next(model.parameters()).device
+    positions = spread(c.n_ctx, n_positions)
+    rows = max(1, min(len(positions), ELEMENTS_AT_ONCE // (c.n_ctx * (c.vocab_size + _attention_size(c)))))
+    # The last group is filled up: each group has the shape of the clean one.
+    padded = positions + positions[-1:] * (-len(positions) % rows)
+    groups = torch.tensor(padded, device=device).split(rows)
+    # Each slot has its own tokens: some leaks show at some scores alone.
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.randint(c.vocab_size, (rows, c.n_ctx), generator=generator)
+    # Every token from t on becomes another one.
+    other = (clean + torch.randint(1, c.vocab_size, clean.shape, generator=generator)) % c.vocab_size
+    clean, other = clean.to(device), other.to(device)
+
+    plans = cache_plans(c.n_ctx)
+    # Prompts of different lengths, padded to end together: none of half the context and more.
+    padding = (torch.arange(rows, device=device) + 1) % (c.n_ctx // 2 + 1)
+    ways: list[tuple[Plan, Tensor | None]] = [((), None), *((plan, None) for plan in plans)]
+    ways.append((plans[-1], padding))
+    done = itertools.count(1)
+
+    def tick() -> None:
+        progress(next(done), (len(ways) + 1) * len(groups))
+
+    with _one_thread(clean.numel() * model.n_parameters < SMALL):
+        mask = measure_mask(model, clean, precision)
+        changes, apart = [], 0.0
+        full = run(model, clean, (), precision)
+        for plan, pads in ways:
+            before = run(model, clean, plan, precision, pads) if plan else full
+            changes.append(_changes(model, before, clean, other, groups, plan, pads, precision, tick))
+            if pads is None:
+                apart = max(apart, float((before - full).abs().max() / full.abs().max().clamp(min=1e-30)))
+        gradient = 0.0
+        for group in groups:
+            gradient = max(gradient, gradient_leak(model, clean, group, precision, generator))
+            tick()
+
+    early = np.arange(c.n_ctx) < np.array(positions)[:, None]  # (changed, looked at)
+    leaks = [np.where(early, some[: len(positions)], 0.0) for some in changes]
+    full_leak, cached_leak = (float(np.max(some)) for some in (leaks[0], leaks[1:]))
+    edges = np.linspace(0, c.n_ctx, min(COLUMNS, c.n_ctx) + 1).round().astype(int)
+    return CausalityResult(
+        passed=max(full_leak, cached_leak, gradient, mask.hidden_weight) == 0,
+        max_leak=max(full_leak, cached_leak),
+        full_leak=full_leak,
+        cached=CachedResult(cached_leak == 0, cached_leak, [list(plan) for plan in plans], apart),
+        max_gradient=gradient,
+        mask=mask,
+        precision=precision,
+        n_ctx=c.n_ctx,
+        positions=positions,
+        reached=float((changes[0][range(len(positions)), positions] > 0).mean()),
+        matrix=np.maximum.reduceat(np.max(leaks, axis=0), edges[:-1], axis=1).tolist(),
+        columns=edges.tolist(),
+    )
+
+
+@contextmanager
+def _one_thread(wanted: bool) -> Iterator[None]:
+    """While it lasts, one thread if wanted: on a busy machine, threads that wait for each other between
+    small operations take ten times as long as one that never waits.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if wanted else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _attention_size(config: ModelConfig) -> int:
+    """Attention weights of one query, over all blocks and heads: a backward pass keeps them all."""
+    return config.n_layers * config.n_heads * config.n_ctx
+
+
+# ---------------------------------------------------------------------------- differences
+
+
+def _changes(
+    model: Transformer,
+    before: Tensor,
+    clean: Tensor,
+    other: Tensor,
+    groups: Sequence[Tensor],
+    plan: Plan,
+    padding: Tensor | None,
+    precision: str,
+    tick: Callable[[], None],
+) -> np.ndarray:
+    """How much the logits of each position (column) change with the tokens from each one on (row).
+
+    `before` are those of `clean`.
+    """
+    if not before.isfinite().all():
+        raise TformerError("the logits are not finite", "nothing can be compared", "look at its training")
+    found = []
+    for group in groups:
+        changed = changed_from(clean, other, group)
+        found.append(difference(before, run(model, changed, plan, precision, padding)))
+        tick()
+    return torch.cat(found).cpu().numpy()
+
+
+def changed_from(
+    clean: Int[Tensor, "row position"], other: Int[Tensor, "row position"], first: Int[Tensor, " row"]
+) -> Int[Tensor, "row position"]:
+    """Row i is `clean` before position first[i] and `other` from there on."""
+    positions = torch.arange(clean.shape[1], device=clean.device)
+    return torch.where(positions < first[:, None], clean, other)
+
+
+@torch.inference_mode()
+def run(
+    model: Transformer,
+    ids: Int[Tensor, "row position"],
+    plan: Plan,
+    precision: str = "fp32",
+    padding: Int[Tensor, " row"] | None = None,
+) -> Float[Tensor, "row position vocab"]:
+    """Logits of every position, by one full forward or piece by piece through a fresh cache.
+
+    `padding[i]` ids at the start of row i are not part of its prompt; through the cache alone.
+    """
+    with autocast(precision, ids.device):
+        if not plan:
+            return model(ids)
+        cache = KVCache(model.config, len(ids), model.embed.weight, padding)
+        return torch.cat([model(piece, cache) for piece in ids.split(plan, dim=1)], dim=1)
+
+
+def difference(
+    a: Float[Tensor, "row position vocab"], b: Float[Tensor, "row position vocab"]
+) -> Float[Tensor, "row position"]:
+    """The largest difference at each position: 0 only where every bit is the same."""
+    as_bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    limits = torch.finfo(torch.float32)
+    size = (a.float() - b.float()).abs().nan_to_num(limits.max, limits.max).clamp(min=limits.tiny)
+    return size.masked_fill(a.view(as_bits) == b.view(as_bits), 0.0).amax(-1)
+
+
+def gradient_leak(
+    model: Transformer,
+    ids: Int[Tensor, "row position"],
+    first: Int[Tensor, " row"],
+    precision: str,
+    generator: torch.Generator,
+) -> float:
+    """The largest gradient that random cotangents on row i's logits before first[i] send from it on.
+
+    One backward pass for all rows; embeddings from first[i] on should receive exactly 0. In training mode:
+    dropout hides no path for long, and a leak in that mode alone would be learned from.
+    """
+    model.train()
+    try:
+        devices = [ids.device] if ids.device.type == "cuda" else []
+        with (
+            cut_at_embedding(model) as leaves,
+            torch.random.fork_rng(devices),
+            autocast(precision, ids.device),
+        ):
+            torch.manual_seed(generator.initial_seed())  # of dropout
+            logits = model(ids)
+    finally:
+        model.eval()
+    early = torch.arange(ids.shape[1], device=ids.device) < first[:, None]
+    cotangent = torch.randn(logits.shape, generator=generator).to(logits) * early[..., None]
+    limit, largest = torch.finfo(torch.float32).max, 0.0
+    for gradient in torch.autograd.grad(logits, leaves, cotangent, allow_unused=True):
+        if gradient is not None:
+            size = gradient.float().abs().nan_to_num(limit, limit).amax(-1)
+            largest = max(largest, float(size.masked_fill(early, 0.0).max()))
+    return largest
+
+
+def measure_mask(model: Transformer, ids: Int[Tensor, "row position"], precision: str = "fp32") -> MaskResult:
+    """Watch every block's attention in a full forward and a cached one in two pieces."""
+    n_ctx = ids.shape[1]
+    with torch.inference_mode(), measuring(model) as calls:
+        run(model, ids, (), precision)
+        run(model, ids, (n_ctx - n_ctx // 2, n_ctx // 2), precision)
+    return mask_result(calls, [layer for layer, _ in distinct_attentions(model)])

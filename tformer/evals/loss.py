@@ -1,0 +1,135 @@
+"""Cross-entropy of a text: nats per token, perplexity, bits per byte, the mean at each position.
+
+A function from model and ids to a small dataclass. Knows nothing of files or terminals.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tformer.device import autocast
+from tformer.errors import RequestError
+from tformer.evals.statistics import stretch_stderr
+from tformer.loss import cross_entropy
+from tformer.model import Transformer
+from tformer.text.data import eval_windows
+
+TOKENS_AT_ONCE = 1 << 13  # of a forward pass in evaluation
+Progress = Callable[[int, int], None]  # done, in all
+
+
+@dataclass(frozen=True)
+class LossResult:
+    """Cross-entropy over a text. `loss` is nats per token; `by_position` the mean at each position.
+
+    Standard errors are those of `comparison.stretch_stderr`; None for a text of a single window.
+    """
+
+    loss: float
+    loss_stderr: float | None
+    bits_per_byte: float
+    bits_per_byte_stderr: float | None
+    tokens: int
+    bytes: int
+    by_position: list[float]
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the loss."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+@torch.inference_mode()
+def token_losses(
+    model: Transformer,
+    ids: np.ndarray,
+    precision: str = "fp32",
+    progress: Progress = lambda done, total: None,
+) -> np.ndarray:
+    """The loss in nats of every id but the first, shape (n - 1,), over disjoint windows of n_ctx.
+
+    Each id but the first is a target exactly once; the last window may be short. Raises RequestError for
+    fewer than two ids: the first one is never a target.
+    """
+    if len(ids) < 2:
+        raise RequestError(f"the text has {len(ids)} tokens", "expected at least 2: one to predict from")
+    device = next(model.parameters()).device
+    model.eval()
+    windows = eval_windows(len(ids), model.config.n_ctx)
+    out = np.empty(len(ids) - 1, dtype=np.float64)
+    at_once = max(1, TOKENS_AT_ONCE // model.config.n_ctx)
+    full = [w for w in windows if w[1] - w[0] == model.config.n_ctx]
+    groups = [full[i : i + at_once] for i in range(0, len(full), at_once)]
+    groups += [[w] for w in windows[len(full) :]]
+    for group in groups:
+        block = np.stack([ids[start : end + 1] for start, end in group]).astype(np.int64)
+        inputs, targets = (torch.from_numpy(b).to(device) for b in (block[:, :-1], block[:, 1:]))
+        with autocast(precision, device):
+            logits = model(inputs)
+        losses = cross_entropy(logits, targets).cpu().double().numpy()  # MPS has no float64
+        for (start, end), row in zip(group, losses, strict=True):
+            out[start:end] = row
+        progress(group[-1][1], len(out))
+    return out
+
+
+def text_loss(
+    model: Transformer,
+    ids: np.ndarray,
+    n_bytes: np.ndarray,
+    precision: str = "fp32",
+    progress: Progress = lambda done, total: None,
+) -> LossResult:
+    """Cross-entropy over all of `ids`; `n_bytes[id]` is what each id stands for, for bits per byte.
+
+    Raises RequestError for fewer than two ids.
+    """
+    losses = token_losses(model, ids, precision, progress)
+    return loss_result(losses, ids, n_bytes, model.config.n_ctx)
+
+
+def loss_result(losses: np.ndarray, ids: np.ndarray, n_bytes: np.ndarray, n_ctx: int) -> LossResult:
+    """What the losses of `token_losses` on `ids` come to.
+
+    Bits are divided by the bytes of exactly the targets scored.
+    """
+    sizes = n_bytes[ids[1:]]
+    scored_bytes = int(sizes.sum())
+    stderr = stretch_stderr(losses, sizes, n_ctx)
+    return LossResult(
+        loss=float(losses.mean()),
+        loss_stderr=stretch_stderr(losses, np.ones(len(losses)), n_ctx),
+        bits_per_byte=float(losses.sum()) / math.log(2) / max(1, scored_bytes),
+        bits_per_byte_stderr=None if stderr is None else stderr / math.log(2),
+        tokens=len(losses),
+        bytes=scored_bytes,
+        by_position=[float(losses[i::n_ctx].mean()) for i in range(min(n_ctx, len(losses)))],
+    )
+
+
+def octaves(by_position: Sequence[float]) -> list[tuple[int, int, float]]:
+    """(first, last, mean) of positions 1, 2, 3–4, 5–8, …; the last one as far as there are any.
+
+    >>> octaves([4.0, 3.0, 2.0, 1.0, 0.5])
+    [(1, 1, 4.0), (2, 2, 3.0), (3, 4, 1.5), (5, 5, 0.5)]
+    """
+    n = len(by_position)
+    edges = [0, *(1 << i for i in range(n.bit_length()) if 1 << i < n), n]
+    return [(a + 1, b, sum(by_position[a:b]) / (b - a)) for a, b in itertools.pairwise(edges) if b > a]
+
+
+@torch.inference_mode()
+def batch_loss(
+    model: Transformer, inputs: np.ndarray, targets: np.ndarray, n_bytes: np.ndarray, precision: str
+) -> tuple[float, float]:
+    """Mean loss in nats a token, and bits per byte, of one batch of shape (batch, position)."""
+    device = next(model.parameters()).device
+    model.eval()
+    with autocast(precision, device):
+        logits = model(torch.from_numpy(inputs).to(device))
+    losses = cross_entropy(logits, torch.from_numpy(targets).to(device)).cpu().double()
+    return float(losses.mean()), float(losses.sum()) / math.log(2) / int(n_bytes[targets].sum())

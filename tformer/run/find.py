@@ -1,0 +1,73 @@
+"""Which run is meant: names, `runs/`, the newest that suits. Paths alone; imports no torch."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from tformer.errors import RequestError
+from tformer.run.record import Record, read_record
+
+
+def runs_folder() -> Path:
+    """`TFORMER_RUNS`, or `runs` in the working directory."""
+    return Path(os.environ.get("TFORMER_RUNS") or "runs")
+
+
+def find_run(run: str) -> Path:
+    """The directory of a run: a name in `runs/`, or a path. Raises RequestError, naming what is there."""
+    for folder in (runs_folder() / run, Path(run)):
+        if os.path.exists(folder / "config.json"):
+            return folder
+    there = ", ".join(folder.name for folder in all_runs()) or "none yet"
+    raise RequestError(
+        f"no run {run!r}",
+        f"expected a name in {runs_folder()}/ ({there}) or a model directory",
+        "train one with: tformer train reversal",
+    )
+
+
+def tokenizer_path(name: str) -> Path:
+    """A tokenizer.json file, or a run (by name or path) that has one."""
+    path = Path(name)
+    return path if path.is_file() or (path / "tokenizer.json").is_file() else find_run(name)
+
+
+def all_runs() -> list[Path]:
+    """Runs in `runs/`, the most recently written first."""
+    folder = runs_folder()
+    found = [p for p in folder.iterdir() if (p / "tformer.yaml").exists()] if folder.is_dir() else []
+    return sorted(found, key=lambda p: ((p / "tformer.yaml").stat().st_mtime, p.name), reverse=True)
+
+
+def newest_run(suits: Callable[[Record], bool], wanted: str) -> Path:
+    """The newest run with weights whose `tformer.yaml` suits. Raises RequestError if there is none."""
+    for folder in all_runs():
+        with suppress(RequestError):  # a damaged record suits nothing
+            if (folder / "model.safetensors").exists() and suits(read_record(folder)):
+                return folder
+    raise RequestError(
+        f"no run to use in {runs_folder()}/",
+        f"expected {wanted}",
+        "train one with: tformer train DATA, or name one with --run",
+    )
+
+
+def new_run_folder(name: str) -> Path:
+    """`runs/NAME`, then `runs/NAME-2`, …: the first that is free."""
+    folder, n = runs_folder() / name, 1
+    while folder.exists():
+        n += 1
+        folder = runs_folder() / f"{name}-{n}"
+    return folder
+
+
+def unfinished_run(name: str) -> Path | None:
+    """The newest run of that name (NAME, NAME-2, …) that has not come to its end."""
+    for folder in all_runs():
+        base, _, number = folder.name.rpartition("-")
+        of_that_name = folder.name == name or (base == name and number.isdigit())
+        with suppress(RequestError):
+            if of_that_name and not read_record(folder).is_finished:
+                return folder
+    return None

@@ -1,0 +1,95 @@
+"""What `tformer eval generations` shows: the measures side by side, what was copied, samples to read."""
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from tformer.evals.generations import COPIED, columns_of, table_rows
+from tformer.show import terminal
+from tformer.show.answer import heading
+
+LEGEND = (
+    "Known words are in the training text. Bits per byte are what the text costs the model itself. "
+    "Repeated: came before in the same sample. Distinct-n: the different ones of all runs of n words. "
+    "Overlap: characters in a row that are in a text word for word, white space counting as one: the "
+    "longest of all, the longest of each sample, the longest from each place on, the share that lies in "
+    "stretches of {copied} or more. "
+    "Text never seen overlaps too: copying is what lies well above the validation column. "
+    "Equal texts: {equal} characters of each."
+)
+
+
+def generations(run: str, result: dict[str, Any], console: Console) -> None:
+    """Everything, the samples last."""
+    columns = result["temperatures"]
+    facts = {
+        "run": run,
+        "text": f"{result['source']}: {result['training_characters']:,} characters of training text, "
+        f"{result['validation_characters']:,} of validation text",
+        "samples": f"{columns[0]['samples']} at each temperature T, of {result['max_tokens']:,} tokens",
+    }
+    terminal.fact_table(console, facts)
+    grid = _measures(result, console, errors=True)
+    if _width(grid, console) > console.width:
+        grid = _measures(result, console, errors=False)
+    console.print(grid)
+    legend = LEGEND.format(copied=COPIED, equal=f"{result['equal_characters']:,}")
+    console.print(Text(legend, style="dim"))
+    _copies(result, console)
+    _samples(result, console)
+
+
+def _measures(result: dict[str, Any], console: Console, errors: bool) -> Table:
+    names = [*columns_of(result), "training"]
+    title = "Samples, and validation text of the same lengths" + " (± standard error)" * errors
+    grid = terminal.table(console, "", *names, title=title, right=names)
+    grid.columns[0].no_wrap = True
+    for label, *cells in table_rows(result, errors):
+        grid.add_row(Text(label, style="" if any(cells) else "bold"), *cells)
+    return grid
+
+
+def _width(grid: Table, console: Console) -> int:
+    return Measurement.get(console, console.options.update(max_width=1000), grid).maximum
+
+
+def _copies(result: dict[str, Any], console: Console) -> None:
+    """The longest stretch of each column as it stands in the training text, and the words it lacks."""
+    measured = columns_of(result)
+    console.print()
+    heading("The longest stretch that is in the training text", console)
+    for name, c in measured.items():
+        said = json.dumps(terminal.printable(c["longest_overlap_text"], terminal=True), ensure_ascii=False)
+        console.print(Text.assemble((f"{name}, {c['longest_overlap']} characters: ", "dim"), said))
+    console.print()
+    heading("Words that the training text lacks, the most frequent first", console)
+    for name, c in measured.items():
+        words = [word + f" ×{times}" * (times > 1) for word, times in c["unknown_words"]]
+        console.print(Text.assemble((f"{name}: ", "dim"), ", ".join(words) or "none"))
+
+
+def _samples(result: dict[str, Any], console: Console) -> None:
+    """Of every prompt the first sample at each temperature, and the text's own continuation."""
+    samples, shown = result["samples"], 0
+    real = {s["prompt"]: s["text"] for s in reversed(result["validation_samples"])}
+    for prompt in dict.fromkeys(s["prompt"] for s in samples):
+        console.print()
+        heading(json.dumps(terminal.printable(prompt, terminal=True), ensure_ascii=False), console)
+        for temperature in (c["temperature"] for c in result["temperatures"]):
+            first = next(s for s in samples if (s["prompt"], s["temperature"]) == (prompt, temperature))
+            _sample(f"T {temperature:g}, seed {first['seed']}", prompt, first["text"], console)
+            shown += 1
+        if prompt in real:
+            _sample("validation text", prompt, real[prompt], console)
+    if len(samples) > shown:
+        console.print(Text(f"\n{len(samples) - shown} more samples in --json", style="dim"))
+
+
+def _sample(name: str, prompt: str, text: str, console: Console) -> None:
+    console.print(Text(f"\n{name}", style="cyan"))
+    before, after = (terminal.printable(part, console.is_terminal) for part in (prompt, text))
+    console.print(Text.assemble((before, "bold"), after.rstrip("\n")))

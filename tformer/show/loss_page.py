@@ -1,0 +1,116 @@
+"""What `tformer eval loss --out FILE.html` writes: figures, and a text in the colours of its surprise."""
+
+from collections.abc import Sequence
+from html import escape
+
+from tformer.evals.tokens import LEVELS, Surprise, Token, level
+from tformer.figures import Lines
+from tformer.show import page
+from tformer.show.loss import EXTREMES, cells_of, quoted, share, visible
+from tformer.show.svg import figure_svg
+
+# Ink and paper of each level, light and dark; the middle is the page's own.
+LIGHT = {
+    0: ("#ffffff", "#2b6cb0"),
+    1: ("#000000", "#a9cfe8"),
+    3: ("#000000", "#fbdc9a"),
+    4: ("#000000", "#f4945a"),
+    5: ("#ffffff", "#b2182b"),
+}
+DARK = {
+    0: ("#ffffff", "#1f5a97"),
+    1: ("#dce9f3", "#27455d"),
+    3: ("#fff3d6", "#5c4712"),
+    4: ("#ffffff", "#9a4a17"),
+    5: ("#ffffff", "#c62839"),
+}
+
+
+def _levels(colours: dict[int, tuple[str, str]]) -> str:
+    return " ".join(f".l{i} {{ color: {ink}; background: {paper}; }}" for i, (ink, paper) in colours.items())
+
+
+CSS = f"""
+body {{ max-width: 66rem; }}
+@media (max-width: 40rem) {{
+  td:nth-child(2):not(:last-child) {{ white-space: normal !important; max-width: 9rem; }} }}
+.tokens {{ line-height: 1.75; overflow-wrap: anywhere; }} .tokens span {{ border-radius: 2px; }}
+.legend span {{ display: inline-block; padding: 0 0.45rem; margin: 0.1rem 0.2rem 0.1rem 0;
+  border-radius: 4px; border: 1px solid var(--line); font-size: 0.85em; }}
+{_levels(LIGHT)}
+@media (prefers-color-scheme: dark) {{ {_levels(DARK)} }}
+"""
+
+
+def loss_page(title: str, facts: dict[str, str], figure: Lines, found: Surprise | None) -> str:
+    """The page of one model on a text."""
+    rows = [[name, value] for name, value in facts.items()]
+    parts = [f"<h1>{escape(title)}</h1>", page.table("", ("", ""), rows, (False, False)), *_curve(figure)]
+    if found is not None:
+        parts += _surprise(found)
+    return page.page(title, "\n".join(parts), css=CSS)
+
+
+def comparison_page(
+    title: str,
+    facts: dict[str, str],
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    figure: Lines,
+) -> str:
+    """The page of several models on one text."""
+    of_text = [[name, value] for name, value in facts.items()]
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        page.table("", ("", ""), of_text, (False, False)),
+        page.table("", columns, rows, [False] + [True] * (len(columns) - 1)),
+        *(f'<p class="dim">{escape(note)}</p>' for note in notes),
+        *_curve(figure),
+    ]
+    return page.page(title, "\n".join(parts), css=CSS)
+
+
+def _curve(figure: Lines) -> list[str]:
+    if max(len(s.x) for s in figure.series) < 2:
+        return []
+    return ["<h2>Along the window</h2>", page.figure(figure_svg(figure, "curve"), figure.title)]
+
+
+def _surprise(found: Surprise) -> list[str]:
+    text = "".join(
+        [f'<span class="dim" title="the first token: nothing predicts it">{_shown(found.first)}</span>']
+        + [_span(token, found.of) for token in found.stretch]
+    )
+    legend = "".join(
+        f'<span class="l{i}">{escape(name)} · {span} nats</span>' for i, (name, span) in enumerate(LEVELS)
+    )
+    return [
+        "<h2>Token by token</h2>",
+        f"<p>{found.said}. The colour is the probability that the model gave each token; point at one for "
+        "its numbers.</p>",
+        f'<p class="legend">{legend}</p>',
+        f'<pre class="tokens">{text}</pre>',
+        *(
+            part
+            for word, tokens in (("hardest", found.hardest), ("easiest", found.easiest))
+            for part in (
+                f"<h2>The {word} of all {found.of:,} tokens, each once</h2>",
+                page.table("", [*EXTREMES], [cells_of(token) for token in tokens], [*EXTREMES.values()]),
+            )
+        ),
+    ]
+
+
+def _shown(raw: bytes) -> str:
+    return escape(visible(raw, lines=True))
+
+
+def _span(token: Token, of: int) -> str:
+    guess = "itself" if token.expected == token.raw else quoted(token.expected)
+    said = (
+        f"{quoted(token.raw)}: {token.loss:.4f} nats ({share(token.probability)}), "
+        f"rank {token.rank:,} of {of:,}, after {token.context:,} tokens; "
+        f"expected {guess} ({share(token.expected_probability)})"
+    )
+    return f'<span class="l{level(token.loss)}" title="{escape(said)}">{_shown(token.raw)}</span>'

@@ -1,0 +1,156 @@
+"""Live progress on stderr: training, scoring, downloading. A stream that is no terminal gets plain lines."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.text import Text
+
+from tformer.show.terminal import duration, err, printable, say
+
+if TYPE_CHECKING:  # it imports torch
+    from tformer.training.fit import Report
+
+PLAIN_LINE_EVERY = 2.0  # seconds between lines where there is no terminal
+
+
+class TrainingProgress:
+    """A live line on a terminal (bar, step, losses, tokens a second, time left), plain lines elsewhere."""
+
+    def __init__(self, steps: int, start: int):
+        self.console = err()
+        self.steps = steps
+        self.val = ""
+        self.window: list[tuple[float, int, int]] = []  # of late: when, step, tokens
+        self.printed = 0.0
+        self.progress = Progress(
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            expand=True,
+            refresh_per_second=8,
+        )
+        self.task = self.progress.add_task("", total=steps, completed=start, numbers="")
+
+    def __enter__(self) -> "TrainingProgress":
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self.progress.stop()
+
+    def update(self, report: "Report") -> None:
+        """Show a step."""
+        state, now = report.state, time.perf_counter()
+        self.window = [*self.window[-50:], (now, state.step, state.tokens)]
+        then, step, tokens = self.window[0]
+        passed = max(1e-9, now - then)
+        evaluated = report.val_loss is not None
+        if evaluated:
+            self.val = f"  val {report.val_loss:.4f}"
+            if (word := report.noted.get("next_word_loss")) is not None:
+                self.val += f"  next word {word:.2f}"
+        rate = f"  {(state.tokens - tokens) / passed:,.0f} tok/s" if state.step > step else ""
+        if "sample" in report.noted:
+            self.wrote(report.noted["sample"])
+        numbers = f"loss {report.loss:.4f}{self.val}{rate}"
+        if self.console.is_terminal:
+            self.progress.update(self.task, completed=state.step, numbers=numbers)
+        elif evaluated or now - self.printed > PLAIN_LINE_EVERY or state.step == self.steps:
+            self.printed = now
+            left = (self.steps - state.step) * passed / max(1, state.step - step)
+            rest = f"  left {duration(left)}" if state.step > step else ""
+            self.console.print(Text(f"step {state.step}/{self.steps}  {numbers}  lr {report.lr:.2e}{rest}"))
+
+    def wrote(self, text: str) -> None:
+        """A line that the model wrote, above the live one."""
+        one = " / ".join(part.strip() for part in text.splitlines() if part.strip())
+        line = Text("  wrote: ") + Text(printable(one, terminal=True), style="dim italic")
+        if self.console.is_terminal:  # a line there; elsewhere it may be long
+            self.console.print(line, no_wrap=True, overflow="ellipsis")
+        else:
+            self.console.print(line)
+
+
+@contextmanager
+def steps_progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work of known size on a terminal; nothing elsewhere."""
+    console = err()
+    with Progress(
+        TextColumn(label, markup=False),
+        BarColumn(),
+        TaskProgressColumn(show_speed=True),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def experiments_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """What is being measured, and how far along; a plain line for each experiment where no terminal is."""
+    console = err()
+    with Progress(
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("", total=None)
+        before = ""
+
+        def update(what: str, done: int, total: int) -> None:
+            nonlocal before
+            if what != before and what and not console.is_terminal:
+                say(f"measuring {done + 1}/{total}: {what}")
+            before = what
+            progress.update(task, description=what, completed=done, total=total)
+
+        yield update
+
+
+@contextmanager
+def download_progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Bytes, rate and time left of a download; one plain line where there is no terminal."""
+    console = err()
+    with Progress(
+        TextColumn(label, markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(label, total=None, visible=False)
+        said = False
+
+        def update(done: int, total: int | None) -> None:
+            nonlocal said
+            if not said and not console.is_terminal:
+                say(label)
+            said = True
+            progress.update(task, completed=done, total=total, visible=True)
+
+        yield update

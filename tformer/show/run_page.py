@@ -1,0 +1,272 @@
+"""`report.html` of a run: one page that shows how it was made, how it went, and how it was judged.
+
+`evals.jsonl` keeps what `tformer eval` found, a line for each; the page shows those of the weights that
+lie there now.
+"""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tformer.errors import TformerError
+from tformer.evals.attention import attention_weights
+from tformer.evals.generations import columns_of, table_rows
+from tformer.figures import Bars, Figure, Heat, Lines, Numbers, Series
+from tformer.files import write_file
+from tformer.model import Transformer
+from tformer.run.data import recorded_reversal
+from tformer.run.record import Evaluation, Record, read_evaluations, read_lines, read_record, weights_hash
+from tformer.show import page
+from tformer.show.svg import figure_svg
+from tformer.text.tokenizer import Tokenizer
+
+MOST_POINTS = 400  # of a curve
+MOST_MAPS = 16  # heads that are drawn
+FACTS = {  # of a result, with what they are called
+    "parameters": "parameters",
+    "steps": "steps",
+    "tokens": "tokens seen",
+    "seconds": "seconds of training",
+    "val_loss": "validation loss (nats per token)",
+    "bits_per_byte": "bits per byte",
+    "loss": "loss of the last step (nats per token)",
+    "kept_step": "weights are of step",
+}
+
+
+MOST_TOKENS = 32  # of the text that attention is drawn on
+
+
+def write_page(folder: Path, model: Transformer) -> None:
+    """Write `report.html` of a run from what lies in it; `model` is its weights, to see where heads look."""
+    write_file(folder / "report.html", run_text(folder, model).encode())
+
+
+def run_text(folder: Path, model: Transformer, step: int | None = None) -> str:
+    """The page of a run from what lies in it; `model` are its weights, or those of a step as it trains."""
+    record = read_record(folder)
+    metrics = read_lines(folder / "metrics.jsonl")
+    here = weights_hash(folder) if (folder / "model.safetensors").exists() else None
+    evals = [line for line in read_evaluations(folder) if here and line.weights == here]
+    maps = _attention_on(folder, record, metrics, model)
+    return run_page(folder.name, record, metrics, evals, maps, step)
+
+
+def _attention_on(
+    folder: Path, record: Record, metrics: Sequence[dict[str, Any]], model: Transformer
+) -> tuple[str, np.ndarray] | None:
+    """A reversal sequence, or what the model wrote last, and the weights of every head on it."""
+    tokenizer = Tokenizer.load(folder)
+    task = recorded_reversal(record, str(folder / "tformer.yaml"))
+    samples = [m["sample"] for m in metrics if isinstance(m.get("sample"), str)]
+    if task:
+        ids = [int(i) for i in task.fresh(1, index=1)[0][0]]
+    elif samples:
+        try:
+            ids = tokenizer.encode(samples[-1])[: min(MOST_TOKENS, model.config.n_ctx)]
+        except TformerError:  # a replacement character that its alphabet lacks
+            return None
+    else:
+        return None
+    if len(ids) < 2:
+        return None
+    device = next(model.parameters()).device
+    weights = attention_weights(model, torch.tensor([ids], device=device))[:, 0].float().cpu().numpy()
+    return "".join(tokenizer.text_of(i) for i in ids), weights
+
+
+def run_page(
+    name: str,
+    record: Record,
+    metrics: Sequence[dict[str, Any]],
+    evals: Sequence[Evaluation],
+    attention: tuple[str, np.ndarray] | None = None,
+    step: int | None = None,
+) -> str:
+    """The page of a run.
+
+    `record` is its `tformer.yaml`, `metrics` and `evals` the lines of its files, `attention` a text with
+    the weights of every head on it, shape (layer, head, query, key), of `step` if not of the weights kept.
+    """
+    parts = [f"<h1>{escape(name)}</h1>", f'<p class="dim">{escape(_origin(record))}</p>', _facts(record)]
+    parts += _curves(metrics)
+    parts += _by_position(metrics, record)
+    parts += _samples(metrics)
+    parts += _evals(evals)
+    if attention is not None:
+        parts += _attention(*attention, step)
+    settings = escape(record.as_yaml())
+    parts += [
+        "<h2>Configuration</h2>",
+        "<p>The whole of it, as <code>tformer train --config</code> takes it.</p>",
+        f"<details><summary>tformer.yaml</summary><pre>{settings}</pre></details>",
+    ]
+    return page.page(name, "\n".join(parts))
+
+
+def _origin(record: Record) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    sources = ", ".join(record.data.source)
+    trained = f"Trained on {sources}" if sources else "Trained"
+    return f"{trained}, on {record.device or 'an unknown device'}, with {versions or 'unknown versions'}."
+
+
+def _facts(record: Record) -> str:
+    result, tokenizer = record.result.as_dict() if record.result else {}, record.tokenizer
+    rows = [[said, _number(result[key])] for key, said in FACTS.items() if result.get(key) is not None]
+    if tokenizer and tokenizer.size is not None:
+        rows.append(["tokenizer", f"{tokenizer.kind}, {tokenizer.size:,} tokens"])
+    if not result:
+        rows.append(["state", "not at its end yet"])
+    normal = (
+        f"<p>Is this loss normal? {escape(str(result['expectation']))}.</p>"
+        if "expectation" in result
+        else ""
+    )
+    return page.table("", ("", ""), rows, (False, True)) + normal
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _shown(figure: Figure, name: str) -> str:
+    return page.figure(figure_svg(figure, name), figure.title)
+
+
+# ---------------------------------------------------------------------------- training
+
+
+def _curves(metrics: Sequence[dict[str, Any]]) -> list[str]:
+    keys = {"training": "loss", "validation": "val_loss"}
+    losses = [s for said, key in keys.items() if (s := _series(said, metrics, key))]
+    if not losses:
+        return []
+    title = "Cross-entropy as it trained"
+    figures: list[Figure] = [Lines(title, "step", "nats per token", tuple(losses))]
+    if words := _series("last word of a passage", metrics, "next_word_loss"):
+        figures.append(Lines("Last words (--eval-data) as it trained", "step", "nats per word", (words,)))
+    if rate := _series("learning rate", metrics, "lr"):
+        figures.append(Lines("The learning rate", "step", "learning rate", (rate,)))
+    return ["<h2>Training</h2>", *(_shown(f, f"curve-{i}") for i, f in enumerate(figures))]
+
+
+def _by_position(metrics: Sequence[dict[str, Any]], record: Record) -> list[str]:
+    """The loss by position of the evaluation of the weights that are kept, or the newest one."""
+    judged = [m for m in metrics if isinstance(m.get("by_position"), list) and len(m["by_position"]) > 1]
+    if not judged:
+        return []
+    kept = record.result.kept_step if record.result else None
+    line = next((m for m in judged if m["step"] == kept), judged[-1])
+    x, y = zip(*line["by_position"], strict=True)
+    title = f"Loss by position in the window, validation at step {line['step']:,}: what more context is worth"
+    series = (Series("loss", tuple(x), tuple(y)),)
+    return [_shown(Lines(title, "position", "nats per token", series, log_x=True), "by-position")]
+
+
+def _series(name: str, metrics: Sequence[dict[str, Any]], key: str) -> Series | None:
+    seen = [(m["step"], m[key]) for m in metrics if isinstance(m.get(key), (int, float)) and "step" in m]
+    if not seen:
+        return None
+    thinned = seen[:: -(-len(seen) // MOST_POINTS)]
+    if thinned[-1] != seen[-1]:
+        thinned.append(seen[-1])
+    return Series(name, tuple(x for x, _ in thinned), tuple(y for _, y in thinned))
+
+
+def _samples(metrics: Sequence[dict[str, Any]]) -> list[str]:
+    samples = [(m["step"], m["sample"]) for m in metrics if isinstance(m.get("sample"), str)]
+    if not samples:
+        return []
+    shown = (f'<p class="dim">step {step:,}</p><pre>{escape(text)}</pre>' for step, text in samples[-12:])
+    return ["<h2>What it wrote as it trained</h2>", *shown]
+
+
+# ---------------------------------------------------------------------------- evaluations
+
+
+def _evals(evals: Sequence[Evaluation]) -> list[str]:
+    latest = {line.task: line for line in evals}
+    parts = ["<h2>Evaluations</h2>"] if latest else []
+    for i, (task, line) in enumerate(latest.items()):
+        parts.append(f"<h3>{escape(task)}</h3>")
+        if line.on:
+            parts.append(f'<p class="dim">on {escape(line.on)}</p>')
+        figure = _eval_figure(line.result)
+        if figure:
+            parts.append(_shown(figure, f"eval-{i}"))
+        if line.result.get("temperatures"):
+            parts += _generations(line.result)
+        named = LAMBADA if task == "lambada" else {}
+        rows = [
+            [named.get(key, key.replace("_", " ")), _number(value)] for key, value in _scalars(line.result)
+        ]
+        parts.append(page.table("", ("", ""), rows, (False, True)))
+    return parts
+
+
+LAMBADA = {  # the whole word is not the last token: the page names both
+    key: f"{key} of the whole last word".replace("_", " ")
+    for key in ("accuracy", "accuracy_stderr", "perplexity", "perplexity_stderr")
+}
+
+
+def _scalars(result: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Numbers and words of a result, not its lists."""
+    return [(k, v) for k, v in result.items() if k != "run" and isinstance(v, (bool, int, float, str))]
+
+
+def _eval_figure(result: dict[str, Any]) -> Figure | None:
+    if positions := result.get("positions"):
+        if isinstance(positions[0], dict) and "accuracy" in positions[0]:
+            bars = tuple(
+                (f"{p['position']} ({p['half']} half)", Numbers((p["accuracy"],), ".3f")) for p in positions
+            )
+            chance = ("chance", float(result.get("chance", 0)))
+            return Bars("Accuracy of each target position", "accuracy", bars, chance)
+    elif (by_position := result.get("by_position")) and len(by_position) > 1:
+        x = tuple(range(1, len(by_position) + 1))
+        series = (Series("loss", x, tuple(by_position)),)
+        title = "Loss by position in the window: what more context is worth"
+        return Lines(title, "position", "nats per token", series, log_x=True)
+    return None
+
+
+def _generations(result: dict[str, Any]) -> list[str]:
+    """The measures side by side, and of every prompt the first sample at each temperature."""
+    names = ["", *columns_of(result), "training"]
+    rows = [
+        [label.replace("  ", "\u2003"), *cells] for label, *cells in table_rows(result)
+    ]  # HTML drops spaces
+    parts = [page.table("", names, rows, [False] + [True] * (len(names) - 1))]
+    first: dict[tuple[str, float], dict[str, Any]] = {}
+    for sample in result["samples"]:
+        first.setdefault((sample["prompt"], sample["temperature"]), sample)
+    for (prompt, temperature), sample in first.items():
+        parts.append(f'<p class="dim">T {temperature:g}, seed {sample["seed"]}</p>')
+        parts.append(f"<pre><b>{escape(prompt)}</b>{escape(sample['text'])}</pre>")
+    return parts
+
+
+def _attention(text: str, weights: np.ndarray, step: int | None = None) -> list[str]:
+    heads = [
+        (f"{layer + 1}.{head + 1}", tuple(map(tuple, weights[layer, head].tolist())))
+        for layer in range(weights.shape[0])
+        for head in range(weights.shape[1])
+    ]
+    more = f" (the first {MOST_MAPS} of {len(heads)} heads)" if len(heads) > MOST_MAPS else ""
+    title = f"Attention by layer.head: a row for each query, a column for each key{more}"
+    figure = Heat(title, "query", "key", tuple(heads[:MOST_MAPS]))
+    return [
+        "<h2>Where its heads look</h2>",
+        f"<p>On: <code>{escape(text)}</code>{f', after step {step:,}' if step else ''}</p>",
+        _shown(figure, "maps"),
+    ]

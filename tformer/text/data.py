@@ -1,0 +1,209 @@
+"""Ids to batches, and the reversal task.
+
+A batch is a pure function of (seed, step): no loader, no iterator, no state to save. Knows nothing of
+models; arrays are numpy until the trainer moves them.
+"""
+
+import hashlib
+import itertools
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Protocol, runtime_checkable
+
+import numpy as np
+
+from tformer.errors import RequestError
+from tformer.files import write_file
+from tformer.text.tokenizer import Tokenizer, char_engine, id_dtype
+
+# What a random stream is for; each has its own, so that none can disturb another.
+STREAM_ORDER, STREAM_OFFSET, STREAM_REVERSAL, STREAM_REVERSAL_EVAL, STREAM_DROPOUT, STREAM_SAMPLE = range(6)
+
+
+def rng(seed: int, stream: int, index: int) -> np.random.Generator:
+    """The generator of one (seed, stream, index), the same whatever was drawn before."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, stream, index])))
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Where a trainer takes its batches from."""
+
+    def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of a step, each (batch_size, n_ctx) of int64."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A text cut once, before any tokenizer sees it, so that every tokenizer is judged on one text."""
+
+    train: str
+    val: str
+
+
+def split_text(text: str, val_fraction: float) -> Split:
+    """The last `val_fraction` of the characters for validation: cut at int((1 - val_fraction) · n)."""
+    cut = int((1 - val_fraction) * len(text))
+    return Split(text[:cut], text[cut:])
+
+
+@dataclass
+class Windows:
+    """Windows of `n_ctx` inputs with their shifted targets, over ids of shape (n,).
+
+    An epoch holds `per_epoch` windows that start `stride` apart, in an order of its own and shifted by
+    an offset of its own. With the default stride, n_ctx, no position is a target twice
+    in an epoch; what the offset leaves over at the ends is reached in other epochs.
+    """
+
+    ids: np.ndarray
+    n_ctx: int
+    seed: int = 0
+    stride: int = 0
+    _order: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.stride = self.stride or self.n_ctx
+        last_start = len(self.ids) - 1 - self.n_ctx
+        if last_start < 0:
+            raise RequestError(
+                f"the training text has {len(self.ids):,} tokens",
+                f"expected at least n_ctx + 1 = {self.n_ctx + 1:,}",
+                "give more text or set a smaller model.n_ctx",
+            )
+        # As many as fit at any offset below the stride: all epochs are equally long.
+        self.per_epoch = max(1, (last_start - (self.stride - 1)) // self.stride + 1)
+        self.offsets = last_start - (self.per_epoch - 1) * self.stride + 1
+
+    def starts(self, step: int, batch_size: int) -> np.ndarray:
+        """Where the windows of a step begin. Windows are numbered through all epochs."""
+        epochs, places = np.divmod(step * batch_size + np.arange(batch_size), self.per_epoch)
+        starts = np.empty(batch_size, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            starts[here] = self._epoch(int(epoch))[places[here]]
+        return starts
+
+    def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of a step; a batch that crosses the end of an epoch goes on in the next."""
+        places = self.starts(step, batch_size)[:, None] + np.arange(self.n_ctx + 1)
+        windows = self.ids[places].astype(np.int64)
+        return windows[:, :-1], windows[:, 1:]
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """The starts of an epoch in their order; the last two epochs are remembered."""
+        if epoch not in self._order:
+            offset = rng(self.seed, STREAM_OFFSET, epoch).integers(self.offsets)
+            order = rng(self.seed, STREAM_ORDER, epoch).permutation(self.per_epoch)
+            while len(self._order) > 1:
+                del self._order[min(self._order)]
+            self._order[epoch] = offset + self.stride * order
+        return self._order[epoch]
+
+
+# ---------------------------------------------------------------------------- the reversal task
+
+
+@dataclass(frozen=True)
+class Reversal:
+    """`length` tokens, independent and uniform over `symbols`, and then the same in reverse.
+
+    Inputs are s[:-1] and targets s[1:], 2·length - 1 of each. The first length - 1 targets are fresh
+    randomness: no model can do better than 1/symbols. The last `length` are determined by what came
+    before. So a model that beats chance in the first half has seen its targets.
+    """
+
+    length: int
+    symbols: int
+    seed: int = 0
+
+    @property
+    def n_ctx(self) -> int:
+        """Inputs of a whole sequence."""
+        return 2 * self.length - 1
+
+    def sequences(self, n: int, stream: int, index: int) -> np.ndarray:
+        """`n` sequences of shape (n, 2 · length)."""
+        half = rng(self.seed, stream, index).integers(self.symbols, size=(n, self.length))
+        return np.concatenate((half, half[:, ::-1]), axis=1)
+
+    def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of a step: fresh sequences each time."""
+        sequences = self.sequences(batch_size, STREAM_REVERSAL, step)
+        return sequences[:, :-1], sequences[:, 1:]
+
+    def fresh(self, n: int, index: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets that no step of training draws from."""
+        sequences = self.sequences(n, STREAM_REVERSAL_EVAL, index)
+        return sequences[:, :-1], sequences[:, 1:]
+
+    def tokenizer(self) -> Tokenizer:
+        """A character for each symbol: letters, digits, and then the letters from U+0100 on."""
+        return Tokenizer(char_engine(reversal_alphabet(self.symbols)))
+
+
+def reversal_alphabet(symbols: int) -> list[str]:
+    """`symbols` different characters: a … z, A … Z, 0 … 9, then the letters from U+0100 on."""
+    plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+    more = (chr(i) for i in range(0x100, sys.maxunicode) if unicodedata.category(chr(i))[0] == "L")
+    return [*plain, *itertools.islice(more, max(0, symbols - len(plain)))][:symbols]
+
+
+def eval_windows(n_ids: int, n_ctx: int) -> list[tuple[int, int]]:
+    """(start, end) of the inputs of disjoint windows that make each id but the first a target once.
+
+    The last window is as short as what is left.
+    """
+    return [(start, min(start + n_ctx, n_ids - 1)) for start in range(0, n_ids - 1, n_ctx)]
+
+
+# ---------------------------------------------------------------------------- token files
+
+
+def load_token_file(path: Path, vocab_size: int) -> np.ndarray:
+    """Ids from a .npy of one dimension, mapped rather than read. Raises RequestError for any other."""
+    try:
+        ids = np.lib.format.open_memmap(path, mode="r")  # no zip, no pickle
+    except Exception as error:  # a damaged header can raise anything
+        raise RequestError(f"cannot read the token file {path}", str(error).splitlines()[0]) from None
+    if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind != "u":
+        raise RequestError(f"{path} holds {ids.dtype} of shape {ids.shape}", "expected unsigned ids, flat")
+    if len(ids) and (top := int(ids.max())) >= vocab_size:
+        raise RequestError(f"{path} has id {top}", f"the tokenizer has {vocab_size} ids", "use its own")
+    return ids
+
+
+def token_hash(ids: np.ndarray) -> str:
+    """sha256 of the bytes of ids."""
+    return hashlib.sha256(np.ascontiguousarray(ids).data).hexdigest()
+
+
+def write_token_file(path: Path, chunks: Iterable[Sequence[int] | np.ndarray], vocab_size: int) -> int:
+    """Ids, chunk after chunk, as a .npy that `load_token_file` maps; returns how many.
+
+    The header is written again at the end: it has room for any length.
+    """
+    dtype = np.dtype(id_dtype(vocab_size)).newbyteorder("<")
+    n = 0
+
+    def header(file: BinaryIO) -> None:
+        values = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (n,)}
+        np.lib.format.write_array_header_1_0(file, values)
+
+    def write(file: BinaryIO) -> None:
+        nonlocal n
+        header(file)
+        start = file.tell()
+        for chunk in chunks:
+            array = np.asarray(chunk, dtype=dtype)
+            file.write(array.tobytes())
+            n += len(array)
+        file.seek(0)
+        header(file)
+        assert file.tell() == start, "numpy leaves room in the header for any length"
+
+    write_file(path, write)
+    return n

@@ -1,0 +1,151 @@
+"""`fit`: the training loop, a generator of reports. Knows nothing of terminals or files.
+
+Everything random is a function of (seed, step), so a run that is resumed takes the very steps that it
+would have taken.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from tformer.config import ModelConfig, TrainConfig
+from tformer.device import autocast
+from tformer.errors import TformerError
+from tformer.loss import cross_entropy
+from tformer.text.data import STREAM_DROPOUT, Batches, rng
+from tformer.training.optim import Optimizers, lr_at
+
+
+@dataclass(frozen=True)
+class State:
+    """Where training stands: all that `fit` needs, beside weights and optimizer state, to go on."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_val_loss: float = math.inf
+    best_step: int = 0
+    evals_since_best: int = 0
+
+    def as_dict(self) -> dict[str, int | float | None]:
+        """For JSON, which has no infinity."""
+        return {k: v if math.isfinite(v) else None for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, int | float | None]) -> "State":
+        """The inverse of `as_dict`."""
+        return cls(**{k: math.inf if v is None else v for k, v in values.items()})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One step done: its own loss and gradient norm, and the evaluation if there was one."""
+
+    state: State
+    loss: float
+    lr: float
+    grad_norm: float
+    val_loss: float | None = None
+    bits_per_byte: float | None = None
+    is_best: bool = False
+    stops_early: bool = False
+    noted: dict[str, Any] = field(default_factory=dict)  # what else was measured where it was evaluated
+
+
+def is_exhausted(state: State, train: TrainConfig) -> bool:
+    """Whether `train.patience` evaluations have passed without improvement."""
+    return 0 < train.patience <= state.evals_since_best
+
+
+def is_due(step: int, train: TrainConfig) -> bool:
+    """Whether there is an evaluation after this step: every `train.eval_every` steps, and after the last."""
+    return step == train.steps or (train.eval_every > 0 and step % train.eval_every == 0)
+
+
+class DivergedError(TformerError):
+    """The loss or its gradient is not a number; the weights are those of the step before."""
+
+
+Validate = Callable[[], tuple[float, float]]  # loss in nats a token, bits per byte
+
+
+def fit(
+    model: nn.Module,
+    optimizers: Optimizers,
+    batches: Batches,
+    train: TrainConfig,
+    state: State,
+    precision: str = "fp32",
+    validate: Validate | None = None,
+    forward: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Report]:
+    """Train from `state` to `train.steps`, yielding a report after every step.
+
+    `model` is a Transformer or has what is used of it: logits of ids, and `config.dropout`.
+    `forward` stands in for the model's own (a compiled one). Seconds count the steps alone, not
+    evaluation nor what the consumer does. Raises DivergedError before the update that would spoil the
+    weights, and stops after `train.patience` evaluations without improvement.
+    """
+    device = next(model.parameters()).device
+    # Not `forward or model`: a compiled module has a length, and it raises.
+    forward, config = model if forward is None else forward, cast(ModelConfig, model.config)
+    micro = train.micro_batch_size or train.batch_size
+    while state.step < train.steps and not is_exhausted(state, train):
+        began = time.perf_counter()
+        model.train()
+        step, lr = state.step, lr_at(state.step, train)
+        # A copy that does not wait would read memory that is given back meanwhile.
+        inputs, targets = (torch.from_numpy(a).to(device) for a in batches.batch(step, train.batch_size))
+        if config.dropout:
+            torch.manual_seed(int(rng(train.seed, STREAM_DROPOUT, step).integers(2**63)))
+        loss = torch.zeros((), device=device)
+        for some_inputs, some_targets in zip(inputs.split(micro), targets.split(micro), strict=True):
+            with autocast(precision, device):
+                logits = forward(some_inputs)
+            part = cross_entropy(logits, some_targets).sum() / targets.numel()
+            part.backward()
+            loss += part.detach()
+        limit = train.grad_clip or math.inf
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
+        if not (math.isfinite(loss.item()) and math.isfinite(grad_norm)):
+            raise DivergedError(
+                f"training diverged at step {step + 1}",
+                f"loss {loss.item():.4g}, gradient norm {grad_norm:.4g}; the update was not made",
+                f"lower the learning rate (--lr {train.lr / 3:.2g}) or lengthen train.warmup_steps",
+            )
+        optimizers.step(lr)
+        state = replace(
+            state,
+            step=step + 1,
+            tokens=state.tokens + targets.numel(),
+            seconds=state.seconds + time.perf_counter() - began,
+        )
+        report = Report(state, loss.item(), lr, grad_norm)
+        if validate and is_due(state.step, train):
+            report = _evaluated(report, *validate(), train)
+            state = report.state
+        yield report
+
+
+def _evaluated(report: Report, val_loss: float, bits_per_byte: float, train: TrainConfig) -> Report:
+    state = report.state
+    if not math.isfinite(val_loss):
+        raise DivergedError(f"validation loss {val_loss} after step {state.step}", "", "lower --lr")
+    is_best = val_loss < state.best_val_loss
+    if is_best:
+        state = replace(state, best_val_loss=val_loss, best_step=state.step, evals_since_best=0)
+    else:
+        state = replace(state, evals_since_best=state.evals_since_best + 1)
+    return replace(
+        report,
+        state=state,
+        val_loss=val_loss,
+        bits_per_byte=bits_per_byte,
+        is_best=is_best,
+        stops_early=is_exhausted(state, train),
+    )
