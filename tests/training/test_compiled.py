@@ -11,7 +11,6 @@ import torch
 import yaml
 
 from tformer.cli import app
-from tformer.training import budget
 
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 20
 TINY = [
@@ -135,7 +134,7 @@ def test_the_trial_of_the_compiler_leaves_no_trace_in_the_run(compiled):
 
 
 def test_a_run_with_a_time_budget_compiles(compiled, monkeypatch):
-    monkeypatch.setattr(budget, "steps_within", lambda seconds, costs, train: 3)
+    monkeypatch.setattr("tformer.training.budget.steps_within", lambda seconds, costs, train: 2)
     train("--compile", "--minutes", "1", "--out", "run")
     assert compiled[0].calls > 2
     assert recorded("run") == ("on", None)

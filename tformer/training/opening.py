@@ -188,12 +188,8 @@ def _weights(
 def _compiled(session: Session) -> Session:
     """The session with its forward compiled; where that fails, without, and with a warning of it."""
     train, record = session.config.train, session.record.without("compile_failed")
-    micro = train.micro_batch_size or train.batch_size
-    device = next(session.model.parameters()).device
-    batch = session.data.batches.batch(session.state.step, train.batch_size)
-    inputs, targets = (torch.from_numpy(a).to(device)[:micro] for a in batch)
     try:
-        forward = compile_forward(session.model, inputs, targets, train.precision)
+        forward = compile_forward(session.model, session.data.batches, train, session.state.step)
     except CompileError as error:
         warning = f"torch.compile failed, training goes on without it: {error}"
         return replace(

@@ -53,19 +53,23 @@ def resume_config(recorded: Record, explicit: Sequence[Layer]) -> Config:
     asks for another run.
     """
     own = {section: dict(recorded.settings.get(section, {})) for section in Config.model_fields}
-    for layer in explicit:
-        for section, values in layer.values.items():
-            for name, value in values.items():
-                before = own[section].get(name)
-                again = name == "compile" and value == "on" and recorded.compile_failed is not None
-                if section == "train" and (name in MAY_CHANGE or again):
-                    own[section][name] = value
-                elif value != before and (name not in SETTLED or value != SETTLED[name]):
-                    raise RequestError(
-                        f"{section}.{name} is {before!r} in this run",
-                        f"{layer.source} says {value!r}",
-                        "leave it out to continue, or leave --resume out to start another run",
-                    )
+    asked = {  # of several that say something, the last one counts
+        (section, name): (value, layer.source)
+        for layer in explicit
+        for section, values in layer.values.items()
+        for name, value in values.items()
+    }
+    for (section, name), (value, source) in asked.items():
+        before = own[section].get(name)
+        again = name == "compile" and value == "on" and recorded.compile_failed is not None
+        if section == "train" and (name in MAY_CHANGE or again):
+            own[section][name] = value
+        elif value != before and (name not in SETTLED or value != SETTLED[name]):
+            raise RequestError(
+                f"{section}.{name} is {before!r} in this run",
+                f"{source} says {value!r}",
+                "leave it out to continue, or leave --resume out to start another run",
+            )
     return merge([Layer("tformer.yaml", own)])
 
 
