@@ -15,9 +15,9 @@ from tformer.answer.lab import Subject, build, n_parameters
 from tformer.answer.q1_recurrence import memory, positions, recurrence
 from tformer.answer.q1_recurrence.experiments import EXPERIMENTS
 from tformer.answer.q1_recurrence.lstm import LSTM, LSTMConfig, as_large_as, build_lstm, size
-from tformer.answer.q1_recurrence.memory import Recall
-from tformer.answer.q1_recurrence.positions import Previous, Rotary, Unmasked, Variant, with_attention
+from tformer.answer.q1_recurrence.positions import Rotary, Unmasked, Variant, with_attention
 from tformer.answer.q1_recurrence.recurrence import longest_chain, reach
+from tformer.answer.tasks import Previous, Recall
 from tformer.model import CausalSelfAttention, KVCache, causal_mask
 
 OLD = 3  # what a short-sighted model still sees

@@ -11,6 +11,7 @@ from tformer.answer.claims import QUICK
 from tformer.answer.lab import Subject, build, tiny
 from tformer.answer.q3_mlps import dense, mlps
 from tformer.answer.q3_mlps.experiments import EXPERIMENTS
+from tformer.answer.tasks import Facts
 from tformer.model import MLP, Transformer
 from tformer.text.data import Reversal
 
@@ -195,7 +196,7 @@ def test_only_mlps_learn_facts():
 
 
 def test_facts_are_a_fixed_table_and_batches_draw_from_it():
-    facts = mlps.Facts(32, seed=3)
+    facts = Facts(32, seed=3)
     keys, values = facts.all()
     table = dict(zip(keys[:, 0].tolist(), values[:, 0].tolist(), strict=True))
     for step in range(3):
@@ -216,7 +217,7 @@ def test_the_same_gradients_would_be_found(monkeypatch):
         dense, "learned_by_heart", lambda budget, seed, variant: mlps.learned_by_heart(budget, seed, "shared")
     )
     monkeypatch.setattr(dense, "same_start", lambda model: mlps.with_mlps(model, "shared"))
-    monkeypatch.setattr(mlps, "facts_of", lambda budget, seed: mlps.Facts(64, seed))
+    monkeypatch.setattr(mlps, "facts_of", lambda budget, seed: Facts(64, seed))
     mlps.learned_by_heart.cache_clear()
     finding = dense.show_parting([dense.measure_parting(QUICK, 0, None)])
     mlps.learned_by_heart.cache_clear()

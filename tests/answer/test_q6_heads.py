@@ -11,6 +11,7 @@ from tformer.answer.claims import QUICK, Budget
 from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
 from tformer.answer.q6_heads import heads, lookups, repeats
 from tformer.answer.q6_heads.experiments import EXPERIMENTS
+from tformer.answer.tasks import Places, Repeats
 from tformer.evals.attention import attention_weights
 from tformer.text.data import Reversal
 
@@ -128,8 +129,8 @@ def test_scores_of_heads_that_look_at_one_place_only():
 
 
 def test_the_targets_of_repeats_are_what_followed_last_time():
-    task = lookups.Repeats(9, 15, (3, 6), seed=2)
-    ids, known = task.fresh(50)
+    task = Repeats(9, 15, (3, 6), seed=2)
+    ids, known = task.fresh_and_known(50)
     target = lookups.targets_of(ids[:, :-1])[1]
     for b in range(50):
         for t in torch.nonzero(known[b])[:, 0].tolist():
@@ -139,7 +140,7 @@ def test_the_targets_of_repeats_are_what_followed_last_time():
 
 
 def test_places_asks_for_the_symbols_at_its_distances():
-    task = lookups.Places(4, 8, (1, 2, 4))
+    task = Places(4, 8, (1, 2, 4))
     inputs, targets = task.fresh(20)
     for t in range(4, 8):
         expected = 16 * inputs[:, t - 1] + 4 * inputs[:, t - 2] + inputs[:, t - 4]

@@ -7,13 +7,14 @@ The models are `tformer.model`'s, the loop is `tformer.training.fit`'s: what is 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tformer import answer
+from tformer.answer.tasks import Stream, Task
 from tformer.config import ModelConfig, TrainConfig
 from tformer.errors import RequestError, TformerError
 from tformer.model import Transformer
@@ -25,8 +26,6 @@ from tformer.text.tokenizer import Tokenizer
 from tformer.training.fit import Report, State, fit
 from tformer.training.optim import Optimizers
 from tformer.training.session import recorded_reversal
-
-STREAM_SUBJECT = 100  # of random ids where a run has no text
 
 # ---------------------------------------------------------------------------- the run of --run
 
@@ -47,12 +46,12 @@ class Subject:
         if self.task:
             inputs = self.task.fresh(n, index=1 + seed)[0][:, :length]
         elif self.text_ids is not None and len(self.text_ids) >= length:
-            random = rng(seed, STREAM_SUBJECT, 0)
+            random = rng(seed, Stream.SUBJECT, 0)
             starts = random.integers(len(self.text_ids) - length + 1, size=n)
             inputs = self.text_ids[starts[:, None] + np.arange(length)]
         else:
             size = self.model.config.vocab_size
-            inputs = rng(seed, STREAM_SUBJECT, 1).integers(size, size=(n, length))
+            inputs = rng(seed, Stream.SUBJECT, 1).integers(size, size=(n, length))
         return torch.from_numpy(np.ascontiguousarray(inputs).astype(np.int64))
 
 
@@ -157,17 +156,16 @@ def train(
     return losses
 
 
-class Task(Batches, Protocol):
-    """Batches to learn from and fresh ones to be judged by, as `data.Reversal` has them."""
-
-    def fresh(self, n: int, index: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """`n` inputs and targets that no step draws from."""
+def fresh_tensors(task: Task, n: int, index: int = 0) -> tuple[Tensor, Tensor]:
+    """`n` inputs and targets that no step draws from, for a model: each (n, position) of int64."""
+    inputs, targets = task.fresh(n, index)
+    return torch.from_numpy(np.ascontiguousarray(inputs)), torch.from_numpy(np.ascontiguousarray(targets))
 
 
 @torch.inference_mode()
 def accuracies(model: nn.Module, task: Task, n: int = 500, index: int = 1) -> np.ndarray:
     """Accuracy at each target position of `n` fresh sequences, shape (n_ctx,)."""
-    inputs, targets = (torch.from_numpy(np.ascontiguousarray(a)) for a in task.fresh(n, index))
+    inputs, targets = fresh_tensors(task, n, index)
     model.eval()
     return (model(inputs).argmax(-1) == targets).double().mean(0).numpy()
 

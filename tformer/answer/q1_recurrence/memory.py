@@ -5,52 +5,20 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 
 from tformer.answer.claims import Budget, Claim, Finding, over_seeds
 from tformer.answer.lab import Subject, accuracies, build, n_parameters, tiny, train
 from tformer.answer.q1_recurrence.lstm import as_large_as, build_lstm
 from tformer.answer.q1_recurrence.recurrence import CLOSED, OPEN, reach
+from tformer.answer.tasks import Recall
 from tformer.figures import Cell, Lines, Numbers, Table
-from tformer.text.data import Reversal, rng
+from tformer.text.data import Reversal
 
-STREAM_RECALL, STREAM_RECALL_EVAL = 104, 105
 # The best that was tried: of 0.003 to 0.03 for the LSTM, of 0.003 to 0.01 for the transformer.
 LR, LSTM_LR = 5e-3, 1e-2
 
 # ---------------------------------------------------------------------------- one token, remembered
-
-
-@dataclass(frozen=True)
-class Recall:
-    """Random symbols and a mark. The target is the token itself, and at the mark the first symbol.
-
-    Only the last target needs memory, over `distance` tokens.
-    """
-
-    distance: int
-    symbols: int = 8
-    seed: int = 0
-
-    @property
-    def n_ctx(self) -> int:
-        """Inputs of a sequence."""
-        return self.distance + 1
-
-    def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets of a step."""
-        return self._draw(batch_size, STREAM_RECALL, step)
-
-    def fresh(self, n: int, index: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets that no step draws from."""
-        return self._draw(n, STREAM_RECALL_EVAL, index)
-
-    def _draw(self, count: int, stream: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-        inputs = rng(self.seed, stream, index).integers(self.symbols, size=(count, self.n_ctx))
-        targets = inputs.copy()
-        inputs[:, -1], targets[:, -1] = self.symbols, inputs[:, 0]
-        return inputs, targets
 
 
 LEARNERS = {"transformer": None, CLOSED: 0.0, OPEN: 4.0}  # the bias of its forget gates

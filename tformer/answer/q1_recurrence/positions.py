@@ -4,12 +4,12 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tformer.answer.claims import Budget, Claim, Finding
 from tformer.answer.lab import Subject, accuracies, build, tiny, train
+from tformer.answer.tasks import Previous, Stream
 from tformer.figures import Bars, Numbers, Table
 from tformer.model import (
     Block,
@@ -21,8 +21,6 @@ from tformer.model import (
     rotary_angles,
 )
 from tformer.text.data import rng
-
-STREAM_ORDER, STREAM_ORDER_EVAL = 101, 102
 
 # ---------------------------------------------------------------------------- parts to put in
 
@@ -133,7 +131,7 @@ def measure_permutation(budget: Budget, seed: int, subject: Subject | None) -> P
         ids = torch.randint(32, (4, length))
     n = ids.shape[1]
     reversed_ids = torch.cat((ids[:, :-1].flip(1), ids[:, -1:]), dim=1)
-    order = torch.from_numpy(rng(seed, STREAM_ORDER, 0).permutation(n))
+    order = torch.from_numpy(rng(seed, Stream.PREVIOUS, 0).permutation(n))
 
     def moved(model: Transformer) -> float:
         return _difference(model(reversed_ids)[:, -1], model(ids)[:, -1])
@@ -206,34 +204,6 @@ def _numbers(measured: Sequence[PermutationEvidence], name: str) -> Numbers:
 
 
 # ---------------------------------------------------------------------------- a task that needs order
-
-
-@dataclass(frozen=True)
-class Previous:
-    """`n` different symbols in random order; the target is the token before (at the start, the first).
-
-    Whoever knows the tokens up to t but not their order finds the one before t by guessing among t.
-    """
-
-    n: int
-    seed: int = 0
-
-    @property
-    def guessing(self) -> float:
-        """The best accuracy that is possible without order: the mean of 1, 1, 1/2, … 1/(n - 1)."""
-        return (1 + sum(1 / t for t in range(1, self.n))) / self.n
-
-    def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets of a step."""
-        return self._draw(batch_size, STREAM_ORDER, step)
-
-    def fresh(self, n: int, index: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets that no step draws from."""
-        return self._draw(n, STREAM_ORDER_EVAL, index)
-
-    def _draw(self, count: int, stream: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-        ids = rng(self.seed, stream, index).permuted(np.tile(np.arange(self.n), (count, 1)), axis=1)
-        return ids, np.concatenate((ids[:, :1], ids[:, :-1]), axis=1)
 
 
 @dataclass(frozen=True)

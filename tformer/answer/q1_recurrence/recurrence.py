@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,13 +16,12 @@ from tformer.answer.claims import Budget, Claim, Finding, over_seeds
 from tformer.answer.lab import Subject, build, n_parameters, tiny, train
 from tformer.answer.q1_recurrence.lstm import LSTMConfig, as_large_as, build_lstm
 from tformer.answer.q1_recurrence.positions import stir
+from tformer.answer.tasks import Noise
 from tformer.figures import Cell, Lines, Numbers, Series, Table
 from tformer.loss import cross_entropy
 from tformer.model import KVCache, Transformer
-from tformer.text.data import rng
 
 SYMBOLS = 32
-STREAM_NOISE = 103
 
 
 def on_log_scale(name: str, x: Sequence[float], curves: Sequence[Sequence[float]]) -> Series:
@@ -47,18 +45,6 @@ class StepsEvidence:
     transformer_ms: tuple[float, ...]
     lstm_ms: tuple[float, ...]
     sequences: int  # in the batch that is timed
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Random symbols; only the time that they take is of interest."""
-
-    length: int
-
-    def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets of a step."""
-        ids = rng(0, STREAM_NOISE, step).integers(SYMBOLS, size=(batch_size, self.length + 1))
-        return ids[:, :-1], ids[:, 1:]
 
 
 def longest_chain(loss: Tensor) -> int:
@@ -87,7 +73,7 @@ def step_ms(model: nn.Module, length: int, steps: int, sequences: int, seed: int
     ends = [0.0]
     train(
         model,
-        Noise(length),
+        Noise(length, SYMBOLS),
         steps,
         seed,
         lambda r: ends.append(r.state.seconds),

@@ -3,23 +3,21 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tformer.answer.claims import Budget
 from tformer.answer.lab import build, tiny, train
+from tformer.answer.tasks import Facts
 from tformer.loss import cross_entropy
 from tformer.model import MLP, Block, Transformer
-from tformer.text.data import Reversal, rng
+from tformer.text.data import Reversal
 
-STREAM_FACTS, STREAM_QUESTIONS = 110, 111  # 100 is the subject's
 MOST_NEURONS = 256  # compared with all of another block
 
 
@@ -29,29 +27,6 @@ def blocks_of(model: Transformer) -> list[Block]:
 
 
 # ---------------------------------------------------------------------------- facts
-
-
-@dataclass(frozen=True)
-class Facts:
-    """A random table: each of `n` keys, a token, has a value of its own draw among the same n tokens.
-
-    Nothing but memory helps: no key tells anything of another.
-    """
-
-    n: int
-    seed: int = 0
-    n_ctx = 1
-
-    def all(self) -> tuple[np.ndarray, np.ndarray]:
-        """Every key and its value, each (n, 1)."""
-        values = rng(self.seed, STREAM_FACTS, 0).integers(self.n, size=self.n)
-        return np.arange(self.n)[:, None], values[:, None]
-
-    def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Keys of a step, none twice, and their values."""
-        some = rng(self.seed, STREAM_QUESTIONS, step).permutation(self.n)[:batch_size]
-        keys, values = self.all()
-        return keys[some], values[some]
 
 
 @torch.inference_mode()

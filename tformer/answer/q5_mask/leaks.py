@@ -11,6 +11,7 @@ from torch import Tensor
 from tformer.answer.claims import Budget, Claim, Finding, over_seeds
 from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
 from tformer.answer.parts import blocks_of
+from tformer.answer.tasks import Unshifted
 from tformer.errors import TformerError
 from tformer.evals.reversal import CONFIDENCE
 from tformer.evals.statistics import binomial_interval
@@ -64,18 +65,6 @@ def with_attention(model: Transformer, kind: type[CausalSelfAttention]) -> Trans
         other.load_state_dict(block.attn.state_dict())
         block.attn = other.train(block.training)
     return model
-
-
-@dataclass(frozen=True)
-class Unshifted:
-    """Batches whose targets are their inputs: the shift by one was forgotten."""
-
-    task: Reversal
-
-    def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `Batches`."""
-        inputs, _ = self.task.batch(step, batch_size)
-        return inputs, inputs
 
 
 # ---------------------------------------------------------------------------- measuring

@@ -11,77 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from tformer.answer.q3_mlps.mlps import blocks_of
+from tformer.answer.tasks import Stream
 from tformer.model import Transformer
 from tformer.text.data import rng
 
-STREAM_REPEATS, STREAM_REPEATS_EVAL, STREAM_PLACES, STREAM_PLACES_EVAL = 120, 121, 122, 123
 Head = tuple[int, int]  # layer and head, from 0
-
-# ---------------------------------------------------------------------------- tasks
-
-
-@dataclass(frozen=True)
-class Repeats:
-    """A few different random symbols, over and over; how many is drawn for each sequence.
-
-    From the second time on the next token is known: it is what followed the last time. Since the period
-    varies, no fixed distance leads there.
-    """
-
-    symbols: int
-    n_ctx: int
-    periods: tuple[int, int]  # the shortest and the longest
-    seed: int = 0
-
-    def sequences(self, n: int, stream: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """`n` sequences of n_ctx + 1 tokens, and the period of each, (n, 1)."""
-        random = rng(self.seed, stream, index)
-        order = random.permuted(np.tile(np.arange(self.symbols), (n, 1)), axis=1)
-        period = random.integers(self.periods[0], self.periods[1] + 1, size=(n, 1))
-        return np.take_along_axis(order, np.arange(self.n_ctx + 1) % period, axis=1), period
-
-    def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets of a step."""
-        sequences, _ = self.sequences(batch_size, STREAM_REPEATS, step)
-        return sequences[:, :-1], sequences[:, 1:]
-
-    def fresh(self, n: int, index: int = 0) -> tuple[Tensor, Tensor]:
-        """Sequences that no step draws, (n, n_ctx + 1), and which targets are known, (n, n_ctx)."""
-        sequences, period = self.sequences(n, STREAM_REPEATS_EVAL, index)
-        known = np.arange(1, self.n_ctx + 1) > period  # the input before has been seen with its successor
-        return torch.from_numpy(sequences), torch.from_numpy(known)
-
-
-@dataclass(frozen=True)
-class Places:
-    """Random symbols; the target is the tuple of those that stood `distances` before, as one number."""
-
-    symbols: int
-    n_ctx: int
-    distances: tuple[int, ...]
-    seed: int = 0
-
-    @property
-    def outcomes(self) -> int:
-        """How many tuples there are: the vocabulary."""
-        return int(self.symbols ** len(self.distances))
-
-    def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets of a step; before the first position the first symbol is repeated."""
-        return self._draw(batch_size, STREAM_PLACES, step)
-
-    def fresh(self, n: int, index: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets that no step draws."""
-        return self._draw(n, STREAM_PLACES_EVAL, index)
-
-    def _draw(self, n: int, stream: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-        inputs = rng(self.seed, stream, index).integers(self.symbols, size=(n, self.n_ctx))
-        targets = np.zeros_like(inputs)
-        for distance in self.distances:
-            places = (np.arange(self.n_ctx) - distance).clip(0)
-            targets = targets * self.symbols + inputs[:, places]
-        return inputs, targets
-
 
 # ---------------------------------------------------------------------------- removing heads
 
@@ -187,7 +121,7 @@ def looking_everywhere(ids: Tensor) -> HeadScores:
 
 def random_repeats(vocab_size: int, n: int, length: int, seed: int) -> Tensor:
     """`n` sequences of `length` random ids that are followed by the same again, (n, 2 · length)."""
-    half = rng(seed, STREAM_REPEATS_EVAL, 1).integers(vocab_size, size=(n, length))
+    half = rng(seed, Stream.REPEATS_FRESH, 1).integers(vocab_size, size=(n, length))
     return torch.from_numpy(np.concatenate((half, half), axis=1))
 
 

@@ -11,13 +11,13 @@ from tformer.answer.claims import Budget, Claim, Finding
 from tformer.answer.lab import Subject, build, tiny, train
 from tformer.answer.q6_heads.lookups import (
     HeadScores,
-    Repeats,
     best,
     head_scores,
     looking_everywhere,
     not_looking_back_by,
     random_repeats,
 )
+from tformer.answer.tasks import Repeats
 from tformer.evals.attention import attention_weights
 from tformer.figures import Cell, Heat, Numbers, Table
 from tformer.model import Transformer
@@ -54,7 +54,7 @@ def measure_repeats(budget: Budget, seed: int, subject: Subject | None) -> Repea
         return _repeating(model, ids, known, text, float("nan"))
     task = Repeats(16, 18, (4, 7), seed)
     trained = [_trained(task, budget.pick(quick=160, full=500), n_layers) for n_layers in (2, 1)]
-    ids, known = task.fresh(300)
+    ids, known = task.fresh_and_known(300)
     one_layer = _accuracy(trained[1], ids, known)
     return _repeating(trained[0], ids, known, None, one_layer)
 
