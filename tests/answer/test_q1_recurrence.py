@@ -15,6 +15,7 @@ from tformer.answer.claims import QUICK
 from tformer.answer.lab import Subject, build, n_parameters
 from tformer.answer.parts import Rotary, Unmasked, with_attention
 from tformer.answer.q1_recurrence import memory, positions, recurrence
+from tformer.answer.q1_recurrence.experiments import EXPERIMENTS
 from tformer.answer.q1_recurrence.lstm import LSTM, LSTMConfig, as_large_as, build_lstm, size
 from tformer.answer.q1_recurrence.memory import Recall
 from tformer.answer.q1_recurrence.positions import Previous, Variant
@@ -320,10 +321,10 @@ def test_a_state_that_grows_and_a_cache_that_does_not_are_found_out():
 @pytest.mark.parametrize("n_ctx, left_out", [(1, 3), (2, 3), (3, 1), (7, 1), (8, 0)])
 def test_runs_that_are_too_short_are_left_out_with_a_reason(n_ctx, left_out):
     examined = Subject(None, tiny_model(n_ctx=n_ctx), None, None, None)
-    every = (*positions.EXPERIMENTS, *recurrence.EXPERIMENTS, *memory.EXPERIMENTS)
-    assert sum(bool(e.skip(examined)) for e in every) == left_out
-    assert not any(e.skip(None) for e in every)
-    for experiment in (positions.EXPERIMENTS[0], recurrence.EXPERIMENTS[2]):
+    every = {e.slug: e for e in EXPERIMENTS}
+    assert sum(bool(e.skip(examined)) for e in every.values()) == left_out
+    assert not any(e.skip(None) for e in every.values())
+    for experiment in (every["permutation"], every["carried"]):
         if not experiment.skip(examined):
             experiment.show([experiment.measure(QUICK, 0, examined)])
 

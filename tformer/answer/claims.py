@@ -12,6 +12,9 @@ from typing import Any, Generic, Literal, TypeVar
 from tformer.figures import Figure, Numbers, Series, Table
 from tformer.files import finite
 
+E = TypeVar("E")
+P = TypeVar("P")
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -87,13 +90,12 @@ class Budget:
 
     name: Literal["quick", "full"] = "quick"
 
-    def pick(self, quick: Any, full: Any) -> Any:
+    def pick(self, *, quick: P, full: P) -> P:
         """The one of the two that is for this budget."""
         return quick if self.name == "quick" else full
 
 
 QUICK, FULL = Budget("quick"), Budget("full")
-E = TypeVar("E")
 
 
 class Seeds(tuple[E, ...]):
@@ -120,8 +122,13 @@ class Experiment(Generic[E]):
     title: str
     measure: Callable[[Budget, int, Any], E]
     show: Callable[[Seeds[E]], Finding]
-    seeds: tuple[int, int] = (3, 5)  # how many, quick and full
+    quick_seeds: int = 3  # are enough for the claims
+    full_seeds: int = 5
     skip: Callable[[Any], str | None] = lambda subject: None  # why it cannot be done on this subject
+
+    def seeds(self, budget: Budget) -> int:
+        """How many seeds are measured."""
+        return budget.pick(quick=self.quick_seeds, full=self.full_seeds)
 
 
 def largest(values: Iterable[float]) -> float:

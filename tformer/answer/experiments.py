@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -14,14 +14,6 @@ from tformer.answer import Question
 from tformer.answer.claims import Budget, Claim, Experiment, Finding, Seeds
 from tformer.answer.lab import Subject
 
-ROOMS = {  # the modules of each question's experiments
-    "rnn-vs-transformer": ("q1_recurrence.positions", "q1_recurrence.recurrence", "q1_recurrence.memory"),
-    "q-k-v": ("q2_qkv.qkv",),
-    "dense-layers": ("q3_mlps.dense",),
-    "skip-connections": ("q4_skips.skips",),
-    "causal-mask": ("q5_mask.mask",),
-    "heads": ("q6_heads.heads",),
-}
 SEEDS_APART = 1000  # so that --seed 0 and --seed 1 share no draw
 Progress = Callable[[str, int, int], None]  # what is being measured; seeds done, in all
 
@@ -88,9 +80,9 @@ def plain(value: Any) -> Any:
 
 
 def experiments_of(question: Question) -> tuple[Experiment[Any], ...]:
-    """In the order in which they are told."""
-    rooms = [importlib.import_module(f"tformer.answer.{name}") for name in ROOMS[question.slug]]
-    return tuple(experiment for room in rooms for experiment in room.EXPERIMENTS)
+    """Those that its folder lists, in the order in which they are told."""
+    listed = importlib.import_module(f"tformer.answer.{question.folder}.experiments").EXPERIMENTS
+    return cast(tuple[Experiment[Any], ...], listed)
 
 
 def investigate(
@@ -102,11 +94,11 @@ def investigate(
 ) -> Answer:
     """Run every experiment of a question. The same seed on the same machine gives the same numbers."""
     experiments = experiments_of(question)
-    total = sum(budget.pick(*e.seeds) for e in experiments)
+    total = sum(e.seeds(budget) for e in experiments)
     results, done = [], 0
     with one_thread():
         for experiment in experiments:
-            began, n = time.perf_counter(), budget.pick(*experiment.seeds)
+            began, n = time.perf_counter(), experiment.seeds(budget)
             why = experiment.skip(subject)
             measured = []
             for i in range(n):

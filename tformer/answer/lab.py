@@ -56,6 +56,15 @@ class Subject:
         return torch.from_numpy(np.ascontiguousarray(inputs).astype(np.int64))
 
 
+def too_short(subject: Subject | None, positions: int) -> str | None:
+    """Why a run cannot be examined that sees fewer positions than an experiment takes; None if it can."""
+    n = subject.model.config.n_ctx if subject else positions
+    if n >= positions:
+        return None
+    seen = "1 position" if n == 1 else f"{n} positions"
+    return f"the run sees {seen}, and this takes at least {positions}"
+
+
 def load_subject(folder: Path) -> Subject:
     """The model of a directory, its tokenizer if it has one, and something to read for it."""
     record = read_record(folder)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding, over_seeds
+from tformer.answer.claims import Budget, Claim, Finding, over_seeds
 from tformer.answer.lab import Subject, accuracies, build, n_parameters, tiny, train
 from tformer.answer.q1_recurrence.lstm import as_large_as, build_lstm
 from tformer.answer.q1_recurrence.recurrence import CLOSED, OPEN, reach
@@ -241,11 +241,3 @@ def _first(curve: tuple[float, ...]) -> float:
 
 def _last(curve: tuple[float, ...]) -> float:
     return curve[-1]
-
-
-EXPERIMENTS: tuple[Experiment[Any], ...] = (
-    Experiment("recall", "Remembering one token", measure_recall, show_recall, seeds=(2, 5)),
-    Experiment(
-        "reversal", "Reversal, with equal parameters and steps", measure_reversal, show_reversal, seeds=(2, 5)
-    ),
-)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding
+from tformer.answer.claims import Budget, Claim, Finding
 from tformer.answer.lab import Subject, accuracies, build, tiny, train
 from tformer.answer.parts import (
     Rotary,
@@ -250,20 +250,3 @@ def show_order(measured: Sequence[OrderEvidence]) -> Finding:
         "before: two layers by themselves bring no order."
     )
     return Finding(said, (), (figure,), claims)
-
-
-EXPERIMENTS: tuple[Experiment[PermutationEvidence] | Experiment[OrderEvidence], ...] = (
-    Experiment(
-        "permutation",
-        "Is attention a bag of words?",
-        measure_permutation,
-        show_permutation,
-        seeds=(3, 5),
-        skip=lambda subject: (
-            "its context has fewer than three positions"
-            if subject and subject.model.config.n_ctx < 3
-            else None
-        ),
-    ),
-    Experiment("order", "A task that needs order", measure_order, show_order, seeds=(2, 5)),
-)

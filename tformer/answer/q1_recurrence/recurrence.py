@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding, over_seeds
+from tformer.answer.claims import Budget, Claim, Finding, over_seeds
 from tformer.answer.lab import Subject, build, n_parameters, tiny, train
 from tformer.answer.parts import start_random
 from tformer.answer.q1_recurrence.lstm import LSTMConfig, as_large_as, build_lstm
@@ -393,29 +393,3 @@ def show_carried(measured: Sequence[CarriedEvidence]) -> Finding:
         "What is kept is copied out, put into a fresh cache or state, and one more token is read."
     )
     return Finding(said, (table,), (figure,), claims)
-
-
-EXPERIMENTS: tuple[Experiment[Any], ...] = (
-    Experiment(
-        "steps",
-        "Steps that wait for each other",
-        measure_steps,
-        show_steps,
-        seeds=(3, 5),
-        skip=lambda s: _too_short(s, 3),
-    ),
-    Experiment("gradient", "How far back a gradient reaches", measure_reach, show_reach, seeds=(3, 5)),
-    Experiment(
-        "carried",
-        "What generation carries along",
-        measure_carried,
-        show_carried,
-        seeds=(2, 3),
-        skip=lambda s: _too_short(s, 8),
-    ),
-)
-
-
-def _too_short(subject: Subject | None, positions: int) -> str | None:
-    short = subject and subject.model.config.n_ctx < positions
-    return f"its context has fewer than {positions} positions" if short else None

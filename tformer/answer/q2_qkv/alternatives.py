@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding, largest, over_seeds
+from tformer.answer.claims import Budget, Claim, Finding, largest, over_seeds
 from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters, tiny, train
 from tformer.answer.q2_qkv import scores
-from tformer.answer.q2_qkv.score_cost import COST, kept_bytes
+from tformer.answer.q2_qkv.score_cost import kept_bytes
 from tformer.answer.q2_qkv.scores import SCORES, Bilinear, with_scores
 from tformer.answer.trace import attentions, calls_of
 from tformer.evals.attention import mirrored
@@ -39,7 +39,7 @@ class KinEvidence:
 
 def measure_kin(budget: Budget, seed: int, subject: Subject | None) -> KinEvidence:
     """On Q, K and V of a layer of the run, or of a fresh module, in float64."""
-    n = budget.pick(32, 64)
+    n = budget.pick(quick=32, full=64)
     if subject:
         model, ids = subject.model, subject.ids(2, n, seed)
     else:
@@ -220,9 +220,9 @@ class TrainedEvidence:
 
 def measure_trained(budget: Budget, seed: int, subject: Subject | None) -> TrainedEvidence:
     """One block with one head on reversal: where to look has to come from its scores."""
-    task = Reversal(budget.pick(6, 8), budget.pick(8, 12), seed)
+    task = Reversal(budget.pick(quick=6, full=8), budget.pick(quick=8, full=12), seed)
     config = tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, n_layers=1, n_heads=1)
-    steps = budget.pick(100, 400)
+    steps = budget.pick(quick=100, full=400)
     found = {}
     for name in SCORES:
         model = build(config, seed, with_scores(name))
@@ -333,10 +333,3 @@ def show_trained(measured: Sequence[TrainedEvidence]) -> Finding:
         "these cost depends on the width and the draw."
     )
     return Finding(said, (learning, costs), (curves, maps), claims)
-
-
-ALTERNATIVES = (
-    Experiment("kin", "Other functions of Q and K: how they are kin", measure_kin, show_kin, seeds=(2, 5)),
-    Experiment("trained", "Eight of them, head to head", measure_trained, show_trained, seeds=(3, 5)),
-    COST,
-)

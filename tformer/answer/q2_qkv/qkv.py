@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding, largest
+from tformer.answer.claims import Budget, Claim, Finding, largest
 from tformer.answer.lab import Subject, build, tiny
-from tformer.answer.q2_qkv.alternatives import ALTERNATIVES
-from tformer.answer.q2_qkv.sharpness import SCALE
 from tformer.answer.trace import Call, cached_calls_of, calls_of, grown_vocabulary
 from tformer.figures import Numbers, Table
 from tformer.model import Transformer, attention
@@ -63,7 +61,7 @@ class ShapeEvidence:
 
 def measure_shapes(budget: Budget, seed: int, subject: Subject | None) -> ShapeEvidence:
     """Trace the run, or two fresh models: one like GPT-2, one with fewer key heads than query heads."""
-    n = budget.pick(12, 64)
+    n = budget.pick(quick=12, full=64)
     if subject:
         models = {subject.folder.name: subject.model}
         inputs = subject.ids(2, n, seed)
@@ -235,17 +233,3 @@ def _tables(found: Trace) -> tuple[Table, ...]:
         Table(f"{title}, all at once{note}", ("", *COLUMNS), whole),
         Table(f"{title}, the last position with a KV cache", ("", *COLUMNS), (*cached, *step)),
     )
-
-
-def one_position(subject: Subject | None) -> str | None:
-    """Nothing to compare in a context of one."""
-    return "its context is a single position" if subject and subject.model.config.n_ctx < 2 else None
-
-
-EXPERIMENTS = (
-    Experiment(
-        "shapes", "Shapes, traced through a forward pass", measure_shapes, show_shapes, (2, 3), one_position
-    ),
-    SCALE,
-    *ALTERNATIVES,
-)

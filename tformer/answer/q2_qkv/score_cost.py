@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding, over_seeds
+from tformer.answer.claims import Budget, Claim, Finding, over_seeds
 from tformer.answer.lab import Subject, tiny
 from tformer.answer.q2_qkv import scores
 from tformer.answer.q2_qkv.scores import Additive
@@ -66,7 +66,8 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 def measure_cost(budget: Budget, seed: int, subject: Subject | None) -> CostEvidence:
     """Random q, k and v: neither count depends on their values."""
     config = tiny(n_heads=1, d_model=32)
-    lengths, repeats = budget.pick((64, 128, 256, 512), (64, 128, 256, 512, 1024)), budget.pick(3, 9)
+    lengths = budget.pick(quick=(64, 128, 256, 512), full=(64, 128, 256, 512, 1024))
+    repeats = budget.pick(quick=3, full=9)
     torch.manual_seed(seed)
     additive = Additive(config)
     weighed: dict[str, scores.Weigh] = {
@@ -172,6 +173,3 @@ def show_cost(measured: Sequence[CostEvidence]) -> Finding:
         "al. 2022). The sums keep d_head² numbers a position, and pay only beyond about that many positions."
     )
     return Finding(said, (table,), (figure,), claims)
-
-
-COST = Experiment("cost", "What they cost as n grows", measure_cost, show_cost, seeds=(2, 3))

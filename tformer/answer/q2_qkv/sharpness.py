@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding, largest, over_seeds
+from tformer.answer.claims import Budget, Claim, Finding, largest, over_seeds
 from tformer.answer.lab import Subject, build, tiny
 from tformer.answer.trace import Call, calls_of
 from tformer.figures import Lines, Numbers, Table
@@ -76,7 +76,7 @@ def richest(norms: torch.Tensor) -> float:
 
 def measure_scale(budget: Budget, seed: int, subject: Subject | None) -> ScaleEvidence:
     """Q and K of fresh modules at several d_k; of a run, at most six of its layers, and a fresh one."""
-    widths = budget.pick((4, 16, 64, 256), (4, 8, 16, 32, 64, 128, 256, 512, 1024))
+    widths = budget.pick(quick=(4, 16, 64, 256), full=(4, 8, 16, 32, 64, 128, 256, 512, 1024))
     fresh = []
     for d_head in widths:
         config = tiny(vocab_size=64, n_ctx=64, n_layers=1, n_heads=2, d_model=2 * d_head, d_mlp=1)
@@ -225,6 +225,3 @@ def _run_table(measured: Sequence[ScaleEvidence]) -> tuple[Table, ...]:
     title = f"Layers of the run, d_k = {first.run_d_head}"
     columns = ("", "variance / d_k", "entropy", "without √d_k")
     return (Table(title, columns, tuple(row(layer) for layer in first.run)),)
-
-
-SCALE = Experiment("scale", "Why √d_k", measure_scale, show_scale, seeds=(3, 10))

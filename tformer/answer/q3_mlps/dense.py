@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding, over_seeds
-from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters
+from tformer.answer.claims import Budget, Claim, Finding, over_seeds
+from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters, too_short
 from tformer.answer.parts import blocks_of, exchanged, same_start
 from tformer.answer.q3_mlps.mlps import (
     arguments,
@@ -112,13 +112,6 @@ def show_alone(measured: Sequence[AloneEvidence]) -> Finding:
         "all blocks."
     )
     return Finding(said, (), (figure,), claims)
-
-
-def too_short(subject: Subject | None) -> str | None:
-    """One position cannot leave others alone."""
-    if subject and subject.model.config.n_ctx < 3:
-        return "the model of --run sees fewer than 3 positions"
-    return None
 
 
 # ---------------------------------------------------------------------------- how alike
@@ -273,9 +266,7 @@ def one_block(subject: Subject | None) -> str | None:
     """There is nothing to compare a single block with."""
     if subject and subject.model.config.n_layers < 2:
         return "the model of --run has one block"
-    if subject and subject.model.config.n_ctx < 2:
-        return "the model of --run sees one position"
-    return None
+    return too_short(subject, positions=2)
 
 
 # ---------------------------------------------------------------------------- the same start
@@ -411,15 +402,3 @@ def show_shared(measured: Sequence[SharedEvidence]) -> Finding:
         "column is the accuracy of two blocks that learned to reverse, which attention can do alone."
     )
     return Finding(said, (table,), (), claims)
-
-
-EXPERIMENTS = (
-    Experiment(
-        "alone", "The MLP sees one position, attention many", measure_alone, show_alone, (2, 5), too_short
-    ),
-    Experiment(
-        "likeness", "How alike the MLPs of two blocks are", measure_likeness, show_likeness, (2, 5), one_block
-    ),
-    Experiment("parting", "The same start, other ends", measure_parting, show_parting, (2, 5)),
-    Experiment("shared", "One MLP for all blocks", measure_shared, show_shared, (2, 5)),
-)

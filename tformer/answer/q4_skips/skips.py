@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding
+from tformer.answer.claims import Budget, Claim, Finding
 from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
 from tformer.answer.parts import (
     BOTH,
@@ -221,9 +221,3 @@ def show_training(measured: Sequence[TrainingEvidence]) -> Finding:
 def _worst(pick: Callable[..., float], numbers: Sequence[Numbers]) -> Numbers:
     """Seed by seed, the smallest or largest of several."""
     return Numbers(tuple(pick(values) for values in zip(*(n.values for n in numbers), strict=True)), ".3f")
-
-
-EXPERIMENTS = (
-    Experiment("trained", "Trained with skips and without", measure_training, show_training, seeds=(2, 3)),
-    *stream.EXPERIMENTS,
-)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding, over_seeds
+from tformer.answer.claims import Budget, Claim, Finding, over_seeds
 from tformer.answer.lab import Subject, build, tiny, train
 from tformer.answer.parts import (
     BOTH,
@@ -47,12 +47,6 @@ def random_ids(seed: int, n: int, length: int) -> Tensor:
     """Shape (n, length)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(SYMBOLS, (n, length), generator=generator)
-
-
-def too_short(subject: Subject | None) -> str | None:
-    """Why a run cannot be examined: where it sees hardly two positions, there is nothing to compare."""
-    n = subject.model.config.n_ctx if subject else 3
-    return f"the run sees {n} positions, and this takes at least 3" if n < 3 else None
 
 
 def curve(name: str, x: Sequence[float], curves: Sequence[Sequence[float]], log: bool = False) -> Series:
@@ -316,7 +310,7 @@ def measure_lens(budget: Budget, seed: int, subject: Subject | None) -> LensEvid
     for name in (BOTH, NEITHER):
         kind = VARIANTS[name]
         model = with_blocks(build(config, seed, start_random), kind)
-        train(model, task, budget.pick(100, 200), seed, batch_size=32, lr=4e-3)
+        train(model, task, budget.pick(quick=100, full=200), seed, batch_size=32, lr=4e-3)
         found[name] = lens(model, inputs, targets, task.length - 1)
         errors[name] = sum_error(model, inputs)
     return _lens_evidence(found, errors, task.symbols)
@@ -401,10 +395,3 @@ def show_lens(measured: Sequence[LensEvidence]) -> Finding:
         "size."
     )
     return Finding(said, tables, (figure,), tuple(claims))
-
-
-EXPERIMENTS = (
-    Experiment("collapse", "Positions become alike", measure_collapse, show_collapse, (3, 5), too_short),
-    Experiment("gradients", "Gradients at the start", measure_gradients, show_gradients, (3, 5), too_short),
-    Experiment("lens", "The stream can be read at any depth", measure_lens, show_lens, (2, 5), too_short),
-)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding
+from tformer.answer.claims import Budget, Claim, Finding
 from tformer.answer.lab import Subject, accuracies, halves, train
 from tformer.answer.parts import Adding, adding, adding_attention, blocks_of, copy_of, with_attention
 from tformer.answer.q5_mask.leaks import small
@@ -69,12 +69,12 @@ def measure_finite(budget: Budget, seed: int, subject: Subject | None) -> Finite
     trained, first = [], []
     for value in (VALUES[0], VALUES[-1]):
         model = small(task, seed, adding(value))
-        train(model, task, budget.pick(300, 600), seed, batch_size=32, lr=1e-2, lr_final=0.1)
+        train(model, task, budget.pick(quick=300, full=600), seed, batch_size=32, lr=1e-2, lr_final=0.1)
         first.append(halves(accuracies(model, task, 1000), task)[0])  # its last forward is of all of them
         trained.append(largest_hidden(model))
     run = None
     if subject:
-        ids, run = subject.ids(8, budget.pick(64, 256), seed), []
+        ids, run = subject.ids(8, budget.pick(quick=64, full=256), seed), []
         for value in VALUES:
             model = with_attention(copy_of(subject.model), adding(value))
             with torch.inference_mode():
@@ -184,8 +184,3 @@ def show_finite(measured: Sequence[FiniteEvidence]) -> Finding:
         "hundreds of steps at the high learning rate of 0.01."
     )
     return Finding(said, tuple(tables), (figure,), claims)
-
-
-EXPERIMENTS = (
-    Experiment("finite", "A finite mask can be outbid", measure_finite, show_finite, seeds=(2, 5)),
-)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding, over_seeds
+from tformer.answer.claims import Budget, Claim, Finding, over_seeds
 from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
 from tformer.answer.parts import Open, TooFar, TooShort, ZeroedAfter, with_attention
 from tformer.errors import TformerError
@@ -110,7 +110,7 @@ def small(task: Reversal, seed: int, kind: type[CausalSelfAttention]) -> Transfo
 def measure_leaks(budget: Budget, seed: int, subject: Subject | None) -> LeakEvidence:
     """Train on reversal with each mask; the run's own table, if it is a run on reversal."""
     task = Reversal(4, 8, seed=seed)
-    steps, n = budget.pick(150, 300), budget.pick(1000, 2000)
+    steps, n = budget.pick(quick=150, full=300), budget.pick(quick=1000, full=2000)
     found = {}
     for name, kind in KINDS.items():
         model = small(task, seed, kind)
@@ -283,8 +283,3 @@ def _run_table(run: tuple[float, float, float, int], n: int) -> Table:
             ("second half", f"{second:.4f}", ""),
         ),
     )
-
-
-EXPERIMENTS = (
-    Experiment("leaks", "Wrong masks on the reversal task", measure_leaks, show_leaks, seeds=(2, 5)),
-)

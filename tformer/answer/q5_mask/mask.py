@@ -9,11 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding
+from tformer.answer.claims import Budget, Claim, Finding
 from tformer.answer.lab import Subject, build, tiny
 from tformer.answer.parts import Open, TooFar, copy_of, start_random, with_attention
-from tformer.answer.q4_skips.stream import too_short
-from tformer.answer.q5_mask import finite, leaks
 from tformer.answer.q5_mask.leaks import prefix_losses
 from tformer.figures import Heat, Numbers, Table
 from tformer.loss import cross_entropy
@@ -246,11 +244,3 @@ def show_prefixes(measured: Sequence[PrefixEvidence]) -> Finding:
         ),
     )
     return Finding("Every position of one forward is an example of its own.", (table,), (), claims)
-
-
-EXPERIMENTS = (
-    Experiment("jacobian", "The Jacobian is a triangle", measure_jacobian, show_jacobian, (3, 5), too_short),
-    Experiment("prefixes", "One forward, many examples", measure_prefixes, show_prefixes, (3, 5), too_short),
-    *leaks.EXPERIMENTS,
-    *finite.EXPERIMENTS,
-)

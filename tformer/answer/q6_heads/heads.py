@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding, over_seeds
+from tformer.answer.claims import Budget, Claim, Finding, over_seeds
 from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters, tiny, train
 from tformer.answer.parts import blocks_of
 from tformer.answer.q3_mlps.mlps import arguments
 from tformer.answer.q6_heads.lookups import Places, without_heads
-from tformer.answer.q6_heads.repeats import REPEATS
 from tformer.evals.attention import CARRIES, attention_weights, mirror
 from tformer.figures import Cell, Heat, Lines, Numbers, Table
 from tformer.loss import cross_entropy
@@ -95,8 +94,16 @@ def measure_mirror(budget: Budget, seed: int, subject: Subject | None) -> Mirror
     if subject and subject.task:
         return _mirrored(subject.model, subject.task, seed, own=False)
     task = Reversal(budget.pick(quick=5, full=8), budget.pick(quick=10, full=16), seed)
-    model = build(tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, d_model=budget.pick(32, 64)), seed)
-    train(model, task, budget.pick(quick=120, full=500), seed, batch_size=32, lr=budget.pick(6e-3, 3e-3))
+    width = budget.pick(quick=32, full=64)
+    model = build(tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, d_model=width), seed)
+    train(
+        model,
+        task,
+        budget.pick(quick=120, full=500),
+        seed,
+        batch_size=32,
+        lr=budget.pick(quick=6e-3, full=3e-3),
+    )
     return _mirrored(model, task, seed, own=True)
 
 
@@ -307,13 +314,3 @@ def show_several(measured: Sequence[SeveralEvidence]) -> Finding:
         ),
     )
     return Finding(said, (table,), (figure,), claims)
-
-
-EXPERIMENTS = (
-    Experiment("sum", "Heads add up", measure_sum, show_sum, (2, 3)),
-    Experiment(
-        "mirror", "The anti-diagonal head, and the model without it", measure_mirror, show_mirror, (3, 5)
-    ),
-    REPEATS,
-    Experiment("several", "One head against several", measure_several, show_several, (2, 5)),
-)

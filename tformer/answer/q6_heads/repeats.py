@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding
+from tformer.answer.claims import Budget, Claim, Finding
 from tformer.answer.lab import Subject, build, tiny, train
 from tformer.answer.q6_heads.lookups import (
     HeadScores,
@@ -220,8 +220,3 @@ def too_short(subject: Subject | None) -> str | None:
     if subject and not subject.task and subject.model.config.n_ctx < 6:
         return "the model of --run sees fewer than 6 positions"
     return None
-
-
-REPEATS = Experiment(
-    "repeats", "Previous-token and repeated-token heads", measure_repeats, show_repeats, (2, 5), too_short
-)
