@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from tformer.answer import parts
 from tformer.answer.claims import QUICK
 from tformer.answer.lab import Subject, build, tiny
 from tformer.answer.q3_mlps import dense, mlps
@@ -149,7 +150,7 @@ def test_cka_forgives_rotation_and_scale_and_knows_strangers():
 
 def test_exchanging_is_undone(model):
     before = [block.mlp for block in model.blocks]
-    with mlps.exchanged(model, 0, 1):
+    with parts.exchanged(model, 0, 1):
         assert [block.mlp for block in model.blocks] == before[::-1]
     assert [block.mlp for block in model.blocks] == before
 
@@ -180,8 +181,8 @@ def test_a_reversal_run_is_compared_on_its_own_sequences(model):
 
 def test_a_shared_mlp_is_one_and_counts_once():
     config = tiny(vocab_size=8, n_ctx=4, n_layers=3, d_mlp=16)
-    separate, shared = build(config, 0), build(config, 0, mlps.one_mlp(16))
-    wide = build(config, 0, mlps.one_mlp(48))
+    separate, shared = build(config, 0), parts.with_one_mlp(build(config, 0), 16)
+    wide = parts.with_one_mlp(build(config, 0), 48)
     assert len({id(block.mlp) for block in shared.blocks}) == 1
     one = sum(p.numel() for p in MLP(config).parameters())
     assert separate.n_parameters - shared.n_parameters == 2 * one
@@ -191,7 +192,7 @@ def test_a_shared_mlp_is_one_and_counts_once():
 
 
 def test_only_mlps_learn_facts():
-    made = build(tiny(vocab_size=8, n_ctx=1), 0, mlps.only_mlps_learn)
+    made = build(tiny(vocab_size=8, n_ctx=1), 0, parts.only_mlps_learn)
     assert {n.split(".")[2] for n, p in made.named_parameters() if p.requires_grad} == {"mlp"}
 
 
@@ -216,7 +217,7 @@ def test_the_same_gradients_would_be_found(monkeypatch):
     monkeypatch.setattr(
         dense, "learned_by_heart", lambda budget, seed, variant: mlps.learned_by_heart(budget, seed, "shared")
     )
-    monkeypatch.setattr(dense, "same_start", lambda model: mlps.with_mlps(model, "shared"))
+    monkeypatch.setattr(dense, "same_start", lambda model: parts.with_mlps(model, "shared"))
     monkeypatch.setattr(mlps, "facts_of", lambda budget, seed: Facts(64, seed))
     mlps.learned_by_heart.cache_clear()
     finding = dense.show_parting([dense.measure_parting(QUICK, 0, None)])

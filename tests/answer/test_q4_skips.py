@@ -11,7 +11,7 @@ from tformer.answer import parts as blocks
 from tformer.answer.claims import QUICK
 from tformer.answer.lab import Subject, build, tiny
 from tformer.answer.parts import BOTH, NEITHER, VARIANTS
-from tformer.answer.q4_skips import skips, stream
+from tformer.answer.q4_skips import gradients, skips, stream
 from tformer.answer.q4_skips.experiments import EXPERIMENTS
 from tformer.loss import cross_entropy
 from tformer.model import Block, causal_mask
@@ -63,7 +63,7 @@ def test_measures_of_likeness_by_arithmetic():
 
 def test_gradients_are_those_of_autograd():
     model, ids = random_model(), torch.randint(8, (3, 6))
-    whole, looking = blocks.gradients(model, ids[:, :-1], ids[:, 1:])
+    whole, looking = gradients.gradients(model, ids[:, :-1], ids[:, 1:])
     loss = cross_entropy(model(ids[:, :-1]), ids[:, 1:]).mean()
     for i, block in enumerate(model.blocks):
         found = torch.autograd.grad(loss, list(block.parameters()), retain_graph=True)

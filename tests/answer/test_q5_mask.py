@@ -9,11 +9,20 @@ import torch.nn.functional as F
 
 from tests.conftest import FAMILIES, tiny_model
 from tformer import model as room
+from tformer.answer import parts
 from tformer.answer.claims import QUICK
 from tformer.answer.lab import Subject, build, tiny
-from tformer.answer.parts import copy_of, start_random
+from tformer.answer.parts import (
+    Open,
+    TooFar,
+    TooShort,
+    ZeroedAfter,
+    adding_attention,
+    copy_of,
+    start_random,
+    with_attention,
+)
 from tformer.answer.q5_mask import finite, leaks, mask
-from tformer.answer.q5_mask.leaks import Open, TooFar, TooShort, ZeroedAfter, with_attention
 from tformer.model import CausalSelfAttention
 from tformer.text.data import Reversal
 
@@ -56,7 +65,7 @@ def test_weights_zeroed_after_the_softmax_sum_to_less_than_one():
 def test_a_finite_mask_is_torchs_with_that_bias(value):
     q, k, v, causal = qkv(5, 5)
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=value * ~causal)
-    torch.testing.assert_close(finite.adding_attention(q, k, v, causal, value)[0], expected)
+    torch.testing.assert_close(adding_attention(q, k, v, causal, value)[0], expected)
 
 
 def test_dependence_is_the_jacobian_of_autograd():
@@ -152,7 +161,8 @@ def test_every_claim_on_finite_masks_falls_when_its_part_is_replaced(monkeypatch
 
     monkeypatch.setattr(finite, "train", lambda *args, **settings: [])
     monkeypatch.setattr(finite, "attention", lambda q, k, v, seen: finite_attention(q, k, v, seen, -1e4))
-    finite_attention = finite.adding_attention
+    finite_attention = adding_attention
+    monkeypatch.setattr(parts, "adding_attention", writing)
     monkeypatch.setattr(finite, "adding_attention", writing)
     monkeypatch.setattr(finite, "VALUES", (-10.0, -100.0, -11.0))
     assert verdicts(finite.show_finite([finite.measure_finite(QUICK, 5, None)])) == [False] * 5

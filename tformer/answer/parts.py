@@ -1,20 +1,147 @@
-"""Blocks with a skip taken out, weights to start them fairly, and what is read off them.
+"""The parts that experiments exchange in a model: attentions, blocks, MLPs, weights to start from.
 
-A variant is a `Block` whose forward is another; weights, names and shapes stay. Knows nothing of claims.
+Whatever puts a part into a model changes that model and returns it; the weights that were there are
+kept, by name and shape. Knows nothing of questions or claims.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from functools import cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from tformer.loss import cross_entropy
-from tformer.model import Block, Transformer
+from tformer.model import (
+    MLP,
+    Block,
+    CausalSelfAttention,
+    Rotation,
+    Transformer,
+    attention,
+    rotary_angles,
+)
 
-# ---------------------------------------------------------------------------- variants
+
+def blocks_of(model: Transformer) -> list[Block]:
+    """The blocks from the first to the last, typed as what they are."""
+    return [cast(Block, block) for block in model.blocks]
+
+
+def copy_of(model: Transformer) -> Transformer:
+    """Its weights in a model of their own, to put other parts into."""
+    other = Transformer(model.config)
+    other.load_state_dict(model.state_dict())
+    return other.eval()
+
+
+# ---------------------------------------------------------------------------- attentions: positions
+
+
+class Timeless(CausalSelfAttention):
+    """Queries and keys are never turned."""
+
+    def forward(self, x: Tensor, mask: Tensor, rotation: Rotation | None = None, *rest: Any) -> Tensor:
+        return super().forward(x, mask, None, *rest)
+
+
+class Rotary(CausalSelfAttention):
+    """Queries and keys are turned, in whatever model this is put: only nanochat's layout has it built in."""
+
+    def forward(self, x: Tensor, mask: Tensor, rotation: Rotation | None = None, *rest: Any) -> Tensor:
+        positions = torch.arange(x.shape[1])[None]
+        cos, sin = rotary_angles(positions, self.config.d_head, self.config.rope_theta)
+        return super().forward(x, mask, (cos[:, None], sin[:, None]), *rest)
+
+
+class Unmasked(Timeless):
+    """Queries and keys are never turned, and every query sees every key: a bag of words."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        return attention(q, k, v)[0]
+
+
+def shrink_positions(model: Transformer) -> Transformer:
+    """Sinusoids as small as the embeddings, where they would drown the tokens at first.
+
+    Vaswani et al. do it the other way, and multiply the embeddings by √d_model (section 3.4).
+    """
+    model.position = model.position * (0.02 / 0.5**0.5)  # 0.02 is theirs, √½ a sinusoid's root mean square
+    return model
+
+
+# ---------------------------------------------------------------------------- attentions: masks
+
+
+def reaching(mask: Tensor, ahead: int) -> Tensor:
+    """A mask of the same shape in which a query sees up to `ahead` positions after itself."""
+    n_query, n_key = mask.shape[-2:]
+    return torch.ones(n_query, n_key, dtype=torch.bool).tril(n_key - n_query + ahead)
+
+
+class Open(CausalSelfAttention):
+    """No mask: a query sees every key."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        return attention(q, k, v)[0]
+
+
+class TooFar(CausalSelfAttention):
+    """One diagonal too far: a query sees the next key."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        return attention(q, k, v, reaching(mask, 1))[0]
+
+
+class TooShort(CausalSelfAttention):
+    """One diagonal too short: a query does not see its own key."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        return attention(q, k, v, reaching(mask, -1))[0]
+
+
+class ZeroedAfter(CausalSelfAttention):
+    """Hidden weights set to 0 after the softmax, whose denominator has seen them."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        return (attention(q, k, v)[1] * mask) @ v
+
+
+def adding_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, value: float) -> tuple[Tensor, Tensor]:
+    """`attention`, but with `value` added to hidden scores instead of -inf put in their place."""
+    scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1)
+    weights = (scores + value * ~mask).softmax(dim=-1)
+    return weights @ v, weights
+
+
+class Adding(CausalSelfAttention):
+    """Attention with a finite mask, that remembers the largest weight of a hidden key in its last call."""
+
+    value = 0.0
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        output, weights = adding_attention(q, k, v, mask, self.value)
+        self.hidden_weight = float((weights.detach() * ~mask).max())
+        return output
+
+
+@cache
+def adding(value: float) -> type[CausalSelfAttention]:
+    """The kind of `Adding` that adds this value."""
+    return type("Adding", (Adding,), {"value": value})
+
+
+def with_attention(model: Transformer, kind: type[CausalSelfAttention]) -> Transformer:
+    """Put another attention into every block, with the weights of its own."""
+    for block in blocks_of(model):
+        other = kind(model.config).to(block.attn.qkv.weight.dtype)
+        other.load_state_dict(block.attn.state_dict())
+        block.attn = other.train(block.training)
+    return model
+
+
+# ---------------------------------------------------------------------------- blocks
 
 
 class NoAttentionSkip(Block):
@@ -34,7 +161,7 @@ class NoMLPSkip(Block):
 
 
 class NoSkips(Block):
-    """Neither adds."""
+    """Neither adds: x becomes what attention says, and that what the MLP makes of it."""
 
     def forward(self, x: Tensor, mask: Tensor, *rest: object) -> Tensor:
         x = self.drop(self.attn(self.norm_1(x), mask, *rest))
@@ -42,14 +169,14 @@ class NoSkips(Block):
 
 
 class AttentionAlone(Block):
-    """No MLP at all."""
+    """Attention adds; no MLP at all."""
 
     def forward(self, x: Tensor, mask: Tensor, *rest: object) -> Tensor:
         return x + self.drop(self.attn(self.norm_1(x), mask, *rest))
 
 
 class AttentionAloneNoSkip(Block):
-    """Weighted averages of weighted averages."""
+    """No MLP and no skip: weighted averages of weighted averages."""
 
     def forward(self, x: Tensor, mask: Tensor, *rest: object) -> Tensor:
         return self.drop(self.attn(self.norm_1(x), mask, *rest))
@@ -62,18 +189,6 @@ VARIANTS: dict[str, type[Block]] = {
     "none at the MLP": NoMLPSkip,
     NEITHER: NoSkips,
 }
-
-
-def blocks_of(model: Transformer) -> list[Block]:
-    """In order."""
-    return [cast(Block, block) for block in model.blocks]
-
-
-def copy_of(model: Transformer) -> Transformer:
-    """Its weights in a model of their own, to put other parts into."""
-    other = Transformer(model.config)
-    other.load_state_dict(model.state_dict())
-    return other.eval()
 
 
 def with_blocks(model: Transformer, kind: type[Block]) -> Transformer:
@@ -92,6 +207,67 @@ def without_norms(model: Transformer) -> Transformer:
     return model
 
 
+# ---------------------------------------------------------------------------- MLPs
+
+
+def with_one_mlp(model: Transformer, d_mlp: int) -> Transformer:
+    """Replace the MLPs of all blocks by a single one of this width, as the Universal Transformer does."""
+    config = model.config.model_validate(model.config.model_dump() | {"d_mlp": d_mlp})
+    shared = MLP(config)
+    with torch.no_grad():  # as Transformer.init_weights draws them
+        shared.up.weight.normal_(std=config.d_model**-0.5)
+        shared.down.weight.zero_()
+        for bias in (shared.up.bias, shared.down.bias):
+            if bias is not None:
+                bias.zero_()
+    for block in blocks_of(model):
+        block.mlp = shared
+    return model
+
+
+def same_start(model: Transformer) -> Transformer:
+    """Give every block the weights of the first one's MLP, as copies."""
+    first, *others = blocks_of(model)
+    for block in others:
+        block.mlp.load_state_dict(first.mlp.state_dict())
+    return model
+
+
+MLPS: dict[str, Callable[[Transformer], Transformer]] = {
+    "separate": lambda model: model,
+    "same start": same_start,
+    "shared": lambda model: with_one_mlp(model, model.config.d_mlp),
+    "shared, wide": lambda model: with_one_mlp(model, model.config.n_layers * model.config.d_mlp),
+}
+
+
+def with_mlps(model: Transformer, variant: str) -> Transformer:
+    """The model with its MLPs as the variant, one of `MLPS`, says."""
+    return MLPS[variant](model)
+
+
+def only_mlps_learn(model: Transformer) -> Transformer:
+    """All else keeps its random start, drawn large enough to tell tokens apart; attention adds nothing."""
+    with torch.no_grad():
+        model.embed.weight.normal_()
+        model.unembed.weight.normal_(std=model.config.d_model**-0.5)
+    model.requires_grad_(False)
+    for block in blocks_of(model):
+        block.mlp.requires_grad_(True)
+    return model
+
+
+@contextmanager
+def exchanged(model: Transformer, i: int, j: int) -> Iterator[None]:
+    """Inside, blocks i and j have each other's MLP."""
+    a, b = blocks_of(model)[i], blocks_of(model)[j]
+    a.mlp, b.mlp = b.mlp, a.mlp
+    try:
+        yield
+    finally:
+        a.mlp, b.mlp = b.mlp, a.mlp
+
+
 # ---------------------------------------------------------------------------- starts
 
 
@@ -99,7 +275,8 @@ def without_norms(model: Transformer) -> Transformer:
 def start_random(model: Transformer) -> Transformer:
     """out and down normal(0, 1/√d_in), as the other matrices.
 
-    tformer starts them at 0, so that a block is the identity: without its skip it would be the map to 0.
+    tformer starts them at 0, so that a block is the identity: a fresh model hands nothing from position
+    to position, would pass any test of what depends on what, and without its skips is the map to 0.
     """
     for block in blocks_of(model):
         for matrix in (block.attn.out.weight, block.mlp.down.weight):
@@ -217,18 +394,3 @@ def effective_rank(x: Tensor) -> float:
     values = torch.linalg.svdvals(x.double())
     shares = values / values.sum(-1, keepdim=True)
     return float(torch.special.entr(shares).sum(-1).exp().mean())
-
-
-def gradients(model: Transformer, inputs: Tensor, targets: Tensor) -> tuple[list[float], list[float]]:
-    """Norm of the loss's gradient in each block: of all its weights, and of queries' and keys' alone."""
-    model.zero_grad(set_to_none=True)
-    cross_entropy(model(inputs), targets).mean().backward()
-    whole, looking = [], []
-    for block in blocks_of(model):
-        found = [p.grad.norm() for p in block.parameters() if p.grad is not None]
-        whole.append(float(torch.stack(found).norm()))
-        of_projection = block.attn.qkv.weight.grad
-        assert of_projection is not None
-        looking.append(float(of_projection[: sum(block.attn.qkv_rows[:2])].norm()))
-    model.zero_grad(set_to_none=True)
-    return whole, looking

@@ -3,97 +3,25 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from tformer.answer.claims import Budget, Claim, Finding
 from tformer.answer.lab import Subject, accuracies, build, tiny, train
+from tformer.answer.parts import (
+    Rotary,
+    Timeless,
+    Unmasked,
+    shrink_positions,
+    start_random,
+    with_attention,
+)
 from tformer.answer.tasks import Previous, Stream
 from tformer.figures import Bars, Numbers, Table
-from tformer.model import (
-    Block,
-    CausalSelfAttention,
-    KVCache,
-    Rotation,
-    Transformer,
-    attention,
-    rotary_angles,
-)
+from tformer.model import CausalSelfAttention, Transformer
 from tformer.text.data import rng
-
-# ---------------------------------------------------------------------------- parts to put in
-
-
-class Timeless(CausalSelfAttention):
-    """Queries and keys are never turned."""
-
-    def forward(
-        self,
-        x: Tensor,
-        mask: Tensor,
-        rotation: Rotation | None = None,
-        cache: KVCache | None = None,
-        layer: int = 0,
-    ) -> Tensor:
-        return super().forward(x, mask, None, cache, layer)
-
-
-class Unmasked(Timeless):
-    """Every query sees every key."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return attention(q, k, v)[0]
-
-
-class Rotary(CausalSelfAttention):
-    """Queries and keys are turned, in whatever model this is put: only nanochat's layout has it built in."""
-
-    def forward(
-        self,
-        x: Tensor,
-        mask: Tensor,
-        rotation: Rotation | None = None,
-        cache: KVCache | None = None,
-        layer: int = 0,
-    ) -> Tensor:
-        positions = torch.arange(x.shape[1])[None]
-        cos, sin = rotary_angles(positions, self.config.d_head, self.config.rope_theta)
-        return super().forward(x, mask, (cos[:, None], sin[:, None]), cache, layer)
-
-
-def with_attention(kind: type[CausalSelfAttention]) -> Callable[[Transformer], None]:
-    """Puts this attention into every block, with the weights that are there."""
-
-    def replace(model: Transformer) -> None:
-        for block in model.blocks:
-            assert isinstance(block, Block)
-            part = kind(model.config).to(block.attn.qkv.weight.dtype)
-            part.load_state_dict(block.attn.state_dict())
-            block.attn = part
-
-    return replace
-
-
-@torch.no_grad()
-def stir(model: Transformer) -> None:
-    """Draw the projections back into the residual stream as all other matrices are drawn.
-
-    They start at zero, so a fresh model hands nothing from position to position: it would pass any test
-    of what depends on what.
-    """
-    for name, parameter in model.named_parameters():
-        if name.endswith(("attn.out.weight", "mlp.down.weight")):
-            parameter.normal_(std=parameter.shape[1] ** -0.5)
-
-
-def shrink_positions(model: Transformer) -> None:
-    """Sinusoids as small as the embeddings, where they would drown the tokens at first.
-
-    Vaswani et al. do it the other way, and multiply the embeddings by √d_model (section 3.4).
-    """
-    model.position = model.position * (0.02 / 0.5**0.5)  # 0.02 is theirs, √½ a sinusoid's root mean square
-
 
 # ---------------------------------------------------------------------------- permuted inputs
 
@@ -116,8 +44,7 @@ def timeless(model: Transformer, n_layers: int, kind: type[CausalSelfAttention] 
     if hasattr(bare, "position"):
         with torch.no_grad():
             bare.position.zero_()
-    with_attention(kind)(bare)
-    return bare.eval()
+    return with_attention(bare, kind).eval()
 
 
 @torch.inference_mode()
@@ -127,7 +54,7 @@ def measure_permutation(budget: Budget, seed: int, subject: Subject | None) -> P
     if subject:
         model, ids = subject.model, subject.ids(4, length, seed)
     else:
-        model = build(tiny(vocab_size=32, n_ctx=length), seed, stir)
+        model = build(tiny(vocab_size=32, n_ctx=length), seed, start_random)
         ids = torch.randint(32, (4, length))
     n = ids.shape[1]
     reversed_ids = torch.cat((ids[:, :-1].flip(1), ids[:, -1:]), dim=1)
@@ -220,9 +147,9 @@ VARIANTS = (
     Variant("none, 1 layer", "none", 1),
     Variant("sinusoidal, 1 layer", "sinusoidal", 1, shrink_positions),
     Variant("learned, 1 layer", "learned", 1),
-    Variant("rotary, 1 layer", "none", 1, with_attention(Rotary)),
+    Variant("rotary, 1 layer", "none", 1, partial(with_attention, kind=Rotary)),
     Variant("none, 2 layers", "none", 2),
-    Variant("none, 2 layers, no mask", "none", 2, with_attention(Unmasked)),
+    Variant("none, 2 layers, no mask", "none", 2, partial(with_attention, kind=Unmasked)),
 )
 PLACED = tuple(variant.name for variant in VARIANTS[1:4])
 

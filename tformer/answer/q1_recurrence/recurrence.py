@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from tformer.answer.claims import Budget, Claim, Finding, over_seeds
 from tformer.answer.lab import Subject, build, n_parameters, tiny, train
+from tformer.answer.parts import start_random
 from tformer.answer.q1_recurrence.lstm import LSTMConfig, as_large_as, build_lstm
-from tformer.answer.q1_recurrence.positions import stir
 from tformer.answer.tasks import Noise
 from tformer.figures import Cell, Lines, Numbers, Series, Table
 from tformer.loss import cross_entropy
@@ -200,7 +200,7 @@ def reach(model: nn.Module, ids: Tensor, draws: int = 8) -> tuple[float, ...]:
 def measure_reach(budget: Budget, seed: int, subject: Subject | None) -> ReachEvidence:
     """Models with random weights of one size, in float64; and the run, on its own text."""
     length = 2 * FAR
-    model = build(tiny(vocab_size=SYMBOLS, n_ctx=length), seed, stir)
+    model = build(tiny(vocab_size=SYMBOLS, n_ctx=length), seed, start_random)
     ids = torch.randint(SYMBOLS, (budget.pick(quick=4, full=16), length))
     shares = {"transformer": reach(model.double().eval(), ids)}
     for name, bias in FORGET_BIASES.items():
@@ -284,7 +284,7 @@ def measure_carried(budget: Budget, seed: int, subject: Subject | None) -> Carri
     if subject:
         model, ids = subject.model.eval(), subject.ids(1, longest, seed)
     else:
-        model = build(tiny(vocab_size=SYMBOLS, n_ctx=longest), seed, stir).eval()
+        model = build(tiny(vocab_size=SYMBOLS, n_ctx=longest), seed, start_random).eval()
         ids = torch.randint(SYMBOLS, (1, longest))
     recurrent = build_lstm(LSTMConfig(SYMBOLS), seed)
     symbols = ids % SYMBOLS

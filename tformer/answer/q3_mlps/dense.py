@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from tformer.answer.claims import Budget, Claim, Finding, over_seeds
 from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters, too_short
+from tformer.answer.parts import blocks_of, exchanged, same_start
 from tformer.answer.q3_mlps.mlps import (
     arguments,
     best_match,
-    blocks_of,
     cka,
     cosine,
-    exchanged,
     facts_of,
     flat,
     in_other_basis,
@@ -24,7 +23,6 @@ from tformer.answer.q3_mlps.mlps import (
     pairs,
     recall,
     reversing,
-    same_start,
 )
 from tformer.figures import Bars, Lines, Numbers, Table
 from tformer.loss import cross_entropy

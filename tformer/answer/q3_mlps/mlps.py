@@ -1,11 +1,10 @@
 """What the experiments on MLPs use: facts to learn by heart, one MLP for all blocks, how alike two are."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from itertools import combinations
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +12,13 @@ from torch import Tensor, nn
 
 from tformer.answer.claims import Budget
 from tformer.answer.lab import build, tiny, train
+from tformer.answer.parts import only_mlps_learn, with_mlps
 from tformer.answer.tasks import Facts
 from tformer.loss import cross_entropy
 from tformer.model import MLP, Block, Transformer
 from tformer.text.data import Reversal
 
 MOST_NEURONS = 256  # compared with all of another block
-
-
-def blocks_of(model: Transformer) -> list[Block]:
-    """The blocks, as what they are."""
-    return cast(list[Block], list(model.blocks))
 
 
 # ---------------------------------------------------------------------------- facts
@@ -35,55 +30,6 @@ def recall(model: nn.Module, facts: Facts) -> tuple[float, float]:
     keys, values = (torch.from_numpy(a) for a in facts.all())
     logits = model(keys)
     return float(cross_entropy(logits, values).mean()), float((logits.argmax(-1) == values).double().mean())
-
-
-def only_mlps_learn(model: Transformer) -> Transformer:
-    """All else keeps its random start, drawn large enough to tell tokens apart; attention adds nothing."""
-    with torch.no_grad():
-        model.embed.weight.normal_()
-        model.unembed.weight.normal_(std=model.config.d_model**-0.5)
-    model.requires_grad_(False)
-    for block in blocks_of(model):
-        block.mlp.requires_grad_(True)
-    return model
-
-
-# ---------------------------------------------------------------------------- variants
-
-
-def one_mlp(d_mlp: int) -> Callable[[Transformer], None]:
-    """Replaces the MLPs of all blocks by a single one of this width, as the Universal Transformer does."""
-
-    def replace(model: Transformer) -> None:
-        config = model.config.model_validate(model.config.model_dump() | {"d_mlp": d_mlp})
-        shared = MLP(config)
-        with torch.no_grad():  # as Transformer.init_weights draws them
-            shared.up.weight.normal_(std=config.d_model**-0.5)
-            shared.down.weight.zero_()
-            for bias in (shared.up.bias, shared.down.bias):
-                if bias is not None:
-                    bias.zero_()
-        for block in blocks_of(model):
-            block.mlp = shared
-
-    return replace
-
-
-def same_start(model: Transformer) -> None:
-    """Gives every block the weights of the first one's MLP, as copies."""
-    for block in blocks_of(model)[1:]:
-        block.mlp.load_state_dict(blocks_of(model)[0].mlp.state_dict())
-
-
-@contextmanager
-def exchanged(model: Transformer, i: int, j: int) -> Iterator[None]:
-    """Inside, blocks i and j have each other's MLP."""
-    a, b = blocks_of(model)[i], blocks_of(model)[j]
-    a.mlp, b.mlp = b.mlp, a.mlp
-    try:
-        yield
-    finally:
-        a.mlp, b.mlp = b.mlp, a.mlp
 
 
 # ---------------------------------------------------------------------------- how alike
@@ -170,19 +116,6 @@ def learned_by_heart(budget: Budget, seed: int, variant: str = "separate") -> Tr
     config = tiny(vocab_size=facts.n, n_ctx=1, n_layers=3, n_heads=1, d_model=32, d_mlp=64, tied=False)
     model = build(config, seed, lambda model: with_mlps(only_mlps_learn(model), variant))
     train(model, facts, budget.pick(quick=200, full=600), seed, batch_size=facts.n // 2, lr=1e-2)
-    return model
-
-
-def with_mlps(model: Transformer, variant: str) -> Transformer:
-    """The model with MLPs as the variant says."""
-    c = model.config
-    replace = {
-        "separate": lambda model: None,
-        "same start": same_start,
-        "shared": one_mlp(c.d_mlp),
-        "shared, wide": one_mlp(c.n_layers * c.d_mlp),
-    }[variant]
-    replace(model)
     return model
 
 

@@ -12,7 +12,6 @@ from tformer.answer.parts import (
     BOTH,
     NEITHER,
     VARIANTS,
-    gradients,
     start_copying,
     start_gpt2,
     start_orthogonal,
@@ -20,6 +19,7 @@ from tformer.answer.parts import (
     with_blocks,
 )
 from tformer.answer.q4_skips import stream
+from tformer.answer.q4_skips.gradients import gradients
 from tformer.errors import TformerError
 from tformer.figures import Lines, Numbers, Table
 from tformer.model import Block, Transformer

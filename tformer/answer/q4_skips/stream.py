@@ -20,7 +20,6 @@ from tformer.answer.parts import (
     apart,
     copy_of,
     effective_rank,
-    gradients,
     similarity,
     start_random,
     streams,
@@ -28,6 +27,7 @@ from tformer.answer.parts import (
     with_blocks,
     without_norms,
 )
+from tformer.answer.q4_skips.gradients import gradients
 from tformer.figures import Lines, Numbers, Series, Table
 from tformer.loss import cross_entropy
 from tformer.model import Block, Transformer

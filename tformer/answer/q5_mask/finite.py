@@ -3,45 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
-from torch import Tensor
 
 from tformer.answer.claims import Budget, Claim, Finding
 from tformer.answer.lab import Subject, accuracies, halves, train
-from tformer.answer.parts import blocks_of, copy_of
-from tformer.answer.q5_mask.leaks import small, with_attention
+from tformer.answer.parts import Adding, adding, adding_attention, blocks_of, copy_of, with_attention
+from tformer.answer.q5_mask.leaks import small
 from tformer.figures import Lines, Numbers, Series, Table
-from tformer.model import CausalSelfAttention, Transformer, attention
+from tformer.model import Transformer, attention
 from tformer.text.data import Reversal
 
 VALUES = (-10.0, -100.0, -1e4)
 VANISHES = 150 * math.log(2)  # e to the minus this is half of float32's smallest number: it rounds to 0
-
-
-def adding_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, value: float) -> tuple[Tensor, Tensor]:
-    """`attention`, but with `value` added to hidden scores instead of -inf put in their place."""
-    scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1)
-    weights = (scores + value * ~mask).softmax(dim=-1)
-    return weights @ v, weights
-
-
-class Adding(CausalSelfAttention):
-    """Attention with a finite mask, that remembers the largest weight of a hidden key."""
-
-    value = 0.0
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        output, weights = adding_attention(q, k, v, mask, self.value)
-        self.hidden_weight = float((weights.detach() * ~mask).max())
-        return output
-
-
-@cache
-def adding(value: float) -> type[CausalSelfAttention]:
-    """`Adding` of one value."""
-    return type("Adding", (Adding,), {"value": value})
 
 
 def hidden_weight(value: float, gap: float) -> float:

@@ -10,61 +10,18 @@ from torch import Tensor
 
 from tformer.answer.claims import Budget, Claim, Finding, over_seeds
 from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
-from tformer.answer.parts import blocks_of
+from tformer.answer.parts import Open, TooFar, TooShort, ZeroedAfter, with_attention
 from tformer.answer.tasks import Unshifted
 from tformer.errors import TformerError
 from tformer.evals.reversal import CONFIDENCE
 from tformer.evals.statistics import binomial_interval
 from tformer.figures import Lines, Numbers, Table
 from tformer.loss import cross_entropy
-from tformer.model import CausalSelfAttention, Transformer, attention
+from tformer.model import CausalSelfAttention, Transformer
 from tformer.sample import generate
 from tformer.text.data import Batches, Reversal
 
 # ---------------------------------------------------------------------------- variants
-
-
-def reaching(mask: Tensor, ahead: int) -> Tensor:
-    """A mask of the same shape in which a query sees up to `ahead` positions after itself."""
-    n_query, n_key = mask.shape[-2:]
-    return torch.ones(n_query, n_key, dtype=torch.bool).tril(n_key - n_query + ahead)
-
-
-class Open(CausalSelfAttention):
-    """No mask."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return attention(q, k, v)[0]
-
-
-class TooFar(CausalSelfAttention):
-    """One diagonal too far: a query sees the next key."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return attention(q, k, v, reaching(mask, 1))[0]
-
-
-class TooShort(CausalSelfAttention):
-    """One diagonal too short: a query does not see its own key."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return attention(q, k, v, reaching(mask, -1))[0]
-
-
-class ZeroedAfter(CausalSelfAttention):
-    """Hidden weights set to 0 after the softmax, whose denominator has seen them."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return (attention(q, k, v)[1] * mask) @ v
-
-
-def with_attention(model: Transformer, kind: type[CausalSelfAttention]) -> Transformer:
-    """Put another attention into every block, with the weights of its own."""
-    for block in blocks_of(model):
-        other = kind(model.config)
-        other.load_state_dict(block.attn.state_dict())
-        block.attn = other.train(block.training)
-    return model
 
 
 # ---------------------------------------------------------------------------- measuring

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tformer.answer.claims import Budget, Claim, Finding
 from tformer.answer.lab import Subject, build, tiny
-from tformer.answer.parts import copy_of, start_random
-from tformer.answer.q5_mask.leaks import Open, TooFar, prefix_losses, with_attention
+from tformer.answer.parts import Open, TooFar, copy_of, start_random, with_attention
+from tformer.answer.q5_mask.leaks import prefix_losses
 from tformer.figures import Heat, Numbers, Table
 from tformer.loss import cross_entropy
 from tformer.model import CausalSelfAttention, Transformer

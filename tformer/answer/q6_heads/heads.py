@@ -9,7 +9,8 @@ from torch import Tensor
 
 from tformer.answer.claims import Budget, Claim, Finding, over_seeds
 from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters, tiny, train
-from tformer.answer.q3_mlps.mlps import arguments, blocks_of
+from tformer.answer.parts import blocks_of
+from tformer.answer.q3_mlps.mlps import arguments
 from tformer.answer.q6_heads.lookups import without_heads
 from tformer.answer.tasks import Places
 from tformer.evals.attention import CARRIES, attention_weights, mirror

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tformer.answer.q3_mlps.mlps import blocks_of
+from tformer.answer.parts import blocks_of
 from tformer.answer.tasks import Stream
 from tformer.model import Transformer
 from tformer.text.data import rng
