@@ -13,7 +13,7 @@ from torch import nn
 from tests.conftest import tiny_model
 from tformer.answer.claims import QUICK
 from tformer.answer.lab import Subject, build, n_parameters
-from tformer.answer.parts import Rotary, Unmasked, with_attention
+from tformer.answer.parts import Rotary, Unmasked
 from tformer.answer.q1_recurrence import memory, positions, recurrence
 from tformer.answer.q1_recurrence.experiments import EXPERIMENTS
 from tformer.answer.q1_recurrence.lstm import LSTM, LSTMConfig, as_large_as, build_lstm, size
@@ -21,6 +21,7 @@ from tformer.answer.q1_recurrence.positions import Variant
 from tformer.answer.q1_recurrence.recurrence import longest_chain, reach
 from tformer.answer.tasks import Previous, Recall
 from tformer.model import CausalSelfAttention, KVCache, causal_mask
+from tformer.watch import put_attention
 
 OLD = 3  # what a short-sighted model still sees
 
@@ -46,7 +47,7 @@ def forgetful(config, seed):
 
 
 def short_sighted(config, seed, change=lambda model: None):
-    return with_attention(build(config, seed, change), ShortSighted)
+    return put_attention(build(config, seed, change), ShortSighted)
 
 
 def verdicts(finding):
@@ -120,7 +121,7 @@ def test_rotary_in_gpt2_is_rotation_by_complex_numbers():
         return torch.cat((z.real, z.imag), dim=-1)
 
     heads = F.scaled_dot_product_attention(turned(q), turned(k), v, attn_mask=mask)
-    with_attention(model, Rotary)
+    put_attention(model, Rotary)
     assert torch.allclose(
         model.blocks[0].attn(x, mask), attn.out(heads.transpose(1, 2).flatten(2)), atol=1e-5
     )
@@ -129,7 +130,7 @@ def test_rotary_in_gpt2_is_rotation_by_complex_numbers():
 def test_unmasked_attention_sees_everything():
     model = tiny_model(positions="none")
     ids = torch.randint(23, (1, 9))
-    with_attention(model, Unmasked)
+    put_attention(model, Unmasked)
     changed = ids.clone()
     changed[:, -1] = (ids[:, -1] + 1) % 23
     assert not torch.allclose(model(ids)[:, 0], model(changed)[:, 0])
@@ -139,7 +140,7 @@ def test_a_replaced_part_keeps_the_weights():
     model = tiny_model()
     ids = torch.randint(23, (1, 9))
     before = model(ids)
-    with_attention(model, CausalSelfAttention)
+    put_attention(model, CausalSelfAttention)
     assert torch.equal(model(ids), before)
 
 
@@ -169,7 +170,7 @@ def test_a_mask_in_the_first_model_or_none_in_the_others_is_seen(monkeypatch):
 
 
 def test_positions_left_in_are_seen(monkeypatch):
-    monkeypatch.setattr(positions, "with_attention", lambda model, kind: model)
+    monkeypatch.setattr(positions, "put_attention", lambda model, kind: model)
     evidence = positions.measure_permutation(QUICK, 0, subject(family="nanochat"))
     assert verdicts(positions.show_permutation([evidence]))[:2] == [False, False]
 
@@ -205,7 +206,7 @@ def test_the_verdicts_on_order_follow_the_parts(monkeypatch):
     broken = {
         "none, 1 layer": Variant("none, 1 layer", "learned", 1),
         "rotary, 1 layer": Variant("rotary, 1 layer", "none", 1),
-        "none, 2 layers": Variant("none, 2 layers", "none", 2, partial(with_attention, kind=Unmasked)),
+        "none, 2 layers": Variant("none, 2 layers", "none", 2, partial(put_attention, kind=Unmasked)),
     }
     monkeypatch.setattr(positions, "VARIANTS", [broken.get(v.name, v) for v in positions.VARIANTS[:5]])
     evidence = positions.measure_order(QUICK, 0, None)

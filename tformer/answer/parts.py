@@ -1,32 +1,29 @@
-"""The parts that experiments exchange in a model: attentions, blocks, MLPs, weights to start from.
+"""The parts that experiments exchange in a model: formulas, attentions, blocks, MLPs, weights to start from.
 
-Whatever puts a part into a model changes that model and returns it; the weights that were there are
-kept, by name and shape. Knows nothing of questions or claims.
+They are put in by `tformer.watch`, or here where that has no word for it: whatever changes a model
+returns it. Knows nothing of questions or claims.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tformer.model import (
     MLP,
     Block,
     CausalSelfAttention,
+    Formula,
     Rotation,
     Transformer,
     attention,
     rotary_angles,
 )
-
-
-def blocks_of(model: Transformer) -> list[Block]:
-    """The blocks from the first to the last, typed as what they are."""
-    return [cast(Block, block) for block in model.blocks]
+from tformer.watch import blocks_of
 
 
 def copy_of(model: Transformer) -> Transformer:
@@ -74,71 +71,47 @@ def shrink_positions(model: Transformer) -> Transformer:
 # ---------------------------------------------------------------------------- attentions: masks
 
 
-def reaching(mask: Tensor, ahead: int) -> Tensor:
-    """A mask of the same shape in which a query sees up to `ahead` positions after itself."""
-    n_query, n_key = mask.shape[-2:]
-    return torch.ones(n_query, n_key, dtype=torch.bool).tril(n_key - n_query + ahead)
+def unmasked(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """`attention` without its mask: a query sees every key."""
+    return attention(q, k, v, None, dropout)
 
 
-class Open(CausalSelfAttention):
-    """No mask: a query sees every key."""
+def reaching(ahead: int) -> Formula:
+    """`attention` with a mask of its own: a query sees up to `ahead` keys after itself; 0 would be right."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return attention(q, k, v)[0]
+    def formula(
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        n_query, n_key = q.shape[-2], k.shape[-2]
+        seen = torch.ones(n_query, n_key, dtype=torch.bool, device=q.device).tril(n_key - n_query + ahead)
+        return attention(q, k, v, seen, dropout)
 
-
-class TooFar(CausalSelfAttention):
-    """One diagonal too far: a query sees the next key."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return attention(q, k, v, reaching(mask, 1))[0]
-
-
-class TooShort(CausalSelfAttention):
-    """One diagonal too short: a query does not see its own key."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return attention(q, k, v, reaching(mask, -1))[0]
+    return formula
 
 
-class ZeroedAfter(CausalSelfAttention):
+def zeroed_after(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Hidden weights set to 0 after the softmax, whose denominator has seen them."""
+    weights = attention(q, k, v)[1]
+    if mask is not None:
+        weights = weights * mask
+    return F.dropout(weights, dropout) @ v, weights
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return (attention(q, k, v)[1] * mask) @ v
 
-
-def adding_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, value: float) -> tuple[Tensor, Tensor]:
+def adding(value: float) -> Formula:
     """`attention`, but with `value` added to hidden scores instead of -inf put in their place."""
-    scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1)
-    weights = (scores + value * ~mask).softmax(dim=-1)
-    return weights @ v, weights
 
+    def formula(
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1)
+        weights = (scores if mask is None else scores + value * ~mask).softmax(dim=-1)
+        return F.dropout(weights, dropout) @ v, weights
 
-class Adding(CausalSelfAttention):
-    """Attention with a finite mask, that remembers the largest weight of a hidden key in its last call."""
-
-    value = 0.0
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        output, weights = adding_attention(q, k, v, mask, self.value)
-        self.hidden_weight = float((weights.detach() * ~mask).max())
-        return output
-
-
-@cache
-def adding(value: float) -> type[CausalSelfAttention]:
-    """The kind of `Adding` that adds this value."""
-    return type("Adding", (Adding,), {"value": value})
-
-
-def with_attention(model: Transformer, kind: type[CausalSelfAttention]) -> Transformer:
-    """Put another attention into every block, with the weights of its own."""
-    for block in blocks_of(model):
-        other = kind(model.config).to(block.attn.qkv.weight.dtype)
-        other.load_state_dict(block.attn.state_dict())
-        block.attn = other.train(block.training)
-    return model
+    return formula
 
 
 # ---------------------------------------------------------------------------- blocks
@@ -189,15 +162,6 @@ VARIANTS: dict[str, type[Block]] = {
     "none at the MLP": NoMLPSkip,
     NEITHER: NoSkips,
 }
-
-
-def with_blocks(model: Transformer, kind: type[Block]) -> Transformer:
-    """Put blocks of another kind into a model, with the weights of its own."""
-    for i, block in enumerate(blocks_of(model)):
-        other = kind(model.config)
-        other.load_state_dict(block.state_dict())
-        model.blocks[i] = other.train(block.training)
-    return model
 
 
 def without_norms(model: Transformer) -> Transformer:
@@ -329,68 +293,3 @@ def start_copying(model: Transformer) -> Transformer:
         block.mlp.down.weight.zero_()
         block.mlp.down.weight[:, : 2 * d] = torch.cat((one, -one), dim=1)
     return model
-
-
-# ---------------------------------------------------------------------------- the stream
-
-
-@contextmanager
-def _listening(hooks: Sequence[tuple[nn.Module, Callable[[Tensor], object]]]) -> Iterator[None]:
-    """While it lasts, each function gets every output of its module."""
-    handles = [
-        module.register_forward_hook(lambda module, args, output, hear=hear: hear(output))
-        for module, hear in hooks
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.no_grad()
-def streams(model: Transformer, ids: Tensor) -> list[Tensor]:
-    """x before the first block and after each: n_layers + 1 tensors of (batch, position, d_model)."""
-    found: list[Tensor] = []
-    first = model.blocks[0].register_forward_pre_hook(lambda module, args: found.append(args[0]))
-    try:
-        with _listening([(block, found.append) for block in blocks_of(model)]):
-            model(ids)
-    finally:
-        first.remove()
-    return found
-
-
-@torch.no_grad()
-def sum_error(model: Transformer, ids: Tensor) -> float:
-    """How far the last x is from embedding plus all branch outputs, relative to its size."""
-    branches: list[Tensor] = []
-    parts: list[nn.Module] = [part for block in blocks_of(model) for part in (block.attn, block.mlp)]
-    with _listening([(part, branches.append) for part in parts]):
-        stream = streams(model, ids)
-    total = stream[0] + torch.stack(branches).sum(0)
-    return float((total - stream[-1]).norm() / stream[-1].norm())
-
-
-def similarity(x: Tensor) -> float:
-    """Mean cosine of two different positions of a sequence; 1 where all point one way."""
-    unit = nn.functional.normalize(x.double(), dim=-1)
-    n = x.shape[1]
-    return float(((unit @ unit.mT).sum((1, 2)) - n).mean() / (n * (n - 1)))
-
-
-def apart(x: Tensor) -> float:
-    """The share of x's norm that is left after taking off the mean over positions; 0 where all are equal.
-
-    The residual of Dong et al. 2021, section 2, in the Frobenius norm.
-    """
-    wide = x.double()
-    rest = wide - wide.mean(1, keepdim=True)
-    return float((rest.flatten(1).norm(dim=1) / wide.flatten(1).norm(dim=1)).mean())
-
-
-def effective_rank(x: Tensor) -> float:
-    """exp of the entropy of the singular values, as shares of their sum (Roy and Vetterli 2007)."""
-    values = torch.linalg.svdvals(x.double())
-    shares = values / values.sum(-1, keepdim=True)
-    return float(torch.special.entr(shares).sum(-1).exp().mean())

@@ -16,12 +16,12 @@ from tformer.answer.parts import (
     Unmasked,
     shrink_positions,
     start_random,
-    with_attention,
 )
 from tformer.answer.tasks import Previous, Stream
 from tformer.figures import Bars, Numbers, Table
 from tformer.model import CausalSelfAttention, Transformer
 from tformer.text.data import rng
+from tformer.watch import put_attention
 
 # ---------------------------------------------------------------------------- permuted inputs
 
@@ -44,7 +44,7 @@ def timeless(model: Transformer, n_layers: int, kind: type[CausalSelfAttention] 
     if hasattr(bare, "position"):
         with torch.no_grad():
             bare.position.zero_()
-    return with_attention(bare, kind).eval()
+    return put_attention(bare, kind).eval()
 
 
 @torch.inference_mode()
@@ -147,9 +147,9 @@ VARIANTS = (
     Variant("none, 1 layer", "none", 1),
     Variant("sinusoidal, 1 layer", "sinusoidal", 1, shrink_positions),
     Variant("learned, 1 layer", "learned", 1),
-    Variant("rotary, 1 layer", "none", 1, partial(with_attention, kind=Rotary)),
+    Variant("rotary, 1 layer", "none", 1, partial(put_attention, kind=Rotary)),
     Variant("none, 2 layers", "none", 2),
-    Variant("none, 2 layers, no mask", "none", 2, partial(with_attention, kind=Unmasked)),
+    Variant("none, 2 layers, no mask", "none", 2, partial(put_attention, kind=Unmasked)),
 )
 PLACED = tuple(variant.name for variant in VARIANTS[1:4])
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tformer.answer.claims import Budget, Claim, Finding, over_seeds
 from tformer.answer.lab import Subject, accuracies, build, halves, n_parameters, too_short
-from tformer.answer.parts import blocks_of, exchanged, same_start
+from tformer.answer.parts import exchanged, same_start
 from tformer.answer.q3_mlps.mlps import (
     arguments,
     best_match,
@@ -27,6 +27,7 @@ from tformer.answer.q3_mlps.mlps import (
 from tformer.figures import Bars, Lines, Numbers, Table
 from tformer.loss import cross_entropy
 from tformer.model import Transformer
+from tformer.watch import blocks_of
 
 STATES = 512  # that every MLP is given
 SEQUENCES = 16  # of which a position is replaced

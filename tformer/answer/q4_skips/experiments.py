@@ -5,22 +5,22 @@ from typing import Any
 
 from tformer.answer.claims import Experiment
 from tformer.answer.lab import too_short
-from tformer.answer.q4_skips import skips, stream
+from tformer.answer.q4_skips import alike, gradients, lens, trained
 
 EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment(
         "trained",
         "Trained with skips and without",
-        skips.measure_training,
-        skips.show_training,
+        trained.measure_training,
+        trained.show_training,
         quick_seeds=2,
         full_seeds=3,
     ),
     Experiment(
         "collapse",
         "Positions become alike",
-        stream.measure_collapse,
-        stream.show_collapse,
+        alike.measure_collapse,
+        alike.show_collapse,
         quick_seeds=3,
         full_seeds=5,
         skip=partial(too_short, positions=3),
@@ -28,8 +28,8 @@ EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment(
         "gradients",
         "Gradients at the start",
-        stream.measure_gradients,
-        stream.show_gradients,
+        gradients.measure_gradients,
+        gradients.show_gradients,
         quick_seeds=3,
         full_seeds=5,
         skip=partial(too_short, positions=3),
@@ -37,8 +37,8 @@ EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment(
         "lens",
         "The stream can be read at any depth",
-        stream.measure_lens,
-        stream.show_lens,
+        lens.measure_lens,
+        lens.show_lens,
         quick_seeds=2,
         full_seeds=5,
         skip=partial(too_short, positions=3),

@@ -5,14 +5,14 @@ from typing import Any
 
 from tformer.answer.claims import Experiment
 from tformer.answer.lab import too_short
-from tformer.answer.q5_mask import finite, leaks, mask
+from tformer.answer.q5_mask import finite, leaks, prefixes, triangle
 
 EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment(
         "jacobian",
         "The Jacobian is a triangle",
-        mask.measure_jacobian,
-        mask.show_jacobian,
+        triangle.measure_jacobian,
+        triangle.show_jacobian,
         quick_seeds=3,
         full_seeds=5,
         skip=partial(too_short, positions=3),
@@ -20,8 +20,8 @@ EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment(
         "prefixes",
         "One forward, many examples",
-        mask.measure_prefixes,
-        mask.show_prefixes,
+        prefixes.measure_prefixes,
+        prefixes.show_prefixes,
         quick_seeds=3,
         full_seeds=5,
         skip=partial(too_short, positions=3),

@@ -3,15 +3,15 @@
 from typing import Any
 
 from tformer.answer.claims import Experiment
-from tformer.answer.q6_heads import heads, repeats
+from tformer.answer.q6_heads import removed, repeats, several
 
 EXPERIMENTS: tuple[Experiment[Any], ...] = (
-    Experiment("sum", "Heads add up", heads.measure_sum, heads.show_sum, quick_seeds=2, full_seeds=3),
+    Experiment("sum", "Heads add up", removed.measure_sum, removed.show_sum, quick_seeds=2, full_seeds=3),
     Experiment(
         "mirror",
         "The anti-diagonal head, and the model without it",
-        heads.measure_mirror,
-        heads.show_mirror,
+        removed.measure_mirror,
+        removed.show_mirror,
         quick_seeds=3,
         full_seeds=5,
     ),
@@ -27,8 +27,8 @@ EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment(
         "several",
         "One head against several",
-        heads.measure_several,
-        heads.show_several,
+        several.measure_several,
+        several.show_several,
         quick_seeds=2,
         full_seeds=5,
     ),
