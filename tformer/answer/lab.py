@@ -118,6 +118,11 @@ def build(
     return model
 
 
+def relative_difference(found: Tensor, expected: Tensor, least: float = 0.0) -> float:
+    """The largest difference, as a share of the largest number expected, or of `least` if that is more."""
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(least))
+
+
 def n_parameters(model: nn.Module) -> int:
     """Trained numbers, each tensor once."""
     return sum(p.numel() for p in model.parameters())
