@@ -35,6 +35,14 @@ def attentions_of(model: Transformer) -> list[CausalSelfAttention]:
     return [block.attn for block in blocks_of(model)]
 
 
+def distinct_attentions(model: Transformer) -> list[tuple[int, CausalSelfAttention]]:
+    """Each attention module once, with the first layer (counted from 0) that has it: blocks may share one."""
+    first: dict[CausalSelfAttention, int] = {}
+    for layer, attn in enumerate(attentions_of(model)):
+        first.setdefault(attn, layer)
+    return [(layer, attn) for attn, layer in first.items()]
+
+
 def is_plain(model: nn.Module) -> bool:
     """Whether nothing in the model is watched or replaced: a faster path may be taken only then.
 
@@ -89,7 +97,7 @@ def watching_attention(model: Transformer, see: Callable[[AttentionCall], object
 
     with ExitStack() as undo:
         undo.enter_context(_as_written())
-        for layer, attn in _distinct(attentions_of(model)):
+        for layer, attn in distinct_attentions(model):
             undo.enter_context(_with_formula(attn, watched(layer, attn.formula)))
         yield
 
@@ -201,7 +209,7 @@ def with_formula(
     """
     with ExitStack() as undo:
         undo.enter_context(_as_written())
-        for layer, attn in _distinct(attentions_of(model)):
+        for layer, attn in distinct_attentions(model):
             if layers is None or layer in layers:
                 undo.enter_context(_with_formula(attn, formula))
         yield
@@ -239,11 +247,6 @@ def _of_kind(kind: Callable[..., Any], part: nn.Module, model: Transformer) -> A
     other = kind(model.config).to(next(part.parameters()))
     other.load_state_dict(part.state_dict())
     return other.train(part.training)
-
-
-def _distinct(attentions: list[CausalSelfAttention]) -> list[tuple[int, CausalSelfAttention]]:
-    """Each attention once, with the first layer that has it: blocks may be shared."""
-    return [(layer, attn) for layer, attn in enumerate(attentions) if attn not in attentions[:layer]]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from tests.conftest import tiny_model
 from tformer.answer.claims import QUICK
 from tformer.answer.q1_recurrence import chain
 from tformer.answer.q1_recurrence.chain import longest_chain, reach
-from tformer.model import KVCache
+from tformer.kv_cache import KVCache
 
 NOTHING_ADDED = "A token more adds nothing to the chain of a transformer"
 LENGTHENED = "A token more lengthens that of an LSTM"

@@ -25,7 +25,8 @@ from tformer.answer.q1_recurrence.lstm import LSTMConfig, as_large_as, build_lst
 from tformer.answer.tasks import Recall
 from tformer.config import ModelConfig
 from tformer.figures import Lines, Numbers, Series, Table
-from tformer.model import KVCache, Transformer
+from tformer.kv_cache import KVCache
+from tformer.model import Transformer
 from tformer.text.data import Reversal
 
 # The best that was tried: of 0.003 to 0.03 for the LSTM, of 0.003 to 0.01 for the transformer.

@@ -35,7 +35,7 @@ def timeless(model: Transformer, n_layers: int, kind: type[CausalSelfAttention] 
     """A copy in float64 without positions, of the first blocks (over again if there are too few)."""
     bare = copy.deepcopy(model).double()
     bare.blocks = nn.ModuleList((list(bare.blocks) * n_layers)[:n_layers])
-    if hasattr(bare, "position"):
+    if bare.position is not None:
         with torch.no_grad():
             bare.position.zero_()
     return put_attention(bare, kind).eval()
