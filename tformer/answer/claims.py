@@ -157,6 +157,11 @@ def largest(values: Iterable[float]) -> float:
     return math.nan if any(map(math.isnan, found)) else max(found)
 
 
+def smallest(values: Iterable[float]) -> float:
+    """NaN if any is, which `min` may pass over."""
+    return -largest(-value for value in values)
+
+
 def over_seeds(name: str, x: Sequence[float], curves: Sequence[Sequence[float]], most: int = 200) -> Series:
     """The mean of one curve for each seed, with the lowest and the highest; thinned to `most` points.
 

@@ -25,6 +25,7 @@ from tformer.text.data import Batches, Reversal, rng, split_text
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.fit import Report, State, fit
 from tformer.training.optim import Optimizers
+from tformer.watch import AttentionCall, attention_calls
 
 # ---------------------------------------------------------------------------- the run of --run
 
@@ -117,6 +118,14 @@ def build(
 def relative_difference(found: Tensor, expected: Tensor, least: float = 0.0) -> float:
     """The largest difference, as a share of the largest number expected, or of `least` if that is more."""
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(least))
+
+
+@torch.no_grad()
+def calls_of(model: Transformer, ids: Tensor) -> list[AttentionCall]:
+    """The calls of attention in one forward of ids, (batch, position): one a layer."""
+    with attention_calls(model) as calls:
+        model.eval()(ids)
+    return calls
 
 
 def n_parameters(model: nn.Module) -> int:
