@@ -17,7 +17,8 @@ import numpy as np
 from tformer.errors import RequestError
 from tformer.model import Transformer
 from tformer.run.find import find_run
-from tformer.run.huggingface import load_model, read_start_id, to_hf
+from tformer.run.huggingface import to_hf
+from tformer.run.loaded import load_run
 from tformer.text.tokenizer import Tokenizer, byte_symbols
 
 REFUSED = {
@@ -89,11 +90,11 @@ def export(run: str, out: Path, half: bool = False) -> None:
     """Write `out`. Raises RequestError for a run that has no GGUF form."""
     if out.exists():
         raise RequestError(f"{out} exists", "", "give another name")
-    folder = find_run(run)
-    model, tokenizer = load_model(folder), Tokenizer.load(folder)
+    loaded = load_run(find_run(run))
+    model, tokenizer = loaded.model, loaded.tokenizer
     values, c = check(model, tokenizer), model.config
     writer = gguf.GGUFWriter(out, "gpt2")
-    writer.add_name(folder.name)
+    writer.add_name(loaded.name)
     writer.add_context_length(c.n_ctx)
     writer.add_embedding_length(c.d_model)
     writer.add_block_count(c.n_layers)
@@ -101,7 +102,7 @@ def export(run: str, out: Path, half: bool = False) -> None:
     writer.add_head_count(c.n_heads)
     writer.add_layer_norm_eps(c.norm_eps)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
-    write_vocabulary(writer, values, tokenizer, c.vocab_size, read_start_id(folder, tokenizer))
+    write_vocabulary(writer, values, tokenizer, c.vocab_size, loaded.start_id)
     for name, tensor in to_hf(c, model.state_dict()).items():
         is_linear = ".h." in f".{name}" and tensor.ndim == 2
         array = (tensor.T.contiguous() if is_linear else tensor).numpy()  # rows are outputs

@@ -7,7 +7,7 @@ Importing this package imports no torch, so that the command line answers at onc
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tformer.run.huggingface import load as load
+    from tformer.run.loaded import load as load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
@@ -15,7 +15,7 @@ __all__ = ["__version__", "load"]
 
 def __getattr__(name: str) -> object:
     if name == "load":
-        from tformer.run.huggingface import load
+        from tformer.run.loaded import load
 
         return load
     raise AttributeError(f"module 'tformer' has no attribute {name!r}")

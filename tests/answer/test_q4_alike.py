@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.answer.models import subject
+from tests.answer.subjects import subject
 from tests.answer.verdicts import refuted, verdicts
 from tests.conftest import FAMILIES, tiny_model
 from tformer.answer.claims import QUICK, Seeds

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.answer.models import random_model, subject
+from tests.answer.models import random_model
+from tests.answer.subjects import subject
 from tests.answer.verdicts import refuted, verdicts
 from tests.conftest import FAMILIES, tiny_model
 from tformer.answer.claims import QUICK, Seeds

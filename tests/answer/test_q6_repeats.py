@@ -5,7 +5,8 @@ from functools import cache
 import numpy as np
 import torch
 
-from tests.answer.models import random_model, subject
+from tests.answer.models import random_model
+from tests.answer.subjects import subject
 from tests.answer.verdicts import refuted, verdicts
 from tformer.answer.claims import QUICK, Seeds
 from tformer.answer.lab import build, train
@@ -64,7 +65,7 @@ def test_a_foreign_run_is_scored_and_nothing_claimed():
     model = random_model()
     text = np.arange(200) % 13
     for given in (None, text):
-        seeds = Seeds(repeats.measure_repeats(QUICK, s, subject(model, text=given)) for s in (0, 1))
+        seeds = Seeds(repeats.measure_repeats(QUICK, s, subject(model, text_ids=given)) for s in (0, 1))
         finding = repeats.show_repeats(seeds)
         assert not finding.claims and len(finding.tables[0].rows) == 12
         assert all((row[-1] == "-") == (given is None) for row in finding.tables[0].rows)

@@ -13,7 +13,8 @@ from tests.show.test_page import check
 from tformer.cli import app
 from tformer.errors import RequestError
 from tformer.evals.loss import token_losses
-from tformer.run.huggingface import load, to_hf, to_hf_config
+from tformer.run.huggingface import to_hf, to_hf_config
+from tformer.run.loaded import load
 from tformer.text.data import split_text, write_token_file
 from tformer.text.tokenizer import Tokenizer
 

@@ -19,8 +19,8 @@ from tformer.cli import app
 from tformer.errors import RequestError, TformerError
 from tformer.evals import lambada as room
 from tformer.evals.lambada import encode_passages, lambada, read_passages, split_last_word
-from tformer.run.find import read_lines, read_record
 from tformer.run.huggingface import load_model, tokenizer_config
+from tformer.run.record import read_lines, read_record
 from tformer.show.svg import loss_svg
 from tformer.text.corpus import LAMBADA, download
 from tformer.text.tokenizer import Tokenizer
@@ -394,8 +394,8 @@ def test_a_run_logs_the_loss_of_last_words_and_goes_on_with_it(place, capsys):
     train("--steps", "20", "--resume")
     again = logged(place / "run")
     assert list(again) == [5, 10, 15, 20] and again | first == again
-    kept = read_record(place / "run")["record"]["eval_data"]
-    assert kept["source"] == str(place / "p.jsonl") and kept["passages"] == 30
+    kept = read_record(place / "run").eval_data
+    assert kept.source == str(place / "p.jsonl") and kept.passages == 30
 
 
 def test_a_run_goes_on_with_the_passages_that_it_has(place):

@@ -15,7 +15,8 @@ from tests.conftest import tiny_model
 from tformer.config import Config, TrainConfig, flag_layer
 from tformer.errors import RequestError, TformerError
 from tformer.run.checkpoint import Run, open_run
-from tformer.run.find import is_finished, read_record, recorded_hash
+from tformer.run.data import prepare_data
+from tformer.run.record import read_record
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.fit import State
 from tformer.training.optim import Optimizers
@@ -24,7 +25,6 @@ from tformer.training.session import (
     decide,
     finish,
     open_session,
-    prepare_data,
     resume_config,
     train_session,
 )
@@ -77,7 +77,7 @@ def config(kind: str = "gpt2-adamw-dropout", **train) -> Config:
 def begin(run: Run, text: Path, wanted: Config) -> Session:
     """What `tformer train` does, with or without --resume."""
     tokenizer = Tokenizer.load(run.folder) if (run.folder / "tokenizer.json").exists() else None
-    data = prepare_data(wanted, [str(text)], tokenizer, recorded_hash(run.record()))
+    data = prepare_data(wanted, [str(text)], tokenizer, run.record().data.sha256)
     return open_session(run, decide(wanted, CPU, data.tokenizer.vocab_size), data, CPU)
 
 
@@ -547,9 +547,9 @@ def test_a_finished_run_of_which_more_is_asked_is_unfinished_until_it_is_done(co
     folder = copied[0]
     with open_run(folder) as run:
         finish(begin(run, text, copied[1]))
-    assert is_finished(read_record(folder))
+    assert read_record(folder).is_finished
     train(folder, text, resumed(copied, "train.steps=8"), until=5)
-    assert not is_finished(read_record(folder))
+    assert not read_record(folder).is_finished
 
 
 def test_a_run_that_lost_patience_is_done(tmp_path, text, monkeypatch):

@@ -9,14 +9,12 @@ from tformer.errors import RequestError
 from tformer.run.find import (
     all_runs,
     find_run,
-    is_finished,
     new_run_folder,
     newest_run,
-    read_record,
     runs_folder,
-    task_of,
     unfinished_run,
 )
+from tformer.run.record import read_record
 
 
 @pytest.fixture
@@ -85,7 +83,7 @@ def test_the_newest_run_that_suits_has_weights_and_the_task(runs):
     older = make(runs, "older", age=3)
     make(runs, "oldest", age=4)
     assert newest_run(lambda record: True, "any") == newest
-    assert newest_run(lambda record: task_of(record) == "text", "a text run") == older
+    assert newest_run(lambda record: record.task == "text", "a text run") == older
     with pytest.raises(RequestError, match="expected a run on the moon"):
         newest_run(lambda record: False, "a run on the moon")
 
@@ -97,10 +95,10 @@ def test_no_run_at_all_says_how_to_make_one(runs):
 
 def test_a_record_tells_the_task_and_whether_training_ended(runs, tmp_path):
     done = read_record(make(runs, "done", finished=True, task="reversal"))
-    assert is_finished(done) and task_of(done) == "reversal"
-    assert not is_finished(read_record(make(runs, "stopped")))
+    assert done.is_finished and done.task == "reversal"
+    assert not read_record(make(runs, "stopped")).is_finished
     foreign = read_record(tmp_path)
-    assert foreign == {} and task_of(foreign) == "text" and not is_finished(foreign)
+    assert foreign.is_empty and foreign.task == "text" and not foreign.is_finished
 
 
 def test_a_new_run_takes_the_first_free_name(runs):
@@ -136,7 +134,7 @@ def test_one_damaged_record_does_not_hide_the_other_runs(runs):
         folder = make(runs, f"bad-{age}", age=age)
         (folder / "tformer.yaml").write_bytes(damage)
         os.utime(folder / "tformer.yaml", (1e9 - age, 1e9 - age))
-    assert newest_run(lambda record: record.get("data") == {"task": "text"}, "a text run") == good
+    assert newest_run(lambda record: record.settings.get("data") == {"task": "text"}, "a text run") == good
     (runs / "good-2").mkdir()
     (runs / "good-2" / "tformer.yaml").write_bytes(b"data: [")
     assert unfinished_run("good") == good

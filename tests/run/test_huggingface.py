@@ -12,7 +12,8 @@ from tests.conftest import FAMILIES, needs_nanochat, tiny_config, tiny_model
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.run.checkpoint import Run
-from tformer.run.huggingface import from_hf_config, load, load_model, to_hf, to_hf_config
+from tformer.run.huggingface import from_hf_config, load_model, to_hf, to_hf_config
+from tformer.run.loaded import load
 from tformer.text.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tests.show.test_page import check
+from tformer.run.record import Evaluation, Record, record_of
 from tformer.show.run_page import run_page
 
 RECORD = {
@@ -20,24 +21,37 @@ METRICS = [
     | ({"val_loss": 3.1 / i, "sample": f"<b>O God {i}</b>"} if i % 2 else {})
     for i in range(1, 1001)
 ]
-EVALS = [
-    {"task": "loss", "on": "its validation part", "result": {"loss": 9.0, "by_position": [3.0, 2.0, 1.0]}},
-    {"task": "loss", "on": "its validation part", "result": {"loss": 2.25, "by_position": [3.0, 2.0, 1.0]}},
-    {
-        "task": "reversal",
-        "result": {
-            "chance": 0.25,
-            "passed": True,
-            "positions": [{"position": 1, "half": "first", "accuracy": 0.26}],
-        },
-    },
-    {"task": "causality", "result": {"passed": True, "positions": [1, 2, 3], "max_leak": 0.0}},
-]
+EVALS = list(
+    map(
+        Evaluation.model_validate,
+        [
+            {
+                "task": "loss",
+                "on": "its validation part",
+                "result": {"loss": 9.0, "by_position": [3.0, 2.0, 1.0]},
+            },
+            {
+                "task": "loss",
+                "on": "its validation part",
+                "result": {"loss": 2.25, "by_position": [3.0, 2.0, 1.0]},
+            },
+            {
+                "task": "reversal",
+                "result": {
+                    "chance": 0.25,
+                    "passed": True,
+                    "positions": [{"position": 1, "half": "first", "accuracy": 0.26}],
+                },
+            },
+            {"task": "causality", "result": {"passed": True, "positions": [1, 2, 3], "max_leak": 0.0}},
+        ],
+    )
+)
 MAPS = ("to be", np.full((2, 12, 5, 5), 0.2))
 
 
 def test_everything_is_on_the_page():
-    text = run_page("shake<speare>", RECORD, METRICS, EVALS, MAPS)
+    text = run_page("shake<speare>", record_of(RECORD, "tformer.yaml"), METRICS, EVALS, MAPS)
     check(text)
     assert "shake&lt;speare&gt;" in text and "&lt;text&gt;.txt" in text
     assert "12,345" in text and "2.5000" in text
@@ -51,14 +65,14 @@ def test_everything_is_on_the_page():
 
 def test_whole_word_and_last_token_are_named():
     result = {"accuracy": 0.25, "perplexity": 18296431.25, "last_token_accuracy": 0.5}
-    text = run_page("x", {}, [], [{"task": "lambada", "result": result}])
+    text = run_page("x", Record(), [], [Evaluation(task="lambada", result=result)])
     assert "accuracy of the whole last word" in text and "<td>last token accuracy" in text
     assert "<td>accuracy</td>" not in text
     assert ">18,296,431.2<" in text, "no decimals that mean nothing"
 
 
 def test_a_page_grows_with_what_there_is():
-    text = run_page("new", {}, [], [])
+    text = run_page("new", Record(), [], [])
     check(text)
     assert "not at its end yet" in text
     assert "<svg" not in text and "Evaluations" not in text and "wrote" not in text
@@ -66,4 +80,4 @@ def test_a_page_grows_with_what_there_is():
 
 def test_a_long_run_makes_no_large_page():
     many = [{"step": i, "loss": 1.0, "lr": 0.1} for i in range(1, 50_001)]
-    assert len(run_page("long", {}, many, [])) < 100_000
+    assert len(run_page("long", Record(), many, [])) < 100_000

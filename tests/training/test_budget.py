@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from tformer.config import Config, TrainConfig
 from tformer.errors import RequestError
 from tformer.run.checkpoint import open_run
+from tformer.run.data import prepare_data
 from tformer.training import budget
 from tformer.training.budget import Costs, settle, steps_within
 from tformer.training.noted import loss_by_position, sampled_line
-from tformer.training.session import decide, open_session, prepare_data, train_session
+from tformer.training.session import decide, open_session, train_session
 
 CPU = torch.device("cpu")
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 40
@@ -77,12 +78,12 @@ def test_a_run_ends_inside_its_budget_and_uses_it(tmp_path):
         reports = list(train_session(session))
     took = clock() - began
     assert 0.9 * 60 * minutes < took < 60 * minutes
-    made = session.record["budget"]
-    assert len(reports) == made["steps"] == session.config.train.steps
-    assert made["seconds_per_step"] == pytest.approx(0.2)
-    assert made["minutes"] == minutes
+    made = session.record.budget
+    assert len(reports) == made.steps == session.config.train.steps
+    assert made.seconds_per_step == pytest.approx(0.2)
+    assert made.minutes == minutes
     written = run.record()
-    assert written["train"]["steps"] == made["steps"] and written["record"]["budget"] == made
+    assert written.settings["train"]["steps"] == made.steps and written.budget == made
 
 
 def test_evaluations_that_take_most_of_the_time_are_counted(tmp_path):

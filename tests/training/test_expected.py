@@ -5,8 +5,9 @@ import math
 import pytest
 
 from tformer.config import all_keys, merge, preset_layer, preset_names
+from tformer.run.data import prepare_data
+from tformer.run.record import Record, record_of
 from tformer.training.expected import IMMATERIAL, Expectation, expectation, read_expected
-from tformer.training.session import prepare_data
 
 SHAKESPEARE = {"data": {"source": ["shakespeare"]}}
 # The README's table of figures, and for nanoGPT's configuration the table in examples/benchmarks.
@@ -22,7 +23,8 @@ UNMEASURED = {"char-12l", "shakespeare-gpu"}
 def held(preset="shakespeare", val_loss=2.84, met=SHAKESPEARE, bits=2.0, **changes):
     """What is said of a run of a preset with some settings of `train` changed."""
     config = merge([preset_layer(preset)]).updated("train", **changes)
-    return expectation(preset, config, met, {"val_loss": val_loss, "bits_per_byte": bits})
+    record = record_of({"record": met | {"preset": preset}}, "tformer.yaml")
+    return expectation(config, record, {"val_loss": val_loss, "bits_per_byte": bits})
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -140,8 +142,8 @@ def test_any_text_is_judged_in_bits_per_byte():
 
 def test_a_run_without_a_band_says_why():
     assert "not been measured" in held("shakespeare-gpu").sentence
-    assert "no preset" in expectation(None, merge([]), {}, {}).sentence
-    assert "no preset" in expectation("gone", merge([]), {}, {}).sentence
+    assert "no preset" in expectation(merge([]), Record(), {}).sentence
+    assert "no preset" in expectation(merge([]), Record(preset="gone"), {}).sentence
     assert "validation" in held(val_loss=None).sentence
     assert Expectation("x", missing="why").inside is None
 
@@ -155,5 +157,5 @@ def test_what_is_decided_at_the_beginning_does_not_take_the_band_away(tmp_path):
     data = prepare_data(config, ["reversal"])
     settled = decide(config, torch.device("cpu"), data.tokenizer.vocab_size)
     assert settled != config
-    met = {"data": data.facts}
-    assert expectation("reversal", settled, met, {"val_loss": 1.545}).inside is True
+    record = Record(preset="reversal", data=data.facts)
+    assert expectation(settled, record, {"val_loss": 1.545}).inside is True

@@ -16,11 +16,12 @@ from tformer.config import Config, TrainConfig
 from tformer.loss import cross_entropy
 from tformer.model import Transformer
 from tformer.run.checkpoint import open_run
+from tformer.run.data import prepare_data
 from tformer.run.huggingface import to_hf
 from tformer.text.data import Windows
 from tformer.training.fit import DivergedError, State, fit
 from tformer.training.optim import Optimizers, lr_at
-from tformer.training.session import Session, open_session, prepare_data, train_session
+from tformer.training.session import Session, open_session, train_session
 
 BATCHES = Windows(np.random.default_rng(0).integers(23, size=400).astype(np.uint16), 16)
 

@@ -15,13 +15,14 @@ from tformer.config import Config, Layer, merge, preset_layer
 from tformer.errors import RequestError
 from tformer.evals.loss import octaves
 from tformer.run.checkpoint import open_run
-from tformer.run.find import recorded_hash
+from tformer.run.data import prepare_data
+from tformer.run.record import Record, record_of
 from tformer.show.progress import TrainingProgress
 from tformer.text.tokenizer import Tokenizer
 from tformer.training import noted as journal
 from tformer.training.fit import Report, State
 from tformer.training.noted import SHARE, Pictures, draw, draw_last, loss_by_position, sampled_line
-from tformer.training.session import decide, finish, open_session, prepare_data, train_session
+from tformer.training.session import decide, finish, open_session, train_session
 
 CPU = torch.device("cpu")
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 10
@@ -61,7 +62,7 @@ def trained(folder: Path, wanted: Config, hooks, until: int = 0, source="text"):
     sources = [str(folder.parent / "text.txt")] if source == "text" else [source]
     with open_run(folder) as run:
         own = Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
-        data = prepare_data(wanted, sources, own, recorded_hash(run.record()))
+        data = prepare_data(wanted, sources, own, run.record().data.sha256)
         session = open_session(run, decide(wanted, CPU, data.tokenizer.vocab_size), data, CPU)
         session.at_evaluation += hooks
         for _ in train_session(session, stop=lambda: session.state.step == until):
@@ -262,7 +263,7 @@ def test_what_else_is_asked_for_goes_before_the_gpus_preset(flags, expected, mon
         raise RequestError("far enough")
 
     monkeypatch.setattr("tformer.device.resolve_device", lambda name: torch.device("cuda"))
-    monkeypatch.setattr("tformer.training.session.prepare_data", stop)
+    monkeypatch.setattr("tformer.run.data.prepare_data", stop)
     arguments = {"preset": None, "resume": False} | flags
     with pytest.raises(RequestError, match="far enough"):
         command.command(["shakespeare"], device="auto", out=folder, json=False, **arguments)
@@ -282,13 +283,22 @@ def test_steps_and_minutes_contradict_each_other():
     check_minutes(None, Layer("", {"train": {"steps": 5}}))
 
 
+BUDGET = {
+    "minutes": 5.0,
+    "steps": 77,
+    "seconds_before": 1.0,
+    "seconds_per_step": 3.0,
+    "seconds_per_evaluation": 1.0,
+}
+
+
 def test_a_resumed_run_keeps_the_steps_that_its_minutes_gave_it():
-    session = SimpleNamespace(record={"budget": {"minutes": 5.0}}, config=config(steps=77))
+    session = SimpleNamespace(record=record_of({"record": {"budget": BUDGET}}, "it"), config=config(steps=77))
     settle_steps(session, None, resumed=True)
     settle_steps(session, (5.0, 0.0), resumed=True)
     assert session.config.train.steps == 77
     with pytest.raises(RequestError, match=r"5 minutes, and has 77 steps"):
         settle_steps(session, (6.0, 0.0), resumed=True)
-    session.record = {}
+    session.record = Record()
     with pytest.raises(RequestError, match="given steps"):
         settle_steps(session, (6.0, 0.0), resumed=True)

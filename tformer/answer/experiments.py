@@ -3,16 +3,14 @@
 import importlib
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, cast
-
-import torch
 
 from tformer.answer import Question
 from tformer.answer.claims import Budget, Claim, Experiment, Finding, Seeds
 from tformer.answer.lab import Subject
+from tformer.device import one_thread
 
 SEEDS_APART = 1000  # so that --seed 0 and --seed 1 share no draw
 Progress = Callable[[str, int, int], None]  # what is being measured; seeds done, in all
@@ -112,14 +110,3 @@ def investigate(
             results.append(Result(experiment.slug, experiment.title, evidence, finding, seconds, why or ""))
     progress("", total, total)
     return Answer(question, budget, seed, tuple(results))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The models are too small to share among threads, and one thread adds up in one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

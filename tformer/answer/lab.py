@@ -18,14 +18,14 @@ from tformer.answer.tasks import Stream, Task
 from tformer.config import ModelConfig, TrainConfig
 from tformer.errors import RequestError, TformerError
 from tformer.model import Transformer
-from tformer.run.find import read_record
-from tformer.run.huggingface import load_model
-from tformer.text.corpus import CORPORA, load_corpus
+from tformer.run.data import recorded_source
+from tformer.run.loaded import LoadedRun, load_run
+from tformer.text.corpus import load_corpus
 from tformer.text.data import Batches, Reversal, rng, split_text
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.fit import Report, State, fit
 from tformer.training.optim import Optimizers
-from tformer.training.session import recorded_reversal
+from tformer.watch import AttentionCall, attention_calls
 
 # ---------------------------------------------------------------------------- the run of --run
 
@@ -66,19 +66,18 @@ def too_short(subject: Subject | None, positions: int) -> str | None:
 
 def load_subject(folder: Path) -> Subject:
     """The model of a directory, its tokenizer if it has one, and something to read for it."""
-    record = read_record(folder)
-    model = load_model(folder)
-    tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
-    task = recorded_reversal(record, str(folder / "tformer.yaml"))
-    return Subject(folder, model, tokenizer, task, _text_ids(record, tokenizer) if not task else None)
+    run = load_run(folder)
+    tokenizer = Tokenizer.load(folder) if run.has_tokenizer else None  # it may have more ids than the model
+    text_ids = None if run.reversal else _text_ids(run, tokenizer)
+    return Subject(folder, run.model, tokenizer, run.reversal, text_ids)
 
 
-def _text_ids(record: dict[str, Any], tokenizer: Tokenizer | None) -> np.ndarray | None:
+def _text_ids(run: LoadedRun, tokenizer: Tokenizer | None) -> np.ndarray | None:
     """Ids of the validation part of what a run was trained on, if it lies here; else of our own prose."""
     if tokenizer is None:
         return None
     prose = "\n\n".join(question.text for question in answer.questions())
-    for text in (_validation_text(record), prose):
+    for text in (_validation_text(run), prose):
         try:
             if text and len(ids := tokenizer.encode_array([text[:200_000]])):
                 return ids
@@ -87,15 +86,13 @@ def _text_ids(record: dict[str, Any], tokenizer: Tokenizer | None) -> np.ndarray
     return None
 
 
-def _validation_text(record: dict[str, Any]) -> str:
-    """Nothing is downloaded here."""
-    sources = ((record.get("record") or {}).get("data") or {}).get("source") or []
-    here = [s for s in sources if (CORPORA[s].path if s in CORPORA else Path(s)).exists()]
-    if not sources or here != sources or any(s.endswith(".npy") for s in sources):
-        return ""
-    fraction = float((record.get("data") or {}).get("val_fraction", 0.1))
+def _validation_text(run: LoadedRun) -> str:
+    """Empty where the text cannot be read as it was; nothing is downloaded here."""
     try:
-        return split_text(load_corpus(sources).text, fraction or 1.0).val
+        source = recorded_source(run.folder, run.record)
+        if source.is_ids or not source.is_here:
+            return ""
+        return split_text(load_corpus(source.names).text, source.fraction or 1.0).val
     except RequestError:
         return ""
 
@@ -116,6 +113,19 @@ def build(
     model = Transformer(config)
     replace(model)
     return model
+
+
+def relative_difference(found: Tensor, expected: Tensor, least: float = 0.0) -> float:
+    """The largest difference, as a share of the largest number expected, or of `least` if that is more."""
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(least))
+
+
+@torch.no_grad()
+def calls_of(model: Transformer, ids: Tensor) -> list[AttentionCall]:
+    """The calls of attention in one forward of ids, (batch, position): one a layer."""
+    with attention_calls(model) as calls:
+        model.eval()(ids)
+    return calls
 
 
 def n_parameters(model: nn.Module) -> int:

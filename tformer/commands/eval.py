@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from tformer.commands.options import Device, Json, Runs, at_least, completes, pr
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
+    from tformer.run.loaded import LoadedRun
     from tformer.text.data import Reversal
 
 TEXTS, SCORES = "Sequences, prompts and samples", "How much of it, for loss, lambada and causality"
@@ -164,8 +165,9 @@ def command(
     at_least("--seed", seed, 0)
     check_sampling(task, n, temperature or [], max_tokens)
     from tformer.device import resolve_device
-    from tformer.run.find import newest_run, read_record, task_of
-    from tformer.run.huggingface import load_model
+    from tformer.run.find import newest_run
+    from tformer.run.loaded import load_run
+    from tformer.run.record import read_record
     from tformer.show import terminal
 
     resolved = resolve_device(device)
@@ -173,15 +175,14 @@ def command(
     wanted = suits.get(task or "")
     folders = find_runs(run or [], task)
     if not folders:
-        folders = [newest_run(lambda r: wanted in (None, task_of(r)), f"a run on {wanted or 'anything'}")]
+        folders = [
+            newest_run(lambda record: wanted in (None, record.task), f"a run on {wanted or 'anything'}")
+        ]
         terminal.say(f"using {folders[0]}")
 
     def request_of(folder: Path) -> Request:
-        record, model = read_record(folder), load_model(folder, resolved)
         return Request(
-            folder,
-            record,
-            model,
+            load_run(folder, resolved),
             data or [],
             prompt or [],
             out,
@@ -205,12 +206,12 @@ def command(
             show(terminal.out())
         return
     if task is None:
-        task = "reversal" if task_of(read_record(folders[0])) == "reversal" else "loss"
+        task = "reversal" if read_record(folders[0]).task == "reversal" else "loss"
         check_options(context, task)
     request = request_of(folders[0])
     outcome = TASKS[task](request)
     if json:
-        print_json({"run": str(request.folder)} | outcome.result | outcome.also)
+        print_json({"run": str(request.run.folder)} | outcome.result | outcome.also)
     else:
         outcome.show(terminal.out())
     keep(request, task, outcome)
@@ -258,21 +259,20 @@ def find_runs(names: list[str], task: str | None) -> list[Path]:
     return folders
 
 
-def _task(folder: Path, record: dict[str, Any]) -> "Reversal":
-    from tformer.training.session import recorded_reversal
-
-    task = recorded_reversal(record, str(folder / "tformer.yaml"))
-    if task is None:
-        raise RequestError(f"{folder} is not a run on reversal", "", "train one with: tformer train reversal")
-    return task
+def _task(run: "LoadedRun") -> "Reversal":
+    if run.reversal is None:
+        raise RequestError(
+            f"{run.folder} is not a run on reversal", "", "train one with: tformer train reversal"
+        )
+    return run.reversal
 
 
 def _reversal(request: Request) -> Outcome:
     from tformer.evals.reversal import reversal
     from tformer.show import terminal
 
-    task = _task(request.folder, request.record)
-    result = reversal(request.model, task, request.n or FRESH, request.precision, index=request.seed)
+    task = _task(request.run)
+    result = reversal(request.run.model, task, request.n or FRESH, request.precision, index=request.seed)
     return Outcome(
         asdict(result),
         lambda console: terminal.reversal_table(result, console),
@@ -287,15 +287,12 @@ def _causality(request: Request) -> Outcome:
     from tformer.show.progress import steps_progress
 
     with steps_progress("changing tokens") as shown:
-        result = causality(request.model, request.positions, request.precision, request.seed, shown)
+        result = causality(request.run.model, request.positions, request.precision, request.seed, shown)
     return Outcome(asdict(result), lambda console: terminal.causality_picture(result, console), result.passed)
 
 
 def _attention(request: Request) -> Outcome:
-    from tformer.run.find import task_of
-
-    is_reversal = task_of(request.record) == "reversal"
-    return attention(request, _task(request.folder, request.record) if is_reversal else None)
+    return attention(request, request.run.reversal)
 
 
 TASKS: dict[str, Callable[[Request], Outcome]] = {

@@ -23,12 +23,11 @@ def attention(request: Request, task: "Reversal | None") -> Outcome:
 
     from tformer.evals.attention import attention_weights, mirror
     from tformer.files import write_file
-    from tformer.run.huggingface import load_tokenizer
     from tformer.show import terminal
     from tformer.show.svg import attention_picture
 
-    folder, model, out = request.folder, request.model, request.out
-    tokenizer = load_tokenizer(folder, model)
+    folder, model, out = request.run.folder, request.run.model, request.out
+    tokenizer = request.run.tokenizer
     ids = _ids(request, tokenizer, task)
     device = next(model.parameters()).device
     weights = attention_weights(model, torch.tensor([ids], device=device))[:, 0].float().cpu().numpy()
@@ -84,12 +83,12 @@ def _ids(request: Request, tokenizer: "Tokenizer", task: "Reversal | None") -> l
     if prompt is None and not data:
         if task is None:
             raise RequestError(
-                f"no text to show the attention of {request.folder} on",
+                f"no text to show the attention of {request.run.folder} on",
                 "",
                 "give --prompt TEXT or --data FILE",
             )
         return [int(i) for i in task.fresh(1, index=request.seed)[0][0]]
-    most = min(request.model.config.n_ctx, MOST_TOKENS)
+    most = min(request.run.model.config.n_ctx, MOST_TOKENS)
     text = prompt if prompt is not None else load_corpus(data).text[: 64 * most]
     ids: Any = tokenizer.encode(text)
     if not ids:

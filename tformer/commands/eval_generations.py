@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tformer.commands.eval_loss import recorded_sources
 from tformer.commands.evaluation import Outcome, Request
 from tformer.commands.options import at_least
 from tformer.errors import RequestError
@@ -45,11 +43,10 @@ def check_sampling(task: str | None, n: int | None, temperatures: list[float], m
 def generations(request: Request) -> Outcome:
     """Sample; measure what came; measure as much real text in the same way."""
     from tformer.evals.generations import beginnings, compare, continuations, rates, whole
-    from tformer.run.huggingface import load_tokenizer
     from tformer.show import generations as render_generations
     from tformer.show.progress import steps_progress
 
-    tokenizer = load_tokenizer(request.folder, request.model)
+    tokenizer = request.run.tokenizer
     split, on = _texts(request, tokenizer)
     temperatures = list(dict.fromkeys(request.temperatures or TEMPERATURES))
     n = (request.n or N_SAMPLES) if any(temperatures) else 1  # greedy samples are all alike
@@ -96,42 +93,33 @@ def generations(request: Request) -> Outcome:
         "validation_samples": [{"prompt": w.before, "text": w.text} for w in real],
     }
     return Outcome(
-        result, lambda console: render_generations.generations(str(request.folder), result, console), on=on
+        result,
+        lambda console: render_generations.generations(str(request.run.folder), result, console),
+        on=on,
     )
 
 
 def _texts(request: Request, tokenizer: "Tokenizer") -> "tuple[Split, str]":
     """The text to compare with, in its two parts, and what it is. RequestError where there is none."""
-    from tformer.run.find import check_hash, recorded_hash, task_of
-    from tformer.text.corpus import load_corpus
-    from tformer.text.data import Split, load_token_file, split_text, token_hash
+    from tformer.run.data import given_source, recorded_source
 
-    folder, record = request.folder, request.record
-    if task_of(record) == "reversal":
+    run = request.run
+    if run.record.task == "reversal":
         raise RequestError(
-            f"{folder} is a run on reversal", "its sequences are no text", "name a run on text"
+            f"{run.folder} is a run on reversal", "its sequences are no text", "name a run on text"
         )
-    sources = request.data or recorded_sources(folder, record)
-    fraction = float((record.get("data") or {}).get("val_fraction", VAL_FRACTION))
     if request.data:
-        fraction = fraction or VAL_FRACTION
-    expected = None if request.data else recorded_hash(record)
-    if len(sources) == 1 and sources[0].endswith(".npy"):
-        ids = load_token_file(Path(sources[0]), tokenizer.vocab_size)
-        check_hash(token_hash(ids), expected, "give --data FILE")
-        cut = int((1 - fraction) * len(ids))
-        split = Split(tokenizer.decode(ids[:cut].tolist()), tokenizer.decode(ids[cut:].tolist()))
+        source = given_source(request.data, run.record.val_fraction or VAL_FRACTION)
     else:
-        corpus = load_corpus(sources)
-        check_hash(corpus.sha256, expected, "give --data FILE")
-        split = split_text(corpus.text, fraction)
+        source = recorded_source(run.folder, run.record)
+    split, names = source.split(tokenizer), " ".join(source.names)
     if not split.train or not split.val:
         raise RequestError(
-            f"no text to compare with in {' '.join(sources)}",
+            f"no text to compare with in {names}",
             f"{len(split.train):,} characters of training text, {len(split.val):,} of validation text",
             "give --data FILE",
         )
-    return split, " ".join(sources)
+    return split, names
 
 
 def _sample(
@@ -143,10 +131,9 @@ def _sample(
     shown: Callable[[int, int], None],
 ) -> list[Drawn]:
     """`n` samples of each prompt at each temperature; all temperatures draw with the same seeds."""
-    from tformer.run.huggingface import read_start_id
     from tformer.sample import Sampling, continue_text
 
-    start = read_start_id(request.folder, tokenizer)
+    start = request.run.start_id
     total = len(temperatures) * len(prompts) * request.max_tokens
     done, drawn = 0, []
     for temperature in temperatures:
@@ -162,7 +149,7 @@ def _sample(
 
             for j, sample in enumerate(
                 continue_text(
-                    request.model,
+                    request.run.model,
                     tokenizer,
                     ids,
                     alike,
@@ -190,6 +177,6 @@ def _scored(
     from tformer.evals.generations import Written
     from tformer.evals.loss import token_losses
 
-    losses = token_losses(request.model, np.array(before_ids + ids), request.precision)
+    losses = token_losses(request.run.model, np.array(before_ids + ids), request.precision)
     bits = float(losses[len(before_ids) - 1 :].sum()) / math.log(2)
     return Written(before, text, bits, int(tokenizer.n_bytes[ids].sum()))

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 def lambada(request: Request) -> Outcome:
     """Score the LAMBADA test set, downloaded once, or the passages of `--data`."""
     from tformer.evals import lambada as measure
-    from tformer.run.huggingface import load_tokenizer
     from tformer.show import terminal
     from tformer.show.progress import download_progress, steps_progress
     from tformer.text.corpus import LAMBADA, download
@@ -24,15 +23,15 @@ def lambada(request: Request) -> Outcome:
         with download_progress("downloading LAMBADA") as shown:
             sources = [str(download(LAMBADA, shown))]
     texts = [text for source in sources for text in measure.read_passages(source)][: request.limit]
-    tokenizer = load_tokenizer(request.folder, request.model)
-    passages = measure.encode_passages(texts, tokenizer, request.model.config.n_ctx)
+    tokenizer = request.run.tokenizer
+    passages = measure.encode_passages(texts, tokenizer, request.run.model.config.n_ctx)
     for why, count in passages.skipped.items():
         terminal.warn(f"passed over {count:,} of {len(texts):,} passages: {why}")
     with steps_progress("predicting last words") as progress:
-        result = measure.lambada(request.model, passages, request.precision, progress)
+        result = measure.lambada(request.run.model, passages, request.precision, progress)
     name = " ".join(request.data) or "the LAMBADA test set"
     facts = {
-        "run": str(request.folder),
+        "run": str(request.run.folder),
         "passages": f"{result.n:,} of {name}"
         + (f", {result.skipped:,} passed over" if result.skipped else "")
         + (f", {result.cut:,} cut to their end" if result.cut else ""),

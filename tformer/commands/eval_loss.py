@@ -18,52 +18,11 @@ if TYPE_CHECKING:
 
     from tformer.evals.loss import LossResult
     from tformer.evals.statistics import Difference, Scored
+    from tformer.run.data import Source
+    from tformer.run.record import Record
     from tformer.text.tokenizer import Tokenizer
 
 TOKENS_OF_A_PAGE = 300  # that --out shows if --tokens does not say
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a text is, which part of it is scored, and the sha256 that it must have, if any."""
-
-    names: list[str]
-    fraction: float  # its end
-    sha256: str | None
-    on: str  # in words
-
-    @property
-    def is_ids(self) -> bool:
-        """Whether it is a token file."""
-        return len(self.names) == 1 and self.names[0].endswith(".npy")
-
-    def ids(self, tokenizer: "Tokenizer") -> "np.ndarray":
-        """Of a token file, what is scored. Raises RequestError where it is not what was recorded."""
-        from tformer.run.find import check_hash
-        from tformer.text.data import load_token_file, token_hash
-
-        ids = load_token_file(Path(self.names[0]), tokenizer.vocab_size)
-        check_hash(token_hash(ids), self.sha256, "give --data FILE")
-        return ids[int((1 - self.fraction) * len(ids)) :]
-
-    def text(self, records: dict[Path, dict[str, Any]]) -> str:
-        """Of anything else, what is scored; a run that has seen all of it is named.
-
-        Raises RequestError where it is not what was recorded.
-        """
-        from tformer.run.find import check_hash, recorded_hash
-        from tformer.show import terminal
-        from tformer.text.corpus import load_corpus
-        from tformer.text.data import split_text
-
-        corpus = load_corpus(self.names)
-        check_hash(corpus.sha256, self.sha256, "give --data FILE")
-        for folder, record in records.items() if self.fraction == 1 else ():
-            if recorded_hash(record) == corpus.sha256:
-                terminal.warn(
-                    f"{folder} was trained on this very text: its loss here says little of new text"
-                )
-        return split_text(corpus.text, self.fraction).val
 
 
 @dataclass(frozen=True)
@@ -106,15 +65,14 @@ class Judged:
 def loss(request: Request) -> Outcome:
     """Score the run's validation part, or all of `--data`."""
     from tformer.evals.tokens import surprise
-    from tformer.run.huggingface import load_tokenizer
     from tformer.show import loss as render_loss
 
-    folder, tokenizer = request.folder, load_tokenizer(request.folder, request.model)
-    source = source_of(folder, request.record, request.data)
+    folder, tokenizer = request.run.folder, request.run.tokenizer
+    source = source_of(folder, request.run.record, request.data)
     ids = (
         source.ids(tokenizer)
         if source.is_ids
-        else tokenizer.encode_array([source.text({folder: request.record})])
+        else tokenizer.encode_array([_text(source, {folder: request.run.record})])
     )
     judged = _score(request, tokenizer, ids)
     result, n = judged.result, request.tokens or (TOKENS_OF_A_PAGE if request.out else 0)
@@ -130,7 +88,7 @@ def loss(request: Request) -> Outcome:
     found = None
     if n:
         losses, table = judged.scored.losses, tokenizer.token_bytes
-        found = surprise(request.model, ids, losses, table, n, precision=request.precision)
+        found = surprise(request.run.model, ids, losses, table, n, precision=request.precision)
     figure = _figure([judged])
     if request.out is not None:
         from tformer.show.loss_page import loss_page
@@ -162,8 +120,7 @@ def compare(
     Raises RequestError if they have no text in common, before any is scored.
     """
     from tformer.evals.statistics import difference, same_cuts
-    from tformer.run.find import read_record
-    from tformer.run.huggingface import load_tokenizer
+    from tformer.run.record import read_record
     from tformer.show import loss as render_loss
     from tformer.text.tokenizer import Tokenizer
 
@@ -178,12 +135,12 @@ def compare(
         shared = source.ids(tokenizers[folders[0]])
         ids_of = dict.fromkeys(folders, shared)
     else:
-        text = source.text(records)
+        text = _text(source, records)
         ids_of = {folder: _encoded(folder, tokenizer, text) for folder, tokenizer in tokenizers.items()}
     judged = []
     for folder in folders:
         request = request_of(folder)
-        load_tokenizer(folder, request.model)  # no larger than the model
+        _ = request.run.tokenizer  # no larger than the model
         one = _score(request, tokenizers[folder], ids_of[folder])
         on = source.on if data else "its validation part"
         keep(request, Outcome(one.as_dict(), lambda console: None, on=on))
@@ -226,46 +183,42 @@ def compare(
     return results, lambda console: render_loss.comparison(facts, COLUMNS, rows, notes, figure, console)
 
 
-def source_of(folder: Path, record: dict[str, Any], data: list[str]) -> Source:
+def source_of(folder: Path, record: "Record", data: list[str]) -> "Source":
     """All of `--data`, or the validation part of what a run was trained on."""
-    from tformer.run.find import recorded_hash
+    from tformer.run.data import given_source, recorded_source
 
     if data:
-        return Source(data, 1.0, None, " ".join(data))
-    sources, fraction = recorded_sources(folder, record), _val_fraction(record)
-    if fraction == 0:
+        return given_source(data)
+    source = recorded_source(folder, record)
+    if source.fraction == 0:
         raise RequestError(
             f"{folder} keeps no text for validation", "data.val_fraction is 0", "give --data FILE"
         )
-    return Source(sources, fraction, recorded_hash(record), "its validation part")
+    return source
 
 
-def recorded_sources(folder: Path, record: dict[str, Any]) -> list[str]:
-    """What a run was trained on. Raises RequestError where that cannot be read again."""
-    from tformer.text.corpus import CORPORA
+def _text(source: "Source", records: "dict[Path, Record]") -> str:
+    """What is scored of a text; a run that has seen all of it is named."""
+    from tformer.show import terminal
 
-    sources = (record.get("record") or {}).get("data", {}).get("source")
-    if not sources or not isinstance(sources, list):
-        raise RequestError(f"{folder} does not say what it was trained on", "", "give --data FILE")
-    if "-" in sources:
-        raise RequestError(f"{folder} was trained on standard input", "", "give --data FILE")
-    for source in sources:
-        if source not in CORPORA and not Path(source).exists():
-            raise RequestError(
-                f"{folder} was trained on {source}, which is not there any more", "", "give --data FILE"
-            )
-    return list(sources)
+    corpus = source.corpus()
+    for folder, record in records.items() if source.fraction == 1 else ():
+        if record.data.sha256 == corpus.sha256:
+            terminal.warn(f"{folder} was trained on this very text: its loss here says little of new text")
+    return source.text(corpus)
 
 
-def tokens_seen(folder: Path, record: dict[str, Any]) -> int | None:
+def tokens_seen(folder: Path, record: "Record") -> int | None:
     """Tokens of the steps that made the weights which were kept; None where nothing says so."""
-    from tformer.run.find import read_lines
+    from tformer.run.record import read_lines
 
-    result = (record.get("record") or {}).get("result") or {}
-    for line in read_lines(folder / "metrics.jsonl") if result else ():
-        if line.get("step") == result.get("kept_step"):
+    result = record.result
+    if result is None:
+        return None
+    for line in read_lines(folder / "metrics.jsonl"):
+        if line.get("step") == result.kept_step:
             return line.get("tokens")
-    return result.get("tokens")
+    return result.tokens
 
 
 def _score(request: Request, tokenizer: "Tokenizer", ids: "np.ndarray") -> Judged:
@@ -275,36 +228,30 @@ def _score(request: Request, tokenizer: "Tokenizer", ids: "np.ndarray") -> Judge
     from tformer.evals.statistics import Scored
     from tformer.show.progress import steps_progress
 
-    model = request.model
+    model = request.run.model
     token_losses(model, ids[: model.config.n_ctx + 1], request.precision)  # the first pass is slow
-    with steps_progress(f"scoring {request.folder.name}") as shown:
+    with steps_progress(f"scoring {request.run.folder.name}") as shown:
         start = time.perf_counter()
         losses = token_losses(model, ids, request.precision, shown)
         seconds = time.perf_counter() - start
     sizes = np.array([len(raw) for raw in tokenizer.token_bytes], dtype=np.int64)
     n_ctx = model.config.n_ctx
     return Judged(
-        request.folder,
+        request.run.folder,
         loss_result(losses, ids, tokenizer.n_bytes, n_ctx),
         Scored(losses, np.cumsum(sizes[ids]), n_ctx),
         seconds,
         model.n_parameters,
-        tokens_seen(request.folder, request.record),
+        tokens_seen(request.run.folder, request.run.record),
     )
 
 
-def _val_fraction(record: dict[str, Any]) -> float:
-    return float((record.get("data") or {}).get("val_fraction", 0.1))
-
-
-def _same_text(records: dict[Path, dict[str, Any]]) -> None:
+def _same_text(records: "dict[Path, Record]") -> None:
     """Raises RequestError unless all runs recorded the same text, cut at the same place."""
-    from tformer.run.find import recorded_hash
-
     first, *others = records
     for other in others:
-        hashes = [recorded_hash(records[folder]) for folder in (first, other)]
-        fractions = [_val_fraction(records[folder]) for folder in (first, other)]
+        hashes = [records[folder].data.sha256 for folder in (first, other)]
+        fractions = [records[folder].val_fraction for folder in (first, other)]
         if None in hashes:
             silent = (first, other)[hashes.index(None)]
             raise RequestError(f"{silent} does not say what it was trained on", "", "give --data FILE")

@@ -10,7 +10,7 @@ from tformer.errors import TformerError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tformer.model import Transformer
+    from tformer.run.loaded import LoadedRun
 
 FRESH = 2000  # sequences of the reversal task, where -n does not say
 
@@ -19,9 +19,7 @@ FRESH = 2000  # sequences of the reversal task, where -n does not say
 class Request:
     """What every task gets: the run that is judged, and the options."""
 
-    folder: Path
-    record: dict[str, Any]
-    model: "Transformer"
+    run: "LoadedRun"
     data: list[str]
     prompts: list[str]
     out: Path | None
@@ -49,14 +47,15 @@ class Outcome:
 
 def keep(request: Request, task: str, outcome: Outcome) -> None:
     """Keep what was found in the run and show it on its page; a foreign directory is left as it is."""
-    if not outcome.kept or not request.record:
+    if not outcome.kept or request.run.record.is_empty:
         return
+    from tformer.run.record import keep_evaluation
     from tformer.show import terminal
-    from tformer.show.run_page import keep_eval, write_page
+    from tformer.show.run_page import write_page
 
     try:
-        keep_eval(request.folder, task, outcome.result, outcome.on)
-        write_page(request.folder, request.model)
+        keep_evaluation(request.run.folder, task, outcome.result, outcome.on)
+        write_page(request.run.folder, request.run.model)
     except (OSError, TformerError) as error:
         why = error.strerror if isinstance(error, OSError) else None
-        terminal.warn(f"the result is not kept in {request.folder}: {why or error}")
+        terminal.warn(f"the result is not kept in {request.run.folder}: {why or error}")

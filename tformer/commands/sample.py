@@ -74,23 +74,22 @@ def command(
     import random
 
     from tformer.device import resolve_device
-    from tformer.run.find import find_run, newest_run, task_of
-    from tformer.run.huggingface import load_model, load_tokenizer, read_start_id
+    from tformer.run.find import find_run, newest_run
+    from tformer.run.loaded import load_run
     from tformer.sample import Sampling, continue_text
     from tformer.show import terminal
 
     resolved = resolve_device(device)
     if run is None:
         try:
-            folder = newest_run(lambda r: task_of(r) == "text", "a run on text")
+            folder = newest_run(lambda record: record.task == "text", "a run on text")
         except RequestError:
-            folder = newest_run(lambda r: True, "a trained run")
+            folder = newest_run(lambda record: True, "a trained run")
         terminal.say(f"using {folder}")
     else:
         folder = find_run(run)
-    model = load_model(folder, resolved)
-    tokenizer = load_tokenizer(folder, model)
-    start = read_start_id(folder, tokenizer)
+    loaded = load_run(folder, resolved)
+    model, tokenizer, start = loaded.model, loaded.tokenizer, loaded.start_id
     sampling = Sampling(0.0 if greedy else temperature, top_k, top_p, min_p)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     on_terminal = sys.stdout.isatty()

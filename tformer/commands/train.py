@@ -16,6 +16,7 @@ from tformer.errors import SIGNALLED, RequestError, Stopped
 if TYPE_CHECKING:
     from tformer.config import Config, Layer
     from tformer.run.pretrained import Pretrained
+    from tformer.run.record import Record
     from tformer.training.session import Session
 
 DAILY, DATA = "What people change daily", "Configuration"
@@ -163,7 +164,9 @@ def _open(
 
     from tformer.device import resolve_device
     from tformer.run.checkpoint import open_run
-    from tformer.run.find import is_finished, new_run_folder, read_record, recorded_hash, unfinished_run
+    from tformer.run.data import prepare_data
+    from tformer.run.find import new_run_folder, unfinished_run
+    from tformer.run.record import Record, read_record
     from tformer.show import terminal
     from tformer.show.progress import download_progress
     from tformer.text.corpus import corpus_name
@@ -183,53 +186,58 @@ def _open(
                 f"no unfinished run of {name}", "", "leave --resume out to start one, or say which: --out DIR"
             )
     folder = folder or new_run_folder(name)
-    recorded = read_record(folder) if resume else {}
-    _check_folder(folder, bool(recorded), overwrite)
+    recorded = read_record(folder) if resume else Record()
+    resuming = not recorded.is_empty
+    _check_folder(folder, resuming, overwrite)
     pretrained = None if init_from is None else _pretrained(init_from, folder, recorded)
-    default = default_preset(sources, device, on_gpu=not (preset or recorded or pretrained))
+    default = default_preset(sources, device, on_gpu=not (preset or resuming or pretrained))
     config = _configure(default, explicit, bool(preset), recorded, pretrained)
     if (config.data.task == "reversal") != (sources == ["reversal"]):
         raise RequestError(
             f"data.task is {config.data.task}", f"DATA is {' '.join(sources)}", "they must agree"
         )
     with download_progress(f"downloading {name}") as shown:
-        own = Tokenizer.load(folder) if recorded else pretrained.tokenizer if pretrained else None
-        data = runner.prepare_data(config, sources, own, recorded_hash(recorded), shown)
+        own = Tokenizer.load(folder) if resuming else pretrained.tokenizer if pretrained else None
+        data = prepare_data(config, sources, own, recorded.data.sha256, shown)
     config = runner.decide(config, device, data.tokenizer.vocab_size)
     words = read_next_words(eval_data, recorded, config, data)
     if out is None and not resume:
         folder = new_run_folder(name)  # another process may have taken the name meanwhile
     run = stack.enter_context(open_run(folder))
-    _check_folder(folder, bool(recorded), overwrite)  # again, now that nobody else can write
+    _check_folder(folder, resuming, overwrite)  # again, now that nobody else can write
 
     def settle(session: "Session") -> None:
         session.at_evaluation += [journal.sampled_line, journal.loss_by_position]
-        if not recorded:
-            session.record["preset"] = preset or default
+        if not resuming:
+            session.record = session.record.updated(preset=preset or default)
         if words:
             watch_next_words(session, words)
-        settle_steps(session, budget, bool(recorded))
+        settle_steps(session, budget, resuming)
 
+    if config.train.compile == "on" and not recorded.is_finished:
+        terminal.say("compiling the model, once, before it trains")
     session = runner.open_session(run, config, data, device, pretrained, settle, anew=overwrite)
     for why, count in (words.passages.skipped if words else {}).items():
         terminal.warn(f"passed over {count:,} passages of --eval-data: {why}")
     for problem in session.problems:
         terminal.warn(f"passed over a checkpoint: {problem}")
-    _introduce(session, device, bool(recorded) and is_finished(recorded))
+    for warning in session.warnings:
+        terminal.warn(warning)
+    _introduce(session, device, recorded.is_finished)
     return session
 
 
-def _pretrained(init_from: str, folder: Path, recorded: dict[str, Any]) -> "Pretrained | None":
+def _pretrained(init_from: str, folder: Path, recorded: "Record") -> "Pretrained | None":
     """What the run begins with; None for one that is resumed, which has weights of its own."""
-    from tformer.run.pretrained import is_origin, origin_of, read_pretrained
+    from tformer.run.pretrained import is_origin, read_pretrained
 
-    if not recorded:
+    if recorded.is_empty:
         pretrained = read_pretrained(init_from)
         if pretrained.folder.resolve() == folder.resolve():
             raise RequestError(f"{folder} is what --init-from reads", "", "give another --out")
         return pretrained
     if not is_origin(init_from, recorded):
-        origin = (origin_of(recorded) or {}).get("source", "random weights")
+        origin = recorded.init_from.source if recorded.init_from else "random weights"
         raise RequestError(
             f"{folder} did not begin from {init_from}", f"it began from {origin}", "leave --init-from out"
         )
@@ -240,20 +248,20 @@ def _configure(
     default: str,
     explicit: "Sequence[Layer]",
     has_preset: bool,
-    recorded: dict[str, Any],
+    recorded: "Record",
     pretrained: "Pretrained | None",
 ) -> "Config":
     """The configuration that the layers make; of a run that is resumed or trained further, around its own."""
     from tformer.config import merge, preset_layer
-    from tformer.run.pretrained import configure, origin_of, recipe
+    from tformer.run.pretrained import configure, recipe
     from tformer.training import session as runner
 
     preset = explicit[0] if has_preset else None
     given = explicit[1:] if preset else explicit
     if pretrained:
         return configure(pretrained, [recipe(preset or preset_layer(default)), *given])
-    if recorded:
-        if preset and origin_of(recorded):
+    if not recorded.is_empty:
+        if preset and recorded.init_from:
             preset = recipe(preset)
         return runner.resume_config(recorded, [*([preset] if preset else []), *given])
     return merge([preset or preset_layer(default), *given])
@@ -276,13 +284,13 @@ def _introduce(session: "Session", device: Any, finished: bool) -> None:
 
     config, facts = session.config, session.data.facts
     size = f"{session.model.n_parameters:,} parameters"
-    text = f", {facts['train_tokens']:,} training tokens" if "train_tokens" in facts else ""
+    text = "" if facts.train_tokens is None else f", {facts.train_tokens:,} training tokens"
     terminal.say(
         f"{session.run.folder}: {config.model.family}, {size}, {session.data.tokenizer.kind} vocabulary of "
         f"{session.data.tokenizer.vocab_size:,}{text}; {device}, {config.train.precision}"
     )
-    if (origin := session.record.get("init_from")) and not session.state.step:
-        terminal.say(f"beginning from {origin['source']}")
+    if (origin := session.record.init_from) and not session.state.step:
+        terminal.say(f"beginning from {origin.source}")
     if finished and session.state.step >= config.train.steps:
         terminal.say(f"it is finished: {session.state.step} steps")
     elif session.state.step:

@@ -40,7 +40,7 @@ def settle_steps(session: "Session", budget: tuple[float, float] | None, resumed
         return
     minutes, began = budget
     if resumed:
-        known = (session.record.get("budget") or {}).get("minutes")
+        known = session.record.budget.minutes if session.record.budget else None
         if known != minutes:
             found = f"{known:g} minutes" if known else "steps"
             raise RequestError(
@@ -50,8 +50,9 @@ def settle_steps(session: "Session", budget: tuple[float, float] | None, resumed
             )
         return
     settle(session, minutes, began)
-    made = session.record["budget"]
+    made = session.record.budget
+    assert made is not None
     terminal.say(
-        f"{minutes:g} minutes: {made['steps']:,} steps of {1000 * made['seconds_per_step']:.0f} ms, and "
-        f"{made['seconds_per_evaluation']:.1f} s for each evaluation"
+        f"{minutes:g} minutes: {made.steps:,} steps of {1000 * made.seconds_per_step:.0f} ms, and "
+        f"{made.seconds_per_evaluation:.1f} s for each evaluation"
     )

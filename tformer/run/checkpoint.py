@@ -19,7 +19,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from tformer.config import Config, dump_yaml
+from tformer.config import Config
 from tformer.errors import RequestError, TformerError
 from tformer.files import (
     TEMPORARY,
@@ -31,7 +31,6 @@ from tformer.files import (
     write_new,
 )
 from tformer.model import Transformer
-from tformer.run.find import read_lines, read_record
 from tformer.run.huggingface import (
     from_hf,
     generation_config,
@@ -39,6 +38,7 @@ from tformer.run.huggingface import (
     to_hf_config,
     tokenizer_config,
 )
+from tformer.run.record import Record, read_lines, read_record, write_record
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.fit import State
 from tformer.training.optim import Optimizers
@@ -129,10 +129,9 @@ class Run:
         write_json(self.folder / "generation_config.json", generation_config(tokenizer.start_id))
         write_json(self.folder / "config.json", to_hf_config(config.model, tokenizer.start_id))
 
-    def write_record(self, config: Config, record: dict[str, Any]) -> None:
+    def write_record(self, config: Config, record: Record) -> None:
         """`tformer.yaml`: the whole effective configuration, and under `record` what it met."""
-        text = dump_yaml(config.model_dump() | {"record": record})
-        write_file(self.folder / "tformer.yaml", text.encode())
+        write_record(self.folder, config, record)
 
     def write_weights(self, model: Transformer) -> None:
         """`model.safetensors`, the weights that other tools load."""
@@ -245,7 +244,7 @@ class Run:
             )
         return None, problems
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """`tformer.yaml`, parsed; empty where there is none."""
         return read_record(self.folder)
 

@@ -1,14 +1,12 @@
 """Which run is meant: names, `runs/`, the newest that suits. Paths alone; imports no torch."""
 
-import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from tformer.config import parse_yaml
 from tformer.errors import RequestError
+from tformer.run.record import Record, read_record
 
 
 def runs_folder() -> Path:
@@ -42,7 +40,7 @@ def all_runs() -> list[Path]:
     return sorted(found, key=lambda p: ((p / "tformer.yaml").stat().st_mtime, p.name), reverse=True)
 
 
-def newest_run(suits: Callable[[dict[str, Any]], bool], wanted: str) -> Path:
+def newest_run(suits: Callable[[Record], bool], wanted: str) -> Path:
     """The newest run with weights whose `tformer.yaml` suits. Raises RequestError if there is none."""
     for folder in all_runs():
         with suppress(RequestError):  # a damaged record suits nothing
@@ -53,46 +51,6 @@ def newest_run(suits: Callable[[dict[str, Any]], bool], wanted: str) -> Path:
         f"expected {wanted}",
         "train one with: tformer train DATA, or name one with --run",
     )
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """`tformer.yaml` of a run; empty for a directory that another tool wrote."""
-    path = folder / "tformer.yaml"
-    if not path.exists():
-        return {}
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot read {path}", str(error)) from None
-    values = parse_yaml(text, str(path))
-    sections = ("model", "data", "train", "record")
-    met = values.get("record") or {} if isinstance(values, dict) else {}
-    shaped = isinstance(values, dict) and all(isinstance(values.get(s, {}), dict) for s in sections)
-    if not shaped or not isinstance(met.get("data", {}), dict):
-        raise RequestError(f"{path} is damaged", "expected the sections model, data, train and record")
-    return values
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; none where there is no file. A line cut short is passed over."""
-    lines = []
-    with suppress(FileNotFoundError):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError):
-                lines.append(json.loads(line))
-    return [line for line in lines if isinstance(line, dict)]
-
-
-def task_of(record: dict[str, Any]) -> str:
-    """`text` or `reversal`."""
-    data = record.get("data")
-    return str(data.get("task", "text")) if isinstance(data, dict) else "text"
-
-
-def is_finished(record: dict[str, Any]) -> bool:
-    """Whether training came to its end."""
-    met = record.get("record")
-    return isinstance(met, dict) and bool(met.get("result"))
 
 
 def new_run_folder(name: str) -> Path:
@@ -110,19 +68,6 @@ def unfinished_run(name: str) -> Path | None:
         base, _, number = folder.name.rpartition("-")
         of_that_name = folder.name == name or (base == name and number.isdigit())
         with suppress(RequestError):
-            if of_that_name and not is_finished(read_record(folder)):
+            if of_that_name and not read_record(folder).is_finished:
                 return folder
     return None
-
-
-def recorded_hash(record: dict[str, Any]) -> str | None:
-    """The sha256 of the data that a run was trained on, if its `tformer.yaml` says so."""
-    return ((record.get("record") or {}).get("data") or {}).get("sha256")
-
-
-def check_hash(found: str, expected: str | None, advice: str) -> None:
-    """Raises RequestError where data is not what a run recorded; nothing recorded, nothing to check."""
-    if expected and found != expected:
-        raise RequestError(
-            "the data of this run has changed", f"sha256 {found[:12]}…, recorded is {expected[:12]}…", advice
-        )

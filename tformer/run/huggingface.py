@@ -17,8 +17,6 @@ from tformer.config import ModelConfig
 from tformer.errors import RequestError
 from tformer.files import read_json
 from tformer.model import Transformer, sinusoidal_positions
-from tformer.run.find import find_run
-from tformer.text.tokenizer import Tokenizer
 
 # ---------------------------------------------------------------------------- configuration
 
@@ -389,25 +387,3 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
     if config.tied:
         model.unembed.weight = model.embed.weight
     return model.to(device).eval().requires_grad_(True)
-
-
-def load(run: str | Path, device: str = "cpu") -> tuple[Transformer, Tokenizer]:
-    """Model and tokenizer of a run (a name in runs/, or a path to any such directory)."""
-    folder = find_run(str(run))
-    model = load_model(folder, device)
-    return model, load_tokenizer(folder, model)
-
-
-def load_tokenizer(folder: Path, model: Transformer) -> Tokenizer:
-    """The tokenizer of a directory. Raises RequestError if it has ids that its model has not."""
-    tokenizer, rows = Tokenizer.load(folder), model.config.vocab_size
-    if tokenizer.vocab_size > rows:
-        size = tokenizer.vocab_size
-        raise RequestError(f"the tokenizer of {folder} has {size:,} ids", f"its model has {rows:,}")
-    return tokenizer
-
-
-def read_start_id(folder: Path, tokenizer: Tokenizer) -> int:
-    """Where an empty prompt starts: `bos_token_id` of config.json, or the tokenizer's own choice."""
-    bos = read_json(folder / "config.json").get("bos_token_id")
-    return bos if isinstance(bos, int) and 0 <= bos < tokenizer.vocab_size else tokenizer.start_id

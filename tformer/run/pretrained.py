@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from tformer.config import Config, Layer, ModelConfig, merge
 from tformer.errors import RequestError
 from tformer.run.find import find_run, runs_folder, tokenizer_path
 from tformer.run.huggingface import load_model
+from tformer.run.record import Origin, Record
 from tformer.text.tokenizer import KINDS, Tokenizer
 
 FREE = ("dropout",)  # settings of the model that no weight depends on
@@ -32,9 +32,9 @@ class Pretrained:
     sha256: dict[str, str]  # of each file of weights, by name
 
     @property
-    def record(self) -> dict[str, Any]:
+    def origin(self) -> Origin:
         """What `tformer.yaml` keeps under `record.init_from`."""
-        return {"source": str(self.folder.resolve()), "sha256": self.sha256}
+        return Origin(source=str(self.folder.resolve()), sha256=self.sha256)
 
 
 def read_pretrained(name: str, expected: dict[str, str] | None = None) -> Pretrained:
@@ -61,15 +61,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def origin_of(recorded: dict[str, Any]) -> dict[str, Any] | None:
-    """What a run began with, by its `tformer.yaml`: None for random weights."""
-    return (recorded.get("record") or {}).get("init_from")
-
-
-def is_origin(name: str, recorded: dict[str, Any]) -> bool:
+def is_origin(name: str, recorded: Record) -> bool:
     """Whether `name` is where a run, by its `tformer.yaml`, began. It need not be there any more."""
-    source = (origin_of(recorded) or {}).get("source")
-    return source in (str((runs_folder() / name).resolve()), str(Path(name).resolve()))
+    meant = (str((runs_folder() / name).resolve()), str(Path(name).resolve()))
+    return recorded.init_from is not None and recorded.init_from.source in meant
 
 
 def recipe(layer: Layer) -> Layer:

@@ -4,9 +4,6 @@
 lie there now.
 """
 
-import datetime
-import hashlib
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -15,18 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from tformer.config import dump_yaml
 from tformer.errors import TformerError
 from tformer.evals.attention import attention_weights
 from tformer.evals.generations import columns_of, table_rows
 from tformer.figures import Bars, Figure, Heat, Lines, Numbers, Series
 from tformer.files import write_file
 from tformer.model import Transformer
-from tformer.run.find import read_lines, read_record
+from tformer.run.data import recorded_reversal
+from tformer.run.record import Evaluation, Record, read_evaluations, read_lines, read_record, weights_hash
 from tformer.show import page
 from tformer.show.svg import figure_svg
 from tformer.text.tokenizer import Tokenizer
-from tformer.training.session import recorded_reversal
 
 MOST_POINTS = 400  # of a curve
 MOST_MAPS = 16  # heads that are drawn
@@ -45,26 +41,6 @@ FACTS = {  # of a result, with what they are called
 MOST_TOKENS = 32  # of the text that attention is drawn on
 
 
-def keep_eval(folder: Path, task: str, result: dict[str, Any], on: str = "") -> None:
-    """Add what an evaluation found to `evals.jsonl` of a run. Nothing is kept in a foreign directory."""
-    if (folder / "tformer.yaml").exists():
-        line = {
-            "task": task,
-            "on": on,
-            "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "weights": weights_hash(folder),
-            "result": result,
-        }
-        with (folder / "evals.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-def weights_hash(folder: Path) -> str:
-    """sha256 of `model.safetensors`."""
-    with (folder / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_page(folder: Path, model: Transformer) -> None:
     """Write `report.html` of a run from what lies in it; `model` is its weights, to see where heads look."""
     write_file(folder / "report.html", run_text(folder, model).encode())
@@ -75,13 +51,13 @@ def run_text(folder: Path, model: Transformer, step: int | None = None) -> str:
     record = read_record(folder)
     metrics = read_lines(folder / "metrics.jsonl")
     here = weights_hash(folder) if (folder / "model.safetensors").exists() else None
-    evals = [line for line in read_lines(folder / "evals.jsonl") if here and line.get("weights") == here]
+    evals = [line for line in read_evaluations(folder) if here and line.weights == here]
     maps = _attention_on(folder, record, metrics, model)
     return run_page(folder.name, record, metrics, evals, maps, step)
 
 
 def _attention_on(
-    folder: Path, record: dict[str, Any], metrics: Sequence[dict[str, Any]], model: Transformer
+    folder: Path, record: Record, metrics: Sequence[dict[str, Any]], model: Transformer
 ) -> tuple[str, np.ndarray] | None:
     """A reversal sequence, or what the model wrote last, and the weights of every head on it."""
     tokenizer = Tokenizer.load(folder)
@@ -105,9 +81,9 @@ def _attention_on(
 
 def run_page(
     name: str,
-    record: dict[str, Any],
+    record: Record,
     metrics: Sequence[dict[str, Any]],
-    evals: Sequence[dict[str, Any]],
+    evals: Sequence[Evaluation],
     attention: tuple[str, np.ndarray] | None = None,
     step: int | None = None,
 ) -> str:
@@ -116,15 +92,14 @@ def run_page(
     `record` is its `tformer.yaml`, `metrics` and `evals` the lines of its files, `attention` a text with
     the weights of every head on it, shape (layer, head, query, key), of `step` if not of the weights kept.
     """
-    met = record.get("record") or {}
-    parts = [f"<h1>{escape(name)}</h1>", f'<p class="dim">{escape(_origin(met))}</p>', _facts(met)]
+    parts = [f"<h1>{escape(name)}</h1>", f'<p class="dim">{escape(_origin(record))}</p>', _facts(record)]
     parts += _curves(metrics)
-    parts += _by_position(metrics, met)
+    parts += _by_position(metrics, record)
     parts += _samples(metrics)
     parts += _evals(evals)
     if attention is not None:
         parts += _attention(*attention, step)
-    settings = escape(dump_yaml(record))
+    settings = escape(record.as_yaml())
     parts += [
         "<h2>Configuration</h2>",
         "<p>The whole of it, as <code>tformer train --config</code> takes it.</p>",
@@ -133,18 +108,18 @@ def run_page(
     return page.page(name, "\n".join(parts))
 
 
-def _origin(met: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in (met.get("versions") or {}).items())
-    sources = ", ".join(str(s) for s in (met.get("data") or {}).get("source") or [])
+def _origin(record: Record) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    sources = ", ".join(record.data.source)
     trained = f"Trained on {sources}" if sources else "Trained"
-    return f"{trained}, on {met.get('device', 'an unknown device')}, with {versions or 'unknown versions'}."
+    return f"{trained}, on {record.device or 'an unknown device'}, with {versions or 'unknown versions'}."
 
 
-def _facts(met: dict[str, Any]) -> str:
-    result, tokenizer = met.get("result") or {}, met.get("tokenizer") or {}
+def _facts(record: Record) -> str:
+    result, tokenizer = record.result.as_dict() if record.result else {}, record.tokenizer
     rows = [[said, _number(result[key])] for key, said in FACTS.items() if result.get(key) is not None]
-    if tokenizer:
-        rows.append(["tokenizer", f"{tokenizer.get('kind')}, {tokenizer.get('size'):,} tokens"])
+    if tokenizer and tokenizer.size is not None:
+        rows.append(["tokenizer", f"{tokenizer.kind}, {tokenizer.size:,} tokens"])
     if not result:
         rows.append(["state", "not at its end yet"])
     normal = (
@@ -184,12 +159,12 @@ def _curves(metrics: Sequence[dict[str, Any]]) -> list[str]:
     return ["<h2>Training</h2>", *(_shown(f, f"curve-{i}") for i, f in enumerate(figures))]
 
 
-def _by_position(metrics: Sequence[dict[str, Any]], met: dict[str, Any]) -> list[str]:
+def _by_position(metrics: Sequence[dict[str, Any]], record: Record) -> list[str]:
     """The loss by position of the evaluation of the weights that are kept, or the newest one."""
     judged = [m for m in metrics if isinstance(m.get("by_position"), list) and len(m["by_position"]) > 1]
     if not judged:
         return []
-    kept = (met.get("result") or {}).get("kept_step")
+    kept = record.result.kept_step if record.result else None
     line = next((m for m in judged if m["step"] == kept), judged[-1])
     x, y = zip(*line["by_position"], strict=True)
     title = f"Loss by position in the window, validation at step {line['step']:,}: what more context is worth"
@@ -218,22 +193,21 @@ def _samples(metrics: Sequence[dict[str, Any]]) -> list[str]:
 # ---------------------------------------------------------------------------- evaluations
 
 
-def _evals(evals: Sequence[dict[str, Any]]) -> list[str]:
-    latest = {str(line.get("task")): line for line in evals}
+def _evals(evals: Sequence[Evaluation]) -> list[str]:
+    latest = {line.task: line for line in evals}
     parts = ["<h2>Evaluations</h2>"] if latest else []
     for i, (task, line) in enumerate(latest.items()):
         parts.append(f"<h3>{escape(task)}</h3>")
-        if line.get("on"):
-            parts.append(f'<p class="dim">on {escape(str(line["on"]))}</p>')
-        figure = _eval_figure(line.get("result") or {})
+        if line.on:
+            parts.append(f'<p class="dim">on {escape(line.on)}</p>')
+        figure = _eval_figure(line.result)
         if figure:
             parts.append(_shown(figure, f"eval-{i}"))
-        if (line.get("result") or {}).get("temperatures"):
-            parts += _generations(line["result"])
+        if line.result.get("temperatures"):
+            parts += _generations(line.result)
         named = LAMBADA if task == "lambada" else {}
         rows = [
-            [named.get(key, key.replace("_", " ")), _number(value)]
-            for key, value in _scalars(line.get("result") or {})
+            [named.get(key, key.replace("_", " ")), _number(value)] for key, value in _scalars(line.result)
         ]
         parts.append(page.table("", ("", ""), rows, (False, True)))
     return parts

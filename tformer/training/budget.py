@@ -14,6 +14,7 @@ import torch
 from tformer.config import TrainConfig
 from tformer.errors import RequestError
 from tformer.evals.loss import TOKENS_AT_ONCE, text_loss
+from tformer.run.record import TimeBudget
 from tformer.show.svg import loss_svg
 from tformer.training.fit import State, fit
 from tformer.training.optim import Optimizers
@@ -77,13 +78,15 @@ def settle(session: Session, minutes: float, began: float, clock: Clock = time.p
             f"give at least --minutes {1.2 * least:.2g}, or a smaller model",
         )
     session.config = session.config.updated("train", steps=steps)
-    session.record["budget"] = {
-        "minutes": minutes,
-        "steps": steps,
-        "seconds_before": round(before, 3),
-        "seconds_per_step": round(costs.step, 6),
-        "seconds_per_evaluation": round(costs.evaluation, 3),
-    }
+    session.record = session.record.updated(
+        budget=TimeBudget(
+            minutes=minutes,
+            steps=steps,
+            seconds_before=round(before, 3),
+            seconds_per_step=round(costs.step, 6),
+            seconds_per_evaluation=round(costs.evaluation, 3),
+        )
+    )
 
 
 @contextmanager

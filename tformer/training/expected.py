@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tformer.config import Config, Section, merge, preset_layer, preset_names, preset_values
+from tformer.run.record import Record
 
 # What moves the loss of a finished run by no more than chance does. The vocabulary's size follows from
 # the text, precision from the machine, and when one looks is taste.
@@ -103,18 +104,14 @@ def read_expected(preset: str) -> Expected:
     return Expected.model_validate(preset_values(preset).get("expected"))
 
 
-def expectation(
-    preset: str | None, config: Config, met: dict[str, Any], result: dict[str, Any]
-) -> Expectation:
-    """Hold a result to the band of its preset, if the run kept to the preset.
-
-    `met` is the run's record: its data, and what it began from.
-    """
+def expectation(config: Config, record: Record, result: dict[str, Any]) -> Expectation:
+    """Hold a result to the band of the preset that the record names, if the run kept to it."""
+    preset = record.preset
     if preset not in preset_names():
         return Expectation(preset or "", missing="the run names no preset")
     expected = read_expected(preset)
     quantity = expected.quantity
-    missing = _missing(preset, expected, config, met)
+    missing = _missing(preset, expected, config, record)
     if not missing and result.get(quantity) is None:
         missing = "nothing was kept for validation"
     if missing:
@@ -123,15 +120,14 @@ def expectation(
     return Expectation(preset, quantity, expected.basis, low, high, float(result[quantity]))
 
 
-def _missing(preset: str, expected: Expected, config: Config, met: dict[str, Any]) -> str:
+def _missing(preset: str, expected: Expected, config: Config, record: Record) -> str:
     """Why there is no band; empty if there is one."""
     if not expected.quantity:
         return f"the preset {preset} has not been measured"
-    if met.get("init_from"):
+    if record.init_from:
         return "it began from trained weights"
-    data = met.get("data") or {}
-    by_hash = bool(expected.sha256) and data.get("sha256") == expected.sha256
-    known = by_hash or data.get("source") == [expected.data]
+    by_hash = bool(expected.sha256) and record.data.sha256 == expected.sha256
+    known = by_hash or record.data.source == [expected.data]
     if expected.data and not known:
         return f"the preset {preset} is known on {expected.data}, and this is another text"
     if changed := changes(config, merge([preset_layer(preset)])):

@@ -14,8 +14,9 @@ import torch
 from tformer.evals.loss import octaves
 from tformer.evals.reversal import ReversalResult
 from tformer.run.huggingface import load_model
+from tformer.run.record import keep_evaluation
 from tformer.sample import Sampler, Sampling, TextStream, generate
-from tformer.show.run_page import keep_eval, run_text
+from tformer.show.run_page import run_text
 from tformer.show.svg import loss_svg
 from tformer.text.data import STREAM_SAMPLE, Reversal, rng
 from tformer.text.tokenizer import Tokenizer
@@ -102,7 +103,8 @@ def draw(session: Session) -> None:
 def draw_last(session: Session) -> None:
     """Write `report.html` with the weights that the run keeps, which may be those of an earlier step."""
     run = session.run
-    kept = (session.record.get("result") or {}).get("kept_step")
+    result = session.record.result
+    kept = result.kept_step if result else None
     device = next(session.model.parameters()).device
     model = session.model if kept == session.state.step else load_model(run.folder, device)
     run.write_text("report.html", run_text(run.folder, model))
@@ -110,4 +112,5 @@ def draw_last(session: Session) -> None:
 
 def keep_verdict(session: Session, verdict: ReversalResult) -> None:
     """The table that training on reversal ends with, for the page."""
-    keep_eval(session.run.folder, "reversal", asdict(verdict), f"{verdict.positions[0].n:,} fresh sequences")
+    on = f"{verdict.positions[0].n:,} fresh sequences"
+    keep_evaluation(session.run.folder, "reversal", asdict(verdict), on)

@@ -7,7 +7,6 @@ import hashlib
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,11 @@ from tformer.errors import RequestError
 from tformer.evals.loss import LossResult, batch_loss, text_loss
 from tformer.model import Transformer
 from tformer.run.checkpoint import Run
-from tformer.run.find import check_hash, task_of, tokenizer_path
+from tformer.run.data import Data
 from tformer.run.pretrained import Pretrained, read_pretrained
+from tformer.run.record import Record, Result, TokenizerFacts
 from tformer.show.svg import loss_svg
-from tformer.text.corpus import CORPORA, Corpus, load_corpus
-from tformer.text.data import Batches, Reversal, Windows, load_token_file, split_text, token_hash
-from tformer.text.tokenizer import KINDS, Tokenizer
+from tformer.training.compiled import CompileError, compile_forward
 from tformer.training.expected import expectation
 from tformer.training.fit import Report, State, Validate, fit, is_due
 from tformer.training.optim import Optimizers
@@ -34,150 +32,25 @@ from tformer.training.optim import Optimizers
 MAY_CHANGE = ("steps", "eval_every", "checkpoint_every", "log_every", "keep", "keep_checkpoints", "patience")
 # What leaves a setting open: it was settled when the run began.
 SETTLED = {"vocab_size": 0, "n_kv_heads": 0, "d_mlp": 0, "precision": "auto", "compile": "auto"}
-ANOTHER_RUN = "leave --resume out to start another run"
 VALIDATION = 1 << 32  # which fresh reversal sequences are judged on while training
-Progress = Callable[[int, int | None], None]
-
-
-@dataclass
-class Data:
-    """What a run learns from and is judged by."""
-
-    tokenizer: Tokenizer
-    batches: Batches
-    val_ids: np.ndarray | None  # None for the reversal task, or where nothing is kept for validation
-    facts: dict[str, Any]  # where it came from, its hash and sizes; into tformer.yaml
-    reversal: Reversal | None = None
-
-
-# ---------------------------------------------------------------------------- data
-
-
-def reversal_task(config: Config) -> Reversal:
-    """The task that the configuration describes."""
-    return Reversal(config.data.reversal_length, config.data.reversal_symbols, config.train.seed)
-
-
-def recorded_reversal(record: dict[str, Any], source: str) -> Reversal | None:
-    """The task of a run on reversal, from its `tformer.yaml`; None for a run on text."""
-    if task_of(record) != "reversal":
-        return None
-    own = {section: record.get(section) or {} for section in Config.model_fields}
-    return reversal_task(merge([Layer(source, own)]))
-
-
-def prepare_data(
-    config: Config,
-    sources: Sequence[str],
-    tokenizer: Tokenizer | None = None,
-    expected_hash: str | None = None,
-    progress: Progress = lambda done, total: None,
-) -> Data:
-    """Text → split → ids → windows, or the reversal task.
-
-    `tokenizer` and `expected_hash` are those of a run that is resumed: it goes on with the same data or
-    not at all (RequestError). A model that is trained further brings its `tokenizer` too.
-    """
-    if config.data.task == "reversal":
-        task = reversal_task(config)
-        alphabet = task.tokenizer()
-        if tokenizer and tokenizer.engine.get_vocab() != alphabet.engine.get_vocab():
-            raise RequestError(
-                f"the reversal task has an alphabet of {alphabet.vocab_size}",
-                f"the model's tokenizer is another, {tokenizer.kind} of {tokenizer.vocab_size:,}",
-                "data.reversal_symbols and data.reversal_length must be those it was trained with",
-            )
-        if config.model.n_ctx != task.n_ctx:
-            raise RequestError(
-                f"model.n_ctx {config.model.n_ctx} for sequences of 2 · {task.length} tokens",
-                f"expected {task.n_ctx}",
-                "set model.n_ctx or data.reversal_length",
-            )
-        return Data(alphabet, task, None, {"source": ["reversal"]}, reversal=task)
-    if len(sources) > 1 and any(source.endswith(".npy") for source in sources):
-        raise RequestError(f"several DATA: {' '.join(sources)}", "a token file is given alone")
-    if sources[0].endswith(".npy"):
-        return _token_file_data(config, Path(sources[0]), tokenizer, expected_hash)
-    corpus = load_corpus(sources, progress)
-    check_hash(corpus.sha256, expected_hash, ANOTHER_RUN)
-    split = split_text(corpus.text, config.data.val_fraction)
-    tokenizer = tokenizer or make_tokenizer(config, corpus)
-    train_ids, val_ids = tokenizer.encode_array([split.train]), tokenizer.encode_array([split.val])
-    facts = {
-        "source": absolute(sources),
-        "sha256": corpus.sha256,
-        "characters": len(corpus.text),
-        "train_tokens": len(train_ids),
-        "val_tokens": len(val_ids),
-    }
-    return _windows_data(config, tokenizer, train_ids, val_ids, facts)
-
-
-def absolute(sources: Sequence[str]) -> list[str]:
-    """Sources that mean the same from any working directory."""
-    return [s if s == "-" or s in CORPORA else str(Path(s).resolve()) for s in sources]
-
-
-def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
-    """The tokenizer that the configuration names: a kind, trained here, or a file or run, loaded.
-
-    Word and BPE vocabularies come from the training part; the alphabet from the whole text, since a
-    character that it lacks could not be written at all.
-    """
-    wanted = config.data.tokenizer
-    if wanted not in KINDS:
-        return Tokenizer.load(tokenizer_path(wanted))
-    text = corpus.text
-    if wanted != "char":
-        text = split_text(text, config.data.val_fraction).train
-    return Tokenizer.train(wanted, [text], config.data.vocab_size)
-
-
-def _token_file_data(
-    config: Config, path: Path, tokenizer: Tokenizer | None, expected_hash: str | None
-) -> Data:
-    if tokenizer is None:
-        if config.data.tokenizer in KINDS:
-            raise RequestError(
-                f"{path} holds ids",
-                "expected the tokenizer that they are of",
-                "--tokenizer tokenizer.json",
-            )
-        tokenizer = Tokenizer.load(tokenizer_path(config.data.tokenizer))
-    ids = load_token_file(path, tokenizer.vocab_size)
-    cut = int((1 - config.data.val_fraction) * len(ids))
-    digest = token_hash(ids)
-    check_hash(digest, expected_hash, ANOTHER_RUN)
-    facts = {
-        "source": absolute([str(path)]),
-        "sha256": digest,
-        "train_tokens": cut,
-        "val_tokens": len(ids) - cut,
-    }
-    return _windows_data(config, tokenizer, ids[:cut], ids[cut:], facts)
-
-
-def _windows_data(
-    config: Config, tokenizer: Tokenizer, train_ids: np.ndarray, val_ids: np.ndarray, facts: dict[str, Any]
-) -> Data:
-    windows = Windows(train_ids, config.model.n_ctx, config.train.seed, config.data.stride)
-    return Data(tokenizer, windows, val_ids if len(val_ids) > 1 else None, facts)
 
 
 # ---------------------------------------------------------------------------- configuration
 
 
-def resume_config(recorded: dict[str, Any], explicit: Sequence[Layer]) -> Config:
+def resume_config(recorded: Record, explicit: Sequence[Layer]) -> Config:
     """The configuration of a run that goes on: its own, with what may change taken from `explicit`.
 
-    Raises RequestError for a setting that asks for another run.
+    A run whose compiler failed may be told to compile: it tries again. Raises RequestError for a setting that
+    asks for another run.
     """
-    own = {section: dict(recorded.get(section) or {}) for section in Config.model_fields}
+    own = {section: dict(recorded.settings.get(section, {})) for section in Config.model_fields}
     for layer in explicit:
         for section, values in layer.values.items():
             for name, value in values.items():
                 before = own[section].get(name)
-                if section == "train" and name in MAY_CHANGE:
+                again = name == "compile" and value == "on" and recorded.compile_failed is not None
+                if section == "train" and (name in MAY_CHANGE or again):
                     own[section][name] = value
                 elif value != before and (name not in SETTLED or value != SETTLED[name]):
                     raise RequestError(
@@ -201,24 +74,25 @@ def decide(config: Config, device: torch.device, vocab_size: int) -> Config:
     )
 
 
-def new_record(data: Data, device: torch.device) -> dict[str, Any]:
+def new_record(data: Data, device: torch.device) -> Record:
     """What a run met: versions, device, data."""
-    return {
-        "versions": {
+    tokenizer = data.tokenizer
+    return Record(
+        versions={
             "tformer": __version__,
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "numpy": np.__version__,
         },
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "data": data.facts,
-        "tokenizer": {
-            "kind": data.tokenizer.kind,
-            "size": data.tokenizer.vocab_size,
-            "sha256": hashlib.sha256(data.tokenizer.to_json().encode()).hexdigest(),
-        },
-    }
+        device=str(device),
+        threads=torch.get_num_threads(),
+        data=data.facts,
+        tokenizer=TokenizerFacts(
+            kind=tokenizer.kind,
+            size=tokenizer.vocab_size,
+            sha256=hashlib.sha256(tokenizer.to_json().encode()).hexdigest(),
+        ),
+    )
 
 
 # ---------------------------------------------------------------------------- the run
@@ -234,8 +108,9 @@ class Session:
     model: Transformer
     optimizers: Optimizers
     state: State
-    record: dict[str, Any]
+    record: Record
     problems: list[str] = field(default_factory=list)  # checkpoints that were passed over
+    warnings: list[str] = field(default_factory=list)  # what a person should know of how it trains
     forward: Callable[..., Any] | None = None
     judged: LossResult | None = None  # by the last validation, on text
     # What else is measured at an evaluation; each gives entries of metrics.jsonl.
@@ -275,14 +150,13 @@ def open_session(
     """
     torch.manual_seed(config.train.seed)
     model = Transformer(config.model)
-    known = {} if anew else run.record()
-    record = known.get("record") or new_record(data, device)
-    record.pop("result", None)  # not at its end until it gets there
+    known = Record() if anew else run.record()
+    record = known.without("result") if known.as_dict() else new_record(data, device)
     checkpoint, problems = (None, []) if anew else run.read_checkpoint(model)
     if pretrained:
-        record["init_from"] = pretrained.record
-    elif not checkpoint and (origin := record.get("init_from")):  # it was killed before it saved any
-        pretrained = read_pretrained(origin["source"], origin["sha256"])
+        record = record.updated(init_from=pretrained.origin)
+    elif not checkpoint and (origin := record.init_from):  # it was killed before it saved any
+        pretrained = read_pretrained(origin.source, origin.sha256)
     if checkpoint:
         model.load_state_dict(checkpoint.model)
     elif pretrained:
@@ -299,21 +173,37 @@ def open_session(
             "give more, or leave --steps out",
         )
     session = Session(run, config, data, model, optimizers, state, record, problems)
-    if config.train.compile == "on":
-        session.forward = torch.compile(model)
+    if config.train.compile == "on" and state.step < config.train.steps:
+        _compile(session, device)
     settle(session)
     if anew:
         run.clear()
-    run.write_record(session.config, record)  # first: from here on, the folder is known for a run
+    run.write_record(session.config, session.record)  # first: from here on, the folder is known for a run
     run.write_identity(session.config, data.tokenizer)
     run.rewind_metrics(state.step)
     return session
 
 
+def _compile(session: Session, device: torch.device) -> None:
+    """Compile the forward; where that fails, say so, record it and train without."""
+    train = session.config.train
+    session.record = session.record.without("compile_failed")
+    micro = train.micro_batch_size or train.batch_size
+    batch = session.data.batches.batch(session.state.step, train.batch_size)
+    inputs, targets = (torch.from_numpy(a).to(device)[:micro] for a in batch)
+    try:
+        session.forward = compile_forward(session.model, inputs, targets, train.precision)
+    except CompileError as error:
+        session.record = session.record.updated(compile_failed=str(error))
+        session.config = session.config.updated("train", compile="off")
+        session.warnings.append(f"torch.compile failed, training goes on without it: {error}")
+
+
 def train_session(session: Session, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
     """Train to the end or until `stop()`, writing metrics, weights, checkpoints and at last the picture."""
     config, run = session.config.train, session.run
-    identity = {"seed": config.seed, "versions": session.record["versions"], "data": session.data.facts}
+    facts = session.data.facts.as_dict()
+    identity = {"seed": config.seed, "versions": session.record.versions, "data": facts}
     began = saved = session.state.step
 
     def save() -> None:
@@ -398,7 +288,8 @@ def finish(session: Session) -> dict[str, Any]:
     if not (session.run.folder / "model.safetensors").exists():
         session.run.write_weights(session.model)
     result = summary(session)
-    result |= expectation(session.record.get("preset"), session.config, session.record, result).as_dict()
-    session.record["result"] = {key: value for key, value in result.items() if key != "run"}
+    result |= expectation(session.config, session.record, result).as_dict()
+    kept = {key: value for key, value in result.items() if key != "run"}
+    session.record = session.record.updated(result=Result.model_validate(kept))
     session.run.write_record(session.config, session.record)
     return result

@@ -5,14 +5,14 @@ from typing import Any
 
 from tformer.answer.claims import Experiment
 from tformer.answer.lab import too_short
-from tformer.answer.q1_recurrence import memory, positions, recurrence
+from tformer.answer.q1_recurrence import chain, memory, order
 
 EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment(
         "permutation",
         "Is attention a bag of words?",
-        positions.measure_permutation,
-        positions.show_permutation,
+        order.measure_permutation,
+        order.show_permutation,
         quick_seeds=3,
         full_seeds=5,
         skip=partial(too_short, positions=3),
@@ -20,16 +20,16 @@ EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment(
         "order",
         "A task that needs order",
-        positions.measure_order,
-        positions.show_order,
+        order.measure_order,
+        order.show_order,
         quick_seeds=2,
         full_seeds=5,
     ),
     Experiment(
         "steps",
         "Steps that wait for each other",
-        recurrence.measure_steps,
-        recurrence.show_steps,
+        chain.measure_steps,
+        chain.show_steps,
         quick_seeds=3,
         full_seeds=5,
         skip=partial(too_short, positions=3),
@@ -37,16 +37,16 @@ EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment(
         "gradient",
         "How far back a gradient reaches",
-        recurrence.measure_reach,
-        recurrence.show_reach,
+        chain.measure_reach,
+        chain.show_reach,
         quick_seeds=3,
         full_seeds=5,
     ),
     Experiment(
         "carried",
         "What generation carries along",
-        recurrence.measure_carried,
-        recurrence.show_carried,
+        memory.measure_carried,
+        memory.show_carried,
         quick_seeds=2,
         full_seeds=3,
         skip=partial(too_short, positions=8),

@@ -5,21 +5,19 @@ from typing import Any
 
 from tformer.answer.claims import Experiment
 from tformer.answer.lab import too_short
-from tformer.answer.q2_qkv import alternatives, qkv, score_cost, sharpness
+from tformer.answer.q2_qkv import alternatives, cost, scale, shapes
 
 EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment(
         "shapes",
         "Shapes, traced through a forward pass",
-        qkv.measure_shapes,
-        qkv.show_shapes,
+        shapes.measure_shapes,
+        shapes.show_shapes,
         quick_seeds=2,
         full_seeds=3,
         skip=partial(too_short, positions=2),
     ),
-    Experiment(
-        "scale", "Why √d_k", sharpness.measure_scale, sharpness.show_scale, quick_seeds=3, full_seeds=10
-    ),
+    Experiment("scale", "Why √d_k", scale.measure_scale, scale.show_scale, quick_seeds=3, full_seeds=10),
     Experiment(
         "kin",
         "Other functions of Q and K: how they are kin",
@@ -31,16 +29,16 @@ EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment(
         "trained",
         "Eight of them, head to head",
-        alternatives.measure_trained,
-        alternatives.show_trained,
+        alternatives.measure_learners,
+        alternatives.show_learners,
         quick_seeds=3,
         full_seeds=5,
     ),
     Experiment(
         "cost",
         "What they cost as n grows",
-        score_cost.measure_cost,
-        score_cost.show_cost,
+        cost.measure_cost,
+        cost.show_cost,
         quick_seeds=2,
         full_seeds=3,
     ),

@@ -96,7 +96,7 @@ def measure_collapse(budget: Budget, seed: int, subject: Subject | None) -> Coll
 
 def show_collapse(seeds: Seeds[CollapseEvidence]) -> Finding:
     """Without skips positions become alike, with both they stay different."""
-    names = list(seeds[0].variants)
+    names = list(seeds.first.variants)
 
     def row(name: str) -> tuple[Cell, ...]:
         return (
@@ -107,11 +107,11 @@ def show_collapse(seeds: Seeds[CollapseEvidence]) -> Finding:
         )
 
     def apart_by_block(name: str) -> Series:
-        blocks = range(1, len(seeds[0].variants[name].apart) + 1)
+        blocks = range(1, len(seeds.first.variants[name].apart) + 1)
         return log_curve(seeds, name, blocks, lambda e: e.variants[name].apart)
 
     table = Table(
-        f"After the last block ({DEPTH} of them, or the run's), {seeds[0].positions} positions",
+        f"After the last block ({DEPTH} of them, or the run's), {seeds.first.positions} positions",
         ("", "apart", "cosine", "effective rank"),
         tuple(map(row, names)),
     )

@@ -67,14 +67,14 @@ def measure_gradients(budget: Budget, seed: int, subject: Subject | None) -> Gra
 
 def show_gradients(seeds: Seeds[GradientEvidence]) -> Finding:
     """Without skips the size stays, thanks to the norms; what moves attention is lost."""
-    names = list(seeds[0].whole)
+    names = list(seeds.first.whole)
 
     def whole_by_block(name: str) -> Series:
-        blocks = range(1, len(seeds[0].whole[name]) + 1)
+        blocks = range(1, len(seeds.first.whole[name]) + 1)
         return log_curve(seeds, name, blocks, lambda e: e.whole[name])
 
     def looking_by_block(name: str) -> Series:
-        blocks = range(1, len(seeds[0].looking[name]) + 1)
+        blocks = range(1, len(seeds.first.looking[name]) + 1)
         return log_curve(seeds, name, blocks, lambda e: e.looking[name])
 
     table = Table(

@@ -90,11 +90,11 @@ def _evidence(readings: dict[str, Reading], vocab_size: int) -> LensEvidence:
 
 def show_lens(seeds: Seeds[LensEvidence]) -> Finding:
     """With skips the stream is a sum and can be read on the way."""
-    names = list(seeds[0].losses)
+    names = list(seeds.first.losses)
     tables = tuple(_by_depth(seeds, name) for name in names)
 
     def loss_by_depth(name: str) -> Series:
-        return curve(seeds, name, range(len(seeds[0].losses[name])), lambda e: e.losses[name])
+        return curve(seeds, name, range(len(seeds.first.losses[name])), lambda e: e.losses[name])
 
     figure = Lines(
         "What the unembedding reads",
@@ -110,7 +110,7 @@ def show_lens(seeds: Seeds[LensEvidence]) -> Finding:
     )
     if names == [RUN]:
         said = "Of how early a run can be read there is no claim: it depends on what it has learned."
-        if seeds[0].losses[RUN][-1] > seeds[0].uniform:
+        if seeds.first.losses[RUN][-1] > seeds.first.uniform:
             said = "The run guesses no better than one that knows nothing: there is nothing to read. " + said
         return Finding(said, tables, (figure,), (is_sum,))
     half = "Half of the way from what the embedding gives to the end."
@@ -148,7 +148,7 @@ def _by_depth(seeds: Seeds[LensEvidence], name: str) -> Table:
             seeds.of(lambda e: e.accuracies[name][depth], ".3f"),
         )
 
-    depths = range(len(seeds[0].losses[name]))
+    depths = range(len(seeds.first.losses[name]))
     return Table(
         f"Read through the unembedding: {name}",
         ("", "loss", "right"),

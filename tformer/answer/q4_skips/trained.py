@@ -120,10 +120,10 @@ def train_plan(plan: Plan, task: Reversal, steps: int, lr: float) -> Training:
 
 def show_training(seeds: Seeds[TrainingEvidence]) -> Finding:
     """Shallow ones all learn; the deep ones do only with both skips, or if they start as copies."""
-    depths = sorted({training.depth for training in seeds[0].trained})
+    depths = sorted({training.depth for training in seeds.first.trained})
     rates = "the better of the learning rates 0.004 and 0.0015" if len(depths) > 2 else "learning rate 0.004"
     said = (
-        f"Reversing {TASK['length']} symbols out of {TASK['symbols']}, {seeds[0].steps} steps of 32 "
+        f"Reversing {TASK['length']} symbols out of {TASK['symbols']}, {seeds.first.steps} steps of 32 "
         f"sequences, {rates}. Matrices of the blocks start as normal(0, 1/√d_in) in every variant: tformer's "
         "own start, out and down at 0, would be unfair without skips. The copy has other weights at the "
         "start, positions twice as large and learning rate 0.0015, and no skip either: what deep models need "
@@ -141,14 +141,14 @@ def show_training(seeds: Seeds[TrainingEvidence]) -> Finding:
 
 def _accuracy_table(seeds: Seeds[TrainingEvidence], depths: Sequence[int]) -> Table:
     """Variants by depths; empty where a variant was not trained at a depth."""
-    trained = {(training.depth, training.variant) for training in seeds[0].trained}
+    trained = {(training.depth, training.variant) for training in seeds.first.trained}
 
     def right(depth: int, name: str) -> Cell:
         if (depth, name) not in trained:
             return ""
         return seeds.of(lambda e: e.at(depth, name).second_half, ".3f")
 
-    names = dict.fromkeys(training.variant for training in seeds[0].trained)
+    names = dict.fromkeys(training.variant for training in seeds.first.trained)
     return Table(
         "Second half right, by number of blocks",
         ("", *(f"{depth} blocks" for depth in depths)),
@@ -157,7 +157,7 @@ def _accuracy_table(seeds: Seeds[TrainingEvidence], depths: Sequence[int]) -> Ta
 
 
 def _variants_of(seeds: Seeds[TrainingEvidence], depth: int) -> list[str]:
-    return [training.variant for training in seeds[0].trained if training.depth == depth]
+    return [training.variant for training in seeds.first.trained if training.depth == depth]
 
 
 def _loss_figure(seeds: Seeds[TrainingEvidence], depth: int) -> Lines:
@@ -185,7 +185,7 @@ def _gradient_figure(seeds: Seeds[TrainingEvidence], depth: int) -> Lines:
 
 
 def _training_claims(seeds: Seeds[TrainingEvidence], shallow: int, deepest: int) -> tuple[Claim, ...]:
-    chance = seeds[0].chance
+    chance = seeds.first.chance
     half, quarter = (1 + chance) / 2, (1 + 3 * chance) / 4
     because = f"Half-way from chance, {chance:.3g}, to all right."
     others = [name for name in VARIANTS if name != BOTH]
@@ -203,7 +203,7 @@ def _training_claims(seeds: Seeds[TrainingEvidence], shallow: int, deepest: int)
             because,
         ),
         at_most(
-            f"With {deepest} blocks no other does in the same {seeds[0].steps} steps",
+            f"With {deepest} blocks no other does in the same {seeds.first.steps} steps",
             seeds.of(lambda e: max(e.at(deepest, name).second_half for name in others), ".3f"),
             half,
             because,

@@ -119,7 +119,7 @@ def show_finite(seeds: Seeds[FiniteEvidence]) -> Finding:
         "A hidden key's weight with -10, against one visible key",
         "its score above the visible one",
         "weight",
-        (Series("-10 added", tuple(seeds[0].gaps), tuple(seeds[0].weights)),),
+        (Series("-10 added", tuple(seeds.first.gaps), tuple(seeds.first.weights)),),
         log_y=True,
     )
     said = (
@@ -146,7 +146,7 @@ def _finite_tables(seeds: Seeds[FiniteEvidence]) -> tuple[Table, ...]:
         ("added", "measured", "formula: -value - 150 ln 2", "equal weights at"),
         tuple(
             (f"{value:g}", f"{up_to:,.1f}", f"{-value - VANISHES:,.1f}", f"{-value:,.0f}")
-            for value, up_to in zip(VALUES, seeds[0].holds_up_to, strict=True)
+            for value, up_to in zip(VALUES, seeds.first.holds_up_to, strict=True)
         ),
     )
     after_training = Table(
@@ -154,7 +154,7 @@ def _finite_tables(seeds: Seeds[FiniteEvidence]) -> tuple[Table, ...]:
         ("added", "largest hidden weight", "first half right"),
         (trained(0, VALUES[0]), trained(1, VALUES[-1])),
     )
-    if not seeds[0].run_weight:
+    if not seeds.first.run_weight:
         return hidden, after_training
     in_the_run = Table(
         "Put into the run: the largest weight that a hidden key gets",

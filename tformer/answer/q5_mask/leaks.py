@@ -165,11 +165,11 @@ def show_leaks(seeds: Seeds[LeakEvidence]) -> Finding:
     """Chance in the first half with the mask alone; what a leak is worth where there is no future."""
 
     def right_by_position(name: str) -> Series:
-        return seeds.curve(name, range(1, seeds[0].length + 1), lambda e: e.variants[name].by_position)
+        return seeds.curve(name, range(1, seeds.first.length + 1), lambda e: e.variants[name].by_position)
 
-    tables = [_accuracy_table(seeds), _position_table(seeds), _loss_table(seeds), _nan_table(seeds[0])]
-    if seeds[0].run:
-        tables.append(_run_table(seeds[0].run, seeds[0].sequences))
+    tables = [_accuracy_table(seeds), _position_table(seeds), _loss_table(seeds), _nan_table(seeds.first)]
+    if seeds.first.run:
+        tables.append(_run_table(seeds.first.run, seeds.first.sequences))
     figure = Lines(
         "Right at each position",
         "target position",
@@ -197,7 +197,7 @@ def _by_variant(
 
 
 def _accuracy_table(seeds: Seeds[LeakEvidence]) -> Table:
-    first = seeds[0]
+    first = seeds.first
     low, high = binomial_interval(first.sequences * first.n_first, first.chance, CONFIDENCE)
     return Table(
         f"Right, with the whole sequence as input, and written token by token. By chance {first.chance:.3f}, "
@@ -216,20 +216,20 @@ def _position_table(seeds: Seeds[LeakEvidence]) -> Table:
         return seeds.of(lambda e: e.variants[name].by_position[position], ".2f")
 
     def expected(position: int) -> str:
-        return f"{seeds[0].chance:.3f}" if position < seeds[0].n_first else "1.000"
+        return f"{seeds.first.chance:.3f}" if position < seeds.first.n_first else "1.000"
 
     return Table(
         "Right at each target position, with the whole sequence as input",
         ("", "expected", *shifted),
         tuple(
             (str(position + 1), expected(position), *(right(name, position) for name in shifted))
-            for position in range(seeds[0].length)
+            for position in range(seeds.first.length)
         ),
     )
 
 
 def _loss_table(seeds: Seeds[LeakEvidence]) -> Table:
-    symbols = seeds[0].symbols
+    symbols = seeds.first.symbols
     return Table(
         f"Cross-entropy in nats (first half: at least ln {symbols} = {math.log(symbols):.3f})",
         ("", "trained to", "first half", "by prefixes"),
@@ -269,7 +269,7 @@ def _run_table(run: RunTable, sequences: int) -> Table:
 
 
 def _leak_claims(seeds: Seeds[LeakEvidence]) -> tuple[Claim, ...]:
-    first = seeds[0]
+    first = seeds.first
     chance, half = first.chance, (1 + first.chance) / 2
     low, high = binomial_interval(first.sequences * first.n_first, chance, CONFIDENCE)
     least = first.n_first / first.length * math.log(first.symbols)

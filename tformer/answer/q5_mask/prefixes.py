@@ -93,7 +93,7 @@ def measure_prefixes(budget: Budget, seed: int, subject: Subject | None) -> Pref
 
 def show_prefixes(seeds: Seeds[PrefixEvidence]) -> Finding:
     """The same losses to rounding, for a fraction of the work."""
-    n = seeds[0].positions
+    n = seeds.first.positions
     table = Table(
         "The same losses, computed twice",
         ("", "forwards", "positions computed", "CPU time"),
@@ -101,13 +101,13 @@ def show_prefixes(seeds: Seeds[PrefixEvidence]) -> Finding:
             (
                 "one forward of the sequence",
                 "1",
-                str(seeds[0].positions_computed_once),
+                str(seeds.first.positions_computed_once),
                 str(seeds.of(lambda e: e.milliseconds_once, ".3g", "ms")),
             ),
             (
                 "a forward for each prefix",
                 str(n),
-                str(seeds[0].positions_computed_by_prefixes),
+                str(seeds.first.positions_computed_by_prefixes),
                 str(seeds.of(lambda e: e.milliseconds_by_prefixes, ".3g", "ms")),
             ),
         ),

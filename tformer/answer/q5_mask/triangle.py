@@ -72,7 +72,7 @@ def show_jacobian(seeds: Seeds[JacobianEvidence]) -> Finding:
         "Which token each position depends on",
         "logits at",
         "token at",
-        tuple((name, tuple(map(tuple, seeds[0].matrices[name]))) for name in FORMULAS),
+        tuple((name, tuple(map(tuple, seeds.first.matrices[name]))) for name in FORMULAS),
     )
     said = (
         "The gradient of the logits at t, in a random direction, with respect to the embedding at s, in "
@@ -82,7 +82,7 @@ def show_jacobian(seeds: Seeds[JacobianEvidence]) -> Finding:
 
 
 def _jacobian_claims(seeds: Seeds[JacobianEvidence]) -> tuple[Claim, ...]:
-    expected = min(seeds[0].blocks, len(seeds[0].matrices[RIGHT]) - 1)
+    expected = min(seeds.first.blocks, len(seeds.first.matrices[RIGHT]) - 1)
     return (
         at_most(
             "With the mask no logit depends on a later token",

@@ -55,7 +55,7 @@ def measure_sum(budget: Budget, seed: int, subject: Subject | None) -> SumEviden
 def show_sum(seeds: Seeds[SumEvidence]) -> Finding:
     """Attention's output is a sum over heads."""
     claim = at_most(
-        f"The output of attention is the sum of what its {seeds[0].heads} heads add, each alone",
+        f"The output of attention is the sum of what its {seeds.first.heads} heads add, each alone",
         seeds.of(lambda e: e.difference, ".1e"),
         1e-4,
         "Relative to the largest output; rounding of float32 is about 1e-6.",
@@ -126,7 +126,7 @@ def _mirrored(model: Transformer, task: Reversal, seed: int, own: bool) -> Mirro
 
 def show_mirror(seeds: Seeds[MirrorEvidence]) -> Finding:
     """Some heads look at the mirrored place, and they carry the reversal."""
-    first = seeds[0]
+    first = seeds.first
 
     def without(i: int) -> tuple[Cell, ...]:
         return (
@@ -165,14 +165,14 @@ def show_mirror(seeds: Seeds[MirrorEvidence]) -> Finding:
 
 
 def _mirror_claims(seeds: Seeds[MirrorEvidence]) -> tuple[Claim, ...]:
-    halfway = (1 + seeds[0].chance) / 2
-    because = f"Halfway between chance ({seeds[0].chance:.2g}) and 1."
+    halfway = (1 + seeds.first.chance) / 2
+    because = f"Halfway between chance ({seeds.first.chance:.2g}) and 1."
     return (
         at_least(
             "A head looks at the mirrored place: the anti-diagonal",
             seeds.of(lambda e: e.shares[0], ".2f"),
             CARRIES,
-            f"More there than everywhere else together; a uniform head has {seeds[0].uniform:.2f}.",
+            f"More there than everywhere else together; a uniform head has {seeds.first.uniform:.2f}.",
         ),
         at_most(
             "Without the heads that look there the reversal is lost",

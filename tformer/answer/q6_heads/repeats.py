@@ -135,11 +135,11 @@ def show_repeats(seeds: Seeds[RepeatsEvidence]) -> Finding:
         "position that asks",
         "position looked at",
         (
-            (KINDS["previous"], tuple(map(tuple, seeds[0].maps[0]))),
-            (KINDS["repeated"], tuple(map(tuple, seeds[0].maps[1]))),
+            (KINDS["previous"], tuple(map(tuple, seeds.first.maps[0]))),
+            (KINDS["repeated"], tuple(map(tuple, seeds.first.maps[1]))),
         ),
     )
-    if not seeds[0].own:
+    if not seeds.first.own:
         said = (
             "Random ids and then the same again: nothing but the repetition can be learned from them. Below "
             "are the three heads that give most weight to each kind of place. Whether a run has such heads "
@@ -199,8 +199,8 @@ def _run_table(seeds: Seeds[RepeatsEvidence]) -> Table:
 
 def _run_rows(seeds: Seeds[RepeatsEvidence], kind: Kind) -> list[tuple[Cell, ...]]:
     def of_head(i: int) -> tuple[Cell, ...]:
-        head = seeds[0].scores[i]
-        on_text = seeds.of(lambda e: e.text_scores[i].on(kind), ".2f") if seeds[0].text_scores else "-"
+        head = seeds.first.scores[i]
+        on_text = seeds.of(lambda e: e.text_scores[i].on(kind), ".2f") if seeds.first.text_scores else "-"
         name = f"{head.layer}.{head.head}"
         return (KINDS[kind], name, seeds.of(lambda e: e.scores[i].on(kind), ".2f"), on_text)
 
@@ -209,7 +209,7 @@ def _run_rows(seeds: Seeds[RepeatsEvidence], kind: Kind) -> list[tuple[Cell, ...
 
     mean = np.mean([[head.on(kind) for head in e.scores] for e in seeds], axis=0)
     best = np.argsort(-mean, kind="stable")[:3]
-    on_text = seeds.of(on_uniform_text, ".2f") if seeds[0].text_uniform else "-"
+    on_text = seeds.of(on_uniform_text, ".2f") if seeds.first.text_uniform else "-"
     uniform: tuple[Cell, ...] = (
         KINDS[kind],
         "uniform",

@@ -108,7 +108,7 @@ def learn_reversal(steps: int, seed: int) -> float:
 
 def show_several(seeds: Seeds[SeveralEvidence]) -> Finding:
     """Three places at once are easier for several heads; one place is not."""
-    n_heads = seeds[0].n_heads
+    n_heads = seeds.first.n_heads
 
     def row(i: int) -> tuple[Cell, ...]:
         return (
@@ -118,7 +118,7 @@ def show_several(seeds: Seeds[SeveralEvidence]) -> Finding:
             seeds.of(lambda e: e.looks[i], ".2f"),
         )
 
-    parameters = seeds[0].parameters[n_heads.index(1)]
+    parameters = seeds.first.parameters[n_heads.index(1)]
     table = Table(
         f"One block of width {WIDTH} and {parameters:,} parameters, three places at once",
         ("heads × d_head", "loss", "right", "weight on the three"),
@@ -142,7 +142,7 @@ def show_several(seeds: Seeds[SeveralEvidence]) -> Finding:
 
 
 def _several_claims(seeds: Seeds[SeveralEvidence]) -> tuple[Claim, ...]:
-    one, four = seeds[0].n_heads.index(1), seeds[0].n_heads.index(4)
+    one, four = seeds.first.n_heads.index(1), seeds.first.n_heads.index(4)
     return (
         at_least(
             "Where three places are needed at once, one head has a higher loss than four (ratio)",

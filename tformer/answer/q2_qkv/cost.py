@@ -1,9 +1,9 @@
-"""Evidence for question 2: memory and time of score functions as the number of positions grows."""
+"""Question 2, cost: memory and time of score functions as the number of positions grows."""
 
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Finding, over_seeds
+from tformer.answer.claims import Budget, Finding, Seeds, at_least, at_most
 from tformer.answer.lab import Subject, tiny
 from tformer.answer.q2_qkv import scores
 from tformer.answer.q2_qkv.scores import Additive
-from tformer.figures import Lines, Numbers, Table
+from tformer.figures import Lines, Numbers, Series, Table
 from tformer.model import causal_mask
 
 
@@ -44,10 +44,13 @@ class CostEvidence:
     kept: dict[str, tuple[int, ...]]  # bytes for the backward pass
     milliseconds: dict[str, tuple[float, ...]]  # of CPU time, median
 
+    def growth(self, name: str) -> float:
+        """The exponent with which kept bytes grow, from the last doubling of the positions."""
+        return math.log2(self.kept[name][-1] / self.kept[name][-2])
 
+
+DOT, ADDITIVE, LINEAR = "scaled dot", "additive", "linear kernel"
 FUSED, SUMS = "scaled dot, fused", "linear kernel, as sums"
-
-
 Way = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # of q, k, v and the mask: the output
 
 
@@ -71,9 +74,9 @@ def measure_cost(budget: Budget, seed: int, subject: Subject | None) -> CostEvid
     torch.manual_seed(seed)
     additive = Additive(config)
     weighed: dict[str, scores.Weigh] = {
-        "scaled dot": scores.scaled_dot,
-        "additive": additive,
-        "linear kernel": scores.linear_kernel,
+        DOT: scores.scaled_dot,
+        ADDITIVE: additive,
+        LINEAR: scores.linear_kernel,
     }
     ways = {name: _weighing(weigh) for name, weigh in weighed.items()} | {SUMS: _sums, FUSED: _fused}
     kept: dict[str, list[int]] = {name: [] for name in ways}
@@ -99,77 +102,76 @@ def measure_cost(budget: Budget, seed: int, subject: Subject | None) -> CostEvid
     )
 
 
-def show_cost(measured: Sequence[CostEvidence]) -> Finding:
+def show_cost(seeds: Seeds[CostEvidence]) -> Finding:
     """Growth of memory, and additive against dot."""
-    first = measured[0]
-    n, x = first.lengths[-1], tuple(map(float, first.lengths))
-
-    def growth(name: str) -> Numbers:
-        """The exponent from the last doubling."""
-        return Numbers(tuple(math.log2(e.kept[name][-1] / e.kept[name][-2]) for e in measured), ".2f")
-
-    def ratio(field: str) -> Numbers:
-        found = [getattr(e, field) for e in measured]
-        return Numbers(tuple(f["additive"][-1] / f["scaled dot"][-1] for f in found), ".3g")
-
-    rows = tuple(
-        (
-            name,
-            Numbers((first.kept[name][-1] / 1e6,), ".3f"),
-            Numbers((growth(name).mean,), ".2f"),
-            Numbers(tuple(e.milliseconds[name][-1] for e in measured), ".3g"),
-        )
-        for name in first.kept
-    )
-    table = Table(
-        f"One head, d_head = {first.d_head}, {n} positions",
-        ("", "MB kept", "grows as n to the", "ms, forward and backward"),
-        rows,
-    )
-    figure = Lines(
-        "Memory kept for the backward pass",
-        "positions",
-        "MB",
-        tuple(
-            over_seeds(name, x, [[b / 1e6 for b in e.kept[name]] for e in measured]) for name in first.kept
-        ),
-        log_x=True,
-        log_y=True,
-    )
-    claims = (
-        Claim(
+    first = seeds.first
+    n = first.lengths[-1]
+    halfway = "Halfway between linear, 1, and quadratic, 2."
+    return Finding.of(
+        "The n² is that of the formula written out. A fused kernel (here torch's) computes the same softmax "
+        "in pieces, and again in the backward pass, and keeps no weights: its memory is linear too (Dao et "
+        "al. 2022). The sums keep d_head² numbers a position, and pay only beyond about that many positions.",
+        _table(seeds),
+        _memory(seeds),
+        at_least(
             "A matrix of weights costs memory that grows as n² (the scaled dot's exponent)",
-            growth("scaled dot"),
-            "at least",
+            seeds.of(lambda e: e.growth(DOT), ".2f"),
             1.5,
-            "Halfway between linear, 1, and quadratic, 2.",
+            halfway,
         ),
-        Claim(
+        at_most(
             "The linear kernel needs none: its sums formed first, memory grows as n (exponent)",
-            growth(SUMS),
-            "at most",
+            seeds.of(lambda e: e.growth(SUMS), ".2f"),
             1.5,
-            "Halfway between linear, 1, and quadratic, 2.",
+            halfway,
         ),
-        Claim(
+        at_least(
             f"Additive keeps many times what the scaled dot keeps, {n} positions (ratio)",
-            ratio("kept"),
-            "at least",
+            seeds.of(lambda e: e.kept[ADDITIVE][-1] / e.kept[DOT][-1]),
             first.d_head / 4,
             f"{first.d_head} numbers of tanh for each pair, where a weight is one; a quarter of that, as q, "
             "k, v and the mask are kept as well.",
         ),
-        Claim(
+        at_least(
             f"Additive takes longer than the scaled dot, {n} positions (ratio)",
-            ratio("milliseconds"),
-            "at least",
+            seeds.of(lambda e: e.milliseconds[ADDITIVE][-1] / e.milliseconds[DOT][-1]),
             2,
             "1 would be the same; clocks waver, so 2.",
         ),
     )
-    said = (
-        "The n² is that of the formula written out. A fused kernel (here torch's) computes the same softmax "
-        "in pieces, and again in the backward pass, and keeps no weights: its memory is linear too (Dao et "
-        "al. 2022). The sums keep d_head² numbers a position, and pay only beyond about that many positions."
+
+
+def _table(seeds: Seeds[CostEvidence]) -> Table:
+    """What each way keeps and takes at the largest number of positions."""
+    first = seeds.first
+
+    def row(name: str) -> tuple[str | Numbers, ...]:
+        return (
+            name,
+            Numbers((first.kept[name][-1] / 1e6,), ".3f"),
+            Numbers((seeds.of(lambda e: e.growth(name)).mean,), ".2f"),
+            seeds.of(lambda e: e.milliseconds[name][-1]),
+        )
+
+    return Table(
+        f"One head, d_head = {first.d_head}, {first.lengths[-1]} positions",
+        ("", "MB kept", "grows as n to the", "ms, forward and backward"),
+        tuple(map(row, first.kept)),
     )
-    return Finding(said, (table,), (figure,), claims)
+
+
+def _memory(seeds: Seeds[CostEvidence]) -> Lines:
+    """What each way keeps, against the number of positions."""
+    lengths = tuple(map(float, seeds.first.lengths))
+
+    def curve(name: str) -> Series:
+        return seeds.curve(name, lengths, lambda e: [n_bytes / 1e6 for n_bytes in e.kept[name]])
+
+    return Lines(
+        "Memory kept for the backward pass",
+        "positions",
+        "MB",
+        tuple(map(curve, seeds.first.kept)),
+        log_x=True,
+        log_y=True,
+    )

@@ -1,22 +1,23 @@
-"""Evidence for question 2: the shapes of Q, K and V, traced through a real forward pass."""
+"""Question 2, shapes: those of Q, K and V, traced through a real forward pass."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tformer.answer.claims import Budget, Claim, Finding, largest
-from tformer.answer.lab import Subject, build, tiny
-from tformer.answer.trace import Call, cached_calls_of, calls_of, grown_vocabulary
+from tformer.answer.claims import Budget, Finding, Seeds, at_most, largest
+from tformer.answer.lab import Subject, build, calls_of, relative_difference, tiny
 from tformer.figures import Numbers, Table
-from tformer.model import Transformer, attention
-
-# ---------------------------------------------------------------------------- shapes
+from tformer.kv_cache import KVCache
+from tformer.model import Formula, Transformer, attention
+from tformer.watch import AttentionCall, attention_calls
 
 MORE_TOKENS = 7
+TINY_NUMBER = 1e-30  # what differences are divided by where all that is expected is 0
 AXES = {  # of each traced tensor
     "Q": ("batch", "head", "query", "d_head"),
     "K": ("batch", "head", "key", "d_head"),
@@ -26,6 +27,8 @@ AXES = {  # of each traced tensor
 }
 COLUMNS = ("batch", "head", "query", "key", "d_head")
 Shapes = dict[str, tuple[int, ...]]
+
+# ---------------------------------------------------------------------------- measuring
 
 
 @dataclass(frozen=True)
@@ -77,18 +80,13 @@ def measure_shapes(budget: Budget, seed: int, subject: Subject | None) -> ShapeE
     p = torch.randn(call.v.shape[-1], d_value, generator=torch.Generator().manual_seed(seed))
     wide, narrow = (attention(call.q, call.k, v, call.mask)[0] for v in (call.v @ p, call.v))
     assert wide.shape[-1] == d_value
-    return ShapeEvidence(traces, tried, possible, wrong, d_value, relative(wide, narrow @ p))
+    difference = relative_difference(wide, narrow @ p, TINY_NUMBER)
+    return ShapeEvidence(traces, tried, possible, wrong, d_value, difference)
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, of the largest number expected."""
-    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
-
-
-def shapes_of(call: Call) -> Shapes:
-    """Sizes along the axes that `AXES` names; the weights are those of `attention`."""
-    weights = attention(call.q, call.k, call.v, call.mask)[1]
-    tensors = (call.q, call.k, call.v, weights, call.output)
+def shapes_of(call: AttentionCall) -> Shapes:
+    """Sizes along the axes that `AXES` names."""
+    tensors = (call.q, call.k, call.v, call.weights, call.output)
     return {name: tuple(t.shape) for name, t in zip(AXES, tensors, strict=True)}
 
 
@@ -103,14 +101,39 @@ def is_regular(shapes: Shapes) -> bool:
     )
 
 
-def changed(some: list[Shapes], others: list[Shapes]) -> list[tuple[str, str, bool]]:
+def changed(some: list[Shapes], others: list[Shapes]) -> list[tuple[str, bool]]:
     """Each axis of each tensor of each layer, and whether its size differs."""
     return [
-        (name, axis, a != b)
+        (axis, a != b)
         for one, other in zip(some, others, strict=True)
         for name, axes in AXES.items()
         for axis, a, b in zip(axes, one[name], other[name], strict=True)
     ]
+
+
+@contextmanager
+def grown_vocabulary(model: Transformer, by: int) -> Iterator[None]:
+    """The same model with `by` more tokens, which nothing uses, inside the block."""
+    tables = (model.embed, model.unembed)
+    before = [table.weight for table in tables]
+    for table, weight in zip(tables, before, strict=True):
+        table.weight = nn.Parameter(torch.cat((weight.detach(), weight.detach()[:1].expand(by, -1))))
+    try:
+        yield
+    finally:
+        for table, weight in zip(tables, before, strict=True):
+            table.weight = weight
+
+
+@torch.no_grad()
+def cached_calls_of(model: Transformer, ids: Tensor) -> tuple[list[AttentionCall], Shapes]:
+    """The calls for the last position alone, the others being in the cache; and what layer 1 has there."""
+    cache = KVCache(model.config, len(ids), model.embed.weight)
+    model.eval()(ids[:, :-1], cache)
+    with attention_calls(model) as calls:
+        model(ids[:, -1:], cache)
+    kept = {"K": cache.keys[0, :, :, : cache.length], "V": cache.values[0, :, :, : cache.length]}
+    return calls, {name: tuple(tensor.shape) for name, tensor in kept.items()}
 
 
 def trace(model: Transformer, ids: Tensor, name: str) -> Trace:
@@ -120,7 +143,7 @@ def trace(model: Transformer, ids: Tensor, name: str) -> Trace:
     with grown_vocabulary(model, MORE_TOKENS):
         grown = calls_of(model, ids)
     fewer = calls_of(model, ids[:, : n - max(1, n // 3)])
-    step, stored = cached_calls_of(model, ids)
+    step, cached = cached_calls_of(model, ids)
     shapes = [shapes_of(call) for call in whole]
     every = [shapes_of(call) for call in (*whole, *grown, *fewer, *step)]
     by_vocabulary = changed(shapes, [shapes_of(call) for call in grown])
@@ -133,29 +156,30 @@ def trace(model: Transformer, ids: Tensor, name: str) -> Trace:
         different_key_heads=len(torch.unique(keys.transpose(0, 1).flatten(1), dim=0)),
         whole=shapes[0],
         step=shapes_of(step[0]),
-        cached={"K": tuple(stored[0][0].shape), "V": tuple(stored[0][1].shape)},
+        cached=cached,
         calls=len(every),
         irregular=sum(not is_regular(s) for s in every),
-        follow_vocabulary=sum(differs for _, _, differs in by_vocabulary),
-        against_length=sum(differs != (axis in ("query", "key")) for _, axis, differs in by_length),
+        follow_vocabulary=sum(differs for _, differs in by_vocabulary),
+        against_length=sum(differs != (axis in ("query", "key")) for axis, differs in by_length),
         moved=largest(
             float((getattr(a, t) - getattr(b, t)).abs().max())
             for a, b in zip(whole, grown, strict=True)
             for t in "qkv"
         ),
         step_difference=largest(
-            relative(s.output, w.output[:, :, -1:]) for s, w in zip(step, whole, strict=True)
+            relative_difference(s.output, w.output[:, :, -1:], TINY_NUMBER)
+            for s, w in zip(step, whole, strict=True)
         ),
     )
 
 
-def combinations() -> tuple[int, int, int]:
-    """How many shapes were tried on `attention`, were possible, and were so against the rule."""
+def combinations(formula: Formula = attention) -> tuple[int, int, int]:
+    """How many shapes were tried on attention, were possible, and were so against the rule."""
     tried = list(itertools.product((4, 5), repeat=5))
     possible = wrong = 0
     for d_q, d_k, d_v, n_k, n_v in tried:
         try:
-            output, weights = attention(torch.ones(3, d_q), torch.ones(n_k, d_k), torch.ones(n_v, d_v))
+            output, weights = formula(torch.ones(3, d_q), torch.ones(n_k, d_k), torch.ones(n_v, d_v))
             works = output.shape == (3, d_v) and weights.shape == (3, n_k)
         except (RuntimeError, TypeError):  # the second where shapes are checked as it runs
             works = False
@@ -164,67 +188,57 @@ def combinations() -> tuple[int, int, int]:
     return len(tried), possible, wrong
 
 
-def show_shapes(measured: Sequence[ShapeEvidence]) -> Finding:
+# ---------------------------------------------------------------------------- showing
+
+
+def show_shapes(seeds: Seeds[ShapeEvidence]) -> Finding:
     """Tables of the first seed's shapes; counts over all seeds."""
-    first = measured[0]
-    tables = tuple(table for found in first.traces for table in _tables(found))
-    calls = sum(found.calls for found in first.traces)
-
-    def worst(name: str, style: str = ".0f") -> Numbers:
-        return Numbers(tuple(float(largest(getattr(t, name) for t in e.traces)) for e in measured), style)
-
-    irregular, step = worst("irregular"), worst("step_difference", ".1e")
-    misplaced = tuple(float(sum(t.follow_vocabulary + t.against_length for t in e.traces)) for e in measured)
-    wrong = Numbers(tuple(float(e.wrong) for e in measured), ".0f")
-    moved, wide = worst("moved", ".1e").mean, largest(e.wide_difference for e in measured)
-    claims = (
-        Claim(
+    first = seeds.first
+    n_calls = sum(found.calls for found in first.traces)
+    moved = seeds.of(lambda e: largest(t.moved for t in e.traces)).mean
+    wide = largest(e.wide_difference for e in seeds)
+    return Finding.of(
+        f"Q, K and V were caught on their way into `attend`. {MORE_TOKENS} more tokens in the vocabulary "
+        f"moved their numbers by {moved:.1g}. V may be projected to width {first.d_value} before attention "
+        f"or after it: the same to {wide:.1g}.",
+        *(table for found in first.traces for table in _tables(found)),
+        at_most(
             "In every traced call Q and K have one width, K and V one length",
-            irregular,
-            "at most",
+            seeds.of(lambda e: largest(t.irregular for t in e.traces), ".0f"),
             0,
-            f"A single call that differs, of {calls}, would refute it.",
+            f"A single call that differs, of {n_calls}, would refute it.",
         ),
-        Claim(
+        at_most(
             "n is positions, not vocabulary: with fewer positions just the query and key axes change, "
             f"with {MORE_TOKENS} more tokens no axis does",
-            Numbers(misplaced, ".0f"),
-            "at most",
+            seeds.of(lambda e: sum(t.follow_vocabulary + t.against_length for t in e.traces), ".0f"),
             0,
             "Counted over all axes and layers; were n the vocabulary, all query and key axes would count.",
         ),
-        Claim(
+        at_most(
             "Attention exists just where Q and K share d_k and K and V their length; V's width is free",
-            wrong,
-            "at most",
+            seeds.of(lambda e: e.wrong, ".0f"),
             0,
             f"Of all {first.combinations} combinations of two sizes of each, {first.possible} worked.",
         ),
-        Claim(
+        at_most(
             "One query on cached keys gives what the last of all queries gives",
-            step,
-            "at most",
+            seeds.of(lambda e: largest(t.step_difference for t in e.traces), ".1e"),
             1e-3,
             "Relative; rounding of float32 is about 1e-6, another key is about 1.",
         ),
     )
-    said = (
-        f"Q, K and V were caught on their way into `attend`. {MORE_TOKENS} more tokens in the vocabulary "
-        f"moved their numbers by {moved:.1g}. V may be projected to width {first.d_value} before attention "
-        f"or after it: the same to {wide:.1g}."
-    )
-    return Finding(said, tables, (), claims)
 
 
 def _tables(found: Trace) -> tuple[Table, ...]:
-    heads = found.different_key_heads
-    grouped = heads < found.n_query_heads
-    note = f" ({heads} different K)" if grouped else ""
+    """One model's shapes: all positions at once, and the last one with a cache."""
 
-    def row(name: str, tensor: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    def row(name: str, tensor: str, shape: tuple[int, ...]) -> tuple[str | Numbers, ...]:
         sizes = dict(zip(AXES[tensor], map(str, shape), strict=True))
         return (name, *(sizes.get(column, "–") for column in COLUMNS))
 
+    heads = found.different_key_heads
+    note = f" ({heads} different K)" if heads < found.n_query_heads else ""
     whole = tuple(row(name, name, shape) for name, shape in found.whole.items())
     step = tuple(row(name, name, shape) for name, shape in found.step.items())
     cached = tuple(row(f"{name} in the cache", name, shape) for name, shape in found.cached.items())

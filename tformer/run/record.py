@@ -1,0 +1,244 @@
+"""What a run says of itself, as types: `tformer.yaml`, and the lines of `evals.jsonl`.
+
+Reading is tolerant: a directory that another tool wrote has an empty record, one of an older version lacks
+fields, and one of a newer version has more, which are kept. A field of another type than the one that is
+written here is damage, and is named. Imports no torch.
+"""
+
+import datetime
+import hashlib
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tformer.config import Config, DataConfig
+from tformer.errors import RequestError
+from tformer.files import write_file
+from tformer.yaml_text import dump_yaml, parse_yaml
+
+NAME = "tformer.yaml"
+VAL_FRACTION: float = DataConfig.model_fields["val_fraction"].default
+
+
+class Part(BaseModel):
+    """Frozen; what it does not know is kept and written again."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the file has it: what was never given is left out."""
+        return self.model_dump(exclude_unset=True)
+
+
+class DataFacts(Part):
+    """Where the data came from, and how much of it there was."""
+
+    source: list[str] = []
+    sha256: str | None = None  # of the text or of the ids
+    characters: int | None = None
+    train_tokens: int | None = None
+    val_tokens: int | None = None
+
+
+class TokenizerFacts(Part):
+    """Which tokenizer a run has: word, char or bpe, how many ids, and the sha256 of its file."""
+
+    kind: str | None = None
+    size: int | None = None
+    sha256: str | None = None
+
+
+class Origin(Part):
+    """What a run began from: a directory, and the sha256 of each of its files of weights."""
+
+    source: str
+    sha256: dict[str, str] = {}
+
+
+class Passages(Part):
+    """The file of `--eval-data`, and how many passages of it are scored."""
+
+    source: str
+    sha256: str | None = None
+    passages: int | None = None
+
+
+class TimeBudget(Part):
+    """What `--minutes` was turned into, and the measurements by which it was."""
+
+    minutes: float
+    steps: int
+    seconds_before: float
+    seconds_per_step: float
+    seconds_per_evaluation: float
+
+
+class Result(Part):
+    """How a run ended. Losses are nats per token; `val_loss` is that of the weights of `kept_step`."""
+
+    steps: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    loss: float | None = None
+    val_loss: float | None = None
+    bits_per_byte: float | None = None
+    parameters: int | None = None
+    kept_step: int | None = None
+
+
+class Record(Part):
+    """`tformer.yaml`: the settings of a run as they were written, and what it met.
+
+    `settings` are the sections `model`, `data` and `train`; everything else stands under `record` in the
+    file. All fields are empty for a directory that is no run of tformer's.
+    """
+
+    settings: dict[str, dict[str, Any]] = Field(default={}, exclude=True)
+    versions: dict[str, Any] = {}
+    device: str | None = None
+    threads: int | None = None
+    data: DataFacts = DataFacts()
+    tokenizer: TokenizerFacts | None = None
+    init_from: Origin | None = None
+    preset: str | None = None
+    eval_data: Passages | None = None
+    compile_failed: str | None = None  # why torch.compile could not be used
+    budget: TimeBudget | None = None
+    result: Result | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the directory says nothing: another tool wrote it."""
+        return not self.settings and not self.model_fields_set - {"settings"}
+
+    @property
+    def task(self) -> str:
+        """`text` or `reversal`."""
+        return str(self.settings.get("data", {}).get("task", "text"))
+
+    @property
+    def val_fraction(self) -> float:
+        """The end of the text that was kept for validation, as a share of its characters."""
+        return float(self.settings.get("data", {}).get("val_fraction", VAL_FRACTION))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training came to its end."""
+        return self.result is not None
+
+    def updated(self, **changes: Any) -> "Record":
+        """A copy with some fields replaced."""
+        return self.model_copy(update=changes)
+
+    def without(self, *names: str) -> "Record":
+        """A copy in which some fields were never given."""
+        facts = {name: getattr(self, name) for name in self.model_fields_set - set(names)}
+        return Record(**facts, **(self.model_extra or {}))
+
+    def as_yaml(self) -> str:
+        """The file as it is read."""
+        return dump_yaml(self.settings | {"record": self.as_dict()})
+
+
+SECTIONS = tuple(Config.model_fields)
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a run; an empty one for a directory that another tool wrote.
+
+    Raises RequestError where the file cannot be read or is damaged.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return Record()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot read {path}", str(error)) from None
+    return record_of(parse_yaml(text, str(path)), path)
+
+
+def record_of(values: Any, path: Path | str) -> Record:
+    """The record that a parsed `tformer.yaml` is. Raises RequestError, naming `path`, where it is none."""
+    shaped = isinstance(values, dict) and all(
+        isinstance(values.get(section) or {}, dict) for section in (*SECTIONS, "record")
+    )
+    if not shaped:
+        expected = ", ".join(SECTIONS)
+        raise RequestError(f"{path} is damaged", f"expected the sections {expected} and record")
+    settings = {section: values.get(section) or {} for section in SECTIONS if section in values}
+    try:
+        return Record.model_validate((values.get("record") or {}) | {"settings": settings})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("record", *first["loc"])))
+        found = repr(first["input"])[:80]
+        raise RequestError(f"{path} is damaged", f"{key}: {first['msg'].lower()}, found {found}") from None
+
+
+def write_record(folder: Path, config: Config, record: Record) -> None:
+    """Write `tformer.yaml`: the whole effective configuration, and what the run met."""
+    text = dump_yaml(config.model_dump() | {"record": record.as_dict()})
+    write_file(folder / NAME, text.encode())
+
+
+# ---------------------------------------------------------------------------- lines
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; none where there is no file. A line cut short is passed over."""
+    lines = []
+    with suppress(FileNotFoundError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                lines.append(json.loads(line))
+    return [line for line in lines if isinstance(line, dict)]
+
+
+class Evaluation(Part):
+    """A line of `evals.jsonl`: what a task of `tformer eval` found.
+
+    `on` says in words what it was measured on; `weights` is the sha256 of the model.safetensors that was
+    judged; `result` is what `--json` prints.
+    """
+
+    task: str
+    on: str = ""
+    when: str = ""
+    weights: str | None = None
+    result: dict[str, Any] = {}
+
+
+def read_evaluations(folder: Path) -> list[Evaluation]:
+    """What `tformer eval` found of a run, the oldest first; lines that are none are passed over."""
+    found = []
+    for line in read_lines(folder / "evals.jsonl"):
+        with suppress(ValidationError):
+            found.append(Evaluation.model_validate(line))
+    return found
+
+
+def keep_evaluation(folder: Path, task: str, result: dict[str, Any], on: str = "") -> None:
+    """Add what an evaluation found to `evals.jsonl` of a run. Nothing is kept in a foreign directory."""
+    if (folder / NAME).exists():
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        line = Evaluation(task=task, on=on, when=now, weights=weights_hash(folder), result=result)
+        with (folder / "evals.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line.as_dict()) + "\n")
+
+
+def weights_hash(folder: Path) -> str:
+    """sha256 of `model.safetensors`."""
+    with (folder / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_hash(found: str, expected: str | None, advice: str) -> None:
+    """Raises RequestError where data is not what a run recorded; nothing recorded, nothing to check."""
+    if expected and found != expected:
+        raise RequestError(
+            "the data of this run has changed", f"sha256 {found[:12]}…, recorded is {expected[:12]}…", advice
+        )
