@@ -5,14 +5,14 @@ from typing import Any
 
 from tformer.answer.claims import Experiment
 from tformer.answer.lab import too_short
-from tformer.answer.q3_mlps import dense
+from tformer.answer.q3_mlps import alike, alone, shared
 
 EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment(
         "alone",
         "The MLP sees one position, attention many",
-        dense.measure_alone,
-        dense.show_alone,
+        alone.measure_alone,
+        alone.show_alone,
         quick_seeds=2,
         full_seeds=5,
         skip=partial(too_short, positions=3),
@@ -20,25 +20,25 @@ EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment(
         "likeness",
         "How alike the MLPs of two blocks are",
-        dense.measure_likeness,
-        dense.show_likeness,
+        alike.measure_likeness,
+        alike.show_likeness,
         quick_seeds=2,
         full_seeds=5,
-        skip=dense.one_block,
+        skip=alike.one_block,
     ),
     Experiment(
         "parting",
         "The same start, other ends",
-        dense.measure_parting,
-        dense.show_parting,
+        alike.measure_parting,
+        alike.show_parting,
         quick_seeds=2,
         full_seeds=5,
     ),
     Experiment(
         "shared",
         "One MLP for all blocks",
-        dense.measure_shared,
-        dense.show_shared,
+        shared.measure_shared,
+        shared.show_shared,
         quick_seeds=2,
         full_seeds=5,
     ),
