@@ -70,31 +70,3 @@ def test_the_settings_are_all_there_with_their_defaults():
 def test_every_preset_is_named():
     for name in preset_names():
         assert f"`{name}`" in README
-
-
-PACKAGE = Path(__file__).parents[2] / "tformer"
-
-
-def drawn():
-    """The files of the house in the order in which the README draws them."""
-    return re.findall(r"^  (\w+\.py|answer/|commands/) ", README, re.M)
-
-
-def test_the_house_is_as_drawn():
-    files = {p.name for p in PACKAGE.glob("*.py")} - {"__init__.py", "__main__.py"}
-    assert files == set(drawn()) - {"answer/", "commands/"}
-
-
-def test_a_file_imports_only_from_files_above_it():
-    place = {name.removesuffix(".py").removesuffix("/"): i for i, name in enumerate(drawn())}
-    for name, i in place.items():
-        one = PACKAGE / f"{name}.py"
-        for file in [one] if one.exists() else sorted((PACKAGE / name).glob("*.py")):
-            found = re.findall(r"^ *from tformer(?:\.(\w+)\S*)? import (.+)$", file.read_text(), re.M)
-            modules = {
-                word
-                for module, names in found
-                for word in ([module] if module else re.findall(r"\w+", names))
-            }
-            below = {m for m in modules & set(place) if place[m] > i}
-            assert below == ({"sample"} if name == "model" else set()), file
