@@ -1,4 +1,4 @@
-"""The README is true: its commands run, its settings are all of them."""
+"""The README and the guide are true: commands run, all settings are there, links lead somewhere."""
 
 import os
 import re
@@ -11,18 +11,31 @@ import pytest
 
 from tformer.config import Config, preset_names
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGES = {  # in the order in which their commands run, all in one folder: the guide works on the README's runs
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "examples" / "guide").glob("*.md")))
+}
+README, SETTINGS = PAGES["README.md"], PAGES["examples/guide/configuration.md"]
+LOG = (ROOT / "examples" / "benchmarks" / "LOG.md").read_text(encoding="utf-8")
+DOCUMENTS = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", ".github/CONTRIBUTING.md"))]
+DOCUMENTS += sorted((ROOT / "examples").rglob("*.md"))
+
+RUN, SLOW = "sh", "sh slow"
+NOT_RUN = {"sh setup", "sh network", "sh by hand"}
+SHOWN = {"text", "python"}
 
 
 def blocks(*languages):
-    """The fenced blocks of exactly these languages."""
-    return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", README, re.M | re.S)
+    """The fenced blocks of exactly these languages, of all pages."""
+    text = "\n".join(PAGES.values())
+    return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, re.M | re.S)
 
 
 @pytest.mark.timeout(580)
 @pytest.mark.parametrize("all_of_them", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_commands_that_need_no_network_run(tmp_path, all_of_them):
-    script = "\n".join(["set -eo pipefail", *blocks(*(["sh", "sh slow"] if all_of_them else ["sh"]))])
+    script = "\n".join(["set -eo pipefail", *blocks(*([RUN, SLOW] if all_of_them else [RUN]))])
     binaries = tmp_path / "bin"
     binaries.mkdir()
     for name, args in (("tformer", "-m tformer"), ("python3", "")):
@@ -32,7 +45,7 @@ def test_the_commands_that_need_no_network_run(tmp_path, all_of_them):
         "PATH": f"{binaries}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
         "TFORMER_CACHE": str(tmp_path / "cache"),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
     }
     done = subprocess.run(
@@ -52,8 +65,15 @@ def test_the_commands_that_need_no_network_run(tmp_path, all_of_them):
         assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_run_or_says_why_not(page):
+    fences = re.findall(r"^```(.*)$", PAGES[page], re.M)
+    assert set(fences[::2]) <= {RUN, SLOW} | NOT_RUN | SHOWN
+    assert set(fences[1::2]) <= {""}
+
+
 def settings_table():
-    """The table of settings as the README has it."""
+    """The table of settings as the guide has it."""
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for section, section_field in Config.model_fields.items():
         for key, field in section_field.annotation.model_fields.items():
@@ -64,9 +84,48 @@ def settings_table():
 
 
 def test_the_settings_are_all_there_with_their_defaults():
-    assert settings_table() in README
+    table = SETTINGS.partition("## Settings\n\n")[2].partition("\n\n")[0]
+    assert table == settings_table(), "renew it: python -m tests.examples.test_readme"
 
 
 def test_every_preset_is_named():
     for name in preset_names():
-        assert f"`{name}`" in README
+        assert f"`{name}`" in SETTINGS
+
+
+def test_every_variable_of_our_own_is_named_and_no_other():
+    package = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tformer").rglob("*.py"))
+    used = set(re.findall(r"TFORMER_[A-Z]+", package))
+    assert used == set(re.findall(r"^\| `(TFORMER_[A-Z]+)`", SETTINGS, re.M))
+
+
+def test_the_readme_is_read_in_one_sitting():
+    assert len(README.splitlines()) <= 250
+
+
+def test_every_figure_of_the_readme_is_in_the_log_of_measurements():
+    figures = set(re.findall(r"\d+\.\d{2,}", README.replace("Python 3.11", "")))
+    assert figures and not figures - set(re.findall(r"\d+\.\d{2,}", LOG))
+
+
+def anchors(path):
+    """The headings of a Markdown file as GitHub names them in links."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_and_paths_lead_somewhere(document):
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"https?:", target):
+            path, _, anchor = target.partition("#")
+            there = (document.parent / path).resolve() if path else document
+            assert there.exists() and there.is_relative_to(ROOT), target
+            assert not anchor or anchor in anchors(there), target
+    for path in re.findall(r"`((?:tformer|tests|examples|\.ci|\.github)/[\w./-]*)`", text):
+        assert (ROOT / path).exists() or document.name == "CHANGELOG.md", path
+
+
+if __name__ == "__main__":
+    print(settings_table())
