@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tformer import __version__
 from tformer.config import Config, preset_names
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +107,14 @@ def test_the_readme_is_read_in_one_sitting():
 def test_every_figure_of_the_readme_is_in_the_log_of_measurements():
     figures = set(re.findall(r"\d+\.\d{2,}", README.replace("Python 3.11", "")))
     assert figures and not figures - set(re.findall(r"\d+\.\d{2,}", LOG))
+
+
+def test_the_changelog_begins_with_the_version_of_the_package():
+    sections = re.findall(
+        r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M
+    )
+    assert sections[0] == __version__
+    assert sections == sorted(set(sections), key=lambda v: [int(n) for n in v.split(".")], reverse=True)
 
 
 def anchors(path):
