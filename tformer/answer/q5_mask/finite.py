@@ -10,7 +10,7 @@ import torch
 from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
 from tformer.answer.lab import Subject, accuracies, halves, train
 from tformer.answer.parts import adding, copy_of
-from tformer.answer.q5_mask.leaks import small
+from tformer.answer.q5_mask.leaks import small_model
 from tformer.figures import Cell, Lines, Series, Table
 from tformer.model import Formula, Transformer, attention
 from tformer.text.data import Reversal
@@ -78,7 +78,7 @@ def measure_finite(budget: Budget, seed: int, subject: Subject | None) -> Finite
     task = Reversal(4, 8, seed=seed)
     trained_weight, trained_first_half = [], []
     for value in (VALUES[0], VALUES[-1]):
-        model = small(task, seed, adding(value))
+        model = small_model(task, seed, adding(value))
         steps = budget.pick(quick=300, full=600)
         train(model, task, steps, seed, batch_size=32, lr=1e-2, lr_final=0.1)
         with hidden_weights(model) as largest:

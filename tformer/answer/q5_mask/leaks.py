@@ -92,7 +92,7 @@ class LeakEvidence:
         return self.nan_one_block == [i == 0 for i in range(len(self.nan_one_block))]
 
 
-def small(task: Reversal, seed: int, formula: Formula) -> Transformer:
+def small_model(task: Reversal, seed: int, formula: Formula) -> Transformer:
     """2 blocks of width 32 with another formula for attention."""
     config = tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, n_heads=2, d_model=32)
     return put_formula(build(config, seed), formula)
@@ -110,7 +110,7 @@ def nan_positions(n_blocks: int, seed: int, length: int = 7) -> list[bool]:
 def is_stopped(task: Reversal, seed: int) -> bool:
     """Whether training with a mask one too short is refused, as diverged."""
     try:
-        train(small(task, seed, TOO_SHORT), task, 2, seed, batch_size=32)
+        train(small_model(task, seed, TOO_SHORT), task, 2, seed, batch_size=32)
     except TformerError:
         return True
     return False
@@ -122,7 +122,7 @@ def measure_leaks(budget: Budget, seed: int, subject: Subject | None) -> LeakEvi
     steps, n = budget.pick(quick=150, full=300), budget.pick(quick=1000, full=2000)
     variants = {}
     for name, formula in FORMULAS.items():
-        model = small(task, seed, formula)
+        model = small_model(task, seed, formula)
         batches: Batches = Unshifted(task) if name == SAME else task
         losses = train(model, batches, steps, seed, batch_size=32)
         variants[name] = examine(model, task, n, float(np.mean(losses[-10:])))

@@ -68,7 +68,7 @@ def measure_repeats(budget: Budget, seed: int, subject: Subject | None) -> Repea
         n = budget.pick(quick=4, full=16)
         ids = random_repeats(subject.model.config.vocab_size, n, length, seed)
         known = (torch.arange(ids.shape[1] - 1) >= length).expand(len(ids), -1)
-        evidence = examine(subject.model, ids, known)
+        evidence = examine_heads(subject.model, ids, known)
         if subject.text_ids is None:
             return evidence
         text = subject.ids(n, 64, seed)
@@ -81,7 +81,7 @@ def measure_repeats(budget: Budget, seed: int, subject: Subject | None) -> Repea
     steps = budget.pick(quick=160, full=500)
     two, one = (learn_repeats(task, steps, n_layers) for n_layers in (2, 1))
     ids, known = task.fresh_and_known(300)
-    return replace(examine(two, ids, known), one_layer=accuracy_on(one, ids, known), own=True)
+    return replace(examine_heads(two, ids, known), one_layer=accuracy_on(one, ids, known), own=True)
 
 
 def learn_repeats(task: Repeats, steps: int, n_layers: int) -> Transformer:
@@ -100,7 +100,7 @@ def accuracy_on(model: Transformer, ids: Tensor, known: Tensor) -> float:
     return float((model(ids[:, :-1]).argmax(-1) == ids[:, 1:])[known].double().mean())
 
 
-def examine(model: Transformer, ids: Tensor, known: Tensor) -> RepeatsEvidence:
+def examine_heads(model: Transformer, ids: Tensor, known: Tensor) -> RepeatsEvidence:
     """Score all heads, and again what the best one for repeats can do with a path below it closed."""
     inputs = ids[:, :-1]
     weights = attention_weights(model, inputs)
