@@ -1,4 +1,4 @@
-"""The help of every command on one page: python examples/help.py > examples/help.md."""
+"""The help of every command on one page: python examples/help.py > examples/guide/help.md."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ ENVIRONMENT |= {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1", "PYTHONIOENCO
 
 def page() -> str:
     """The page, as Markdown."""
-    parts = ["# The help of every command", "Written by `python examples/help.py > examples/help.md`."]
+    parts = ["# The help of every command", "Written by `python examples/help.py > examples/guide/help.md`."]
     for command in COMMANDS:
         arguments = [*command.split(), "--help"]
         done = subprocess.run(

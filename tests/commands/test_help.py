@@ -1,4 +1,4 @@
-"""The help is good enough to learn from, and `examples/help.md` is it."""
+"""The help is good enough to learn from, and `examples/guide/help.md` is it."""
 
 import re
 from pathlib import Path
@@ -9,10 +9,10 @@ import typer.main
 from tformer.cli import app
 from tformer.commands import answer, eval, sample, tokenize, train
 
-PAGE = (Path(__file__).parents[2] / "examples" / "help.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "examples" / "guide" / "help.md").read_text(encoding="utf-8")
 GROUP = typer.main.get_command(app)
 MODULES = {"tokenize": tokenize, "train": train, "eval": eval, "sample": sample, "answer": answer}
-RENEW = "renew it: python examples/help.py > examples/help.md"
+RENEW = "renew it: python examples/help.py > examples/guide/help.md"
 
 
 def words(text):

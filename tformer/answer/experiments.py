@@ -3,25 +3,15 @@
 import importlib
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import torch
+from typing import Any, cast
 
 from tformer.answer import Question
 from tformer.answer.claims import Budget, Claim, Experiment, Finding, Seeds
 from tformer.answer.lab import Subject
+from tformer.device import one_thread
 
-ROOMS = {  # the modules of each question's experiments
-    "rnn-vs-transformer": ("q1_recurrence.positions", "q1_recurrence.recurrence", "q1_recurrence.memory"),
-    "q-k-v": ("q2_qkv.qkv",),
-    "dense-layers": ("q3_mlps.dense",),
-    "skip-connections": ("q4_skips.skips",),
-    "causal-mask": ("q5_mask.mask",),
-    "heads": ("q6_heads.heads",),
-}
 SEEDS_APART = 1000  # so that --seed 0 and --seed 1 share no draw
 Progress = Callable[[str, int, int], None]  # what is being measured; seeds done, in all
 
@@ -40,7 +30,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question with its evidence."""
+    """A question with the results of its experiments."""
 
     question: Question
     budget: Budget
@@ -49,12 +39,12 @@ class Answer:
 
     @property
     def claims(self) -> list[Claim]:
-        """Of all experiments, in order."""
+        """The claims of all experiments, in the order in which they are told."""
         return [claim for result in self.results for claim in result.finding.claims]
 
     @property
     def passed(self) -> bool:
-        """Whether every claim holds."""
+        """Whether every claim holds: what the exit code says."""
         return all(claim.passed for claim in self.claims)
 
     def as_dict(self) -> dict[str, Any]:
@@ -88,9 +78,9 @@ def plain(value: Any) -> Any:
 
 
 def experiments_of(question: Question) -> tuple[Experiment[Any], ...]:
-    """In the order in which they are told."""
-    rooms = [importlib.import_module(f"tformer.answer.{name}") for name in ROOMS[question.slug]]
-    return tuple(experiment for room in rooms for experiment in room.EXPERIMENTS)
+    """Those that its folder lists, in the order in which they are told."""
+    listed = importlib.import_module(f"tformer.answer.{question.folder}.experiments").EXPERIMENTS
+    return cast(tuple[Experiment[Any], ...], listed)
 
 
 def investigate(
@@ -99,14 +89,19 @@ def investigate(
     seed: int = 0,
     subject: Subject | None = None,
     progress: Progress = lambda what, done, total: None,
+    experiments: Sequence[Experiment[Any]] | None = None,
 ) -> Answer:
-    """Run every experiment of a question. The same seed on the same machine gives the same numbers."""
-    experiments = experiments_of(question)
-    total = sum(budget.pick(*e.seeds) for e in experiments)
+    """Run experiments of a question: its own, unless others are given.
+
+    The same seed on the same machine gives the same numbers.
+    """
+    if experiments is None:
+        experiments = experiments_of(question)
+    total = sum(e.seeds(budget) for e in experiments)
     results, done = [], 0
     with one_thread():
         for experiment in experiments:
-            began, n = time.perf_counter(), budget.pick(*experiment.seeds)
+            began, n = time.perf_counter(), experiment.seeds(budget)
             why = experiment.skip(subject)
             measured = []
             for i in range(n):
@@ -120,14 +115,3 @@ def investigate(
             results.append(Result(experiment.slug, experiment.title, evidence, finding, seconds, why or ""))
     progress("", total, total)
     return Answer(question, budget, seed, tuple(results))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The models are too small to share among threads, and one thread adds up in one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
