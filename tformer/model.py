@@ -102,6 +102,9 @@ def attention(
     return F.dropout(weights, dropout) @ v, weights
 
 
+Formula = Callable[..., tuple[Tensor, Tensor]]  # called and answering as `attention`
+
+
 class KVCache:
     """Keys and values of the positions seen so far, in place, for up to `n_ctx` positions.
 
@@ -137,6 +140,7 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        self.formula: Formula | None = None  # put in `attention`'s place by watch.py, to look or to replace
         heads = (config.n_heads, config.n_kv_heads, config.n_kv_heads)
         self.qkv_rows = tuple(n * config.d_head for n in heads)  # queries', keys' and values'
         self.qkv = nn.Linear(config.d_model, sum(self.qkv_rows), bias=config.bias)
@@ -171,8 +175,12 @@ class CausalSelfAttention(nn.Module):
         v: Float[Tensor, "batch head key d_head"],
         mask: Bool[Tensor, "#batch 1 query key"],
     ) -> Float[Tensor, "batch head query d_head"]:
-        """`attention` on all heads at once: the one place to put another formula in."""
-        return attention(q, k, v, mask, self.config.dropout if self.training else 0.0)[0]
+        """`attention` on all heads at once, or the formula that was put in its place.
+
+        Whatever computes the same faster may stand here only while `formula` is None.
+        """
+        formula = attention if self.formula is None else self.formula
+        return formula(q, k, v, mask, self.config.dropout if self.training else 0.0)[0]
 
 
 # ---------------------------------------------------------------------------- 5. the rest of a block

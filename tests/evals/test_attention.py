@@ -13,12 +13,13 @@ from tests.evals.test_loss import TASK, train_on
 from tformer.cli import app
 from tformer.config import Config
 from tformer.errors import RequestError
-from tformer.evals.attention import attention_weights, mirror, mirrored, recorded_weights
+from tformer.evals.attention import attention_weights, mirror, mirrored
 from tformer.run.checkpoint import Run
 from tformer.show import terminal
 from tformer.show.svg import attention_picture, pooled
 from tformer.text.data import Reversal
 from tformer.text.tokenizer import Tokenizer
+from tformer.watch import attention_calls
 
 ESCAPE = "\x1b"
 
@@ -50,10 +51,12 @@ def test_every_row_of_weights_sums_to_one_and_nothing_is_above_the_diagonal(mode
 def test_recording_changes_no_logit_and_ends_with_its_block(model):
     ids = torch.randint(23, (2, 9))
     before = model(ids)
-    with recorded_weights() as seen:
+    weights = attention_weights(model, ids)
+    with attention_calls(model) as calls:
         assert torch.equal(model(ids), before)
-    model(ids)
-    assert len(seen) == model.config.n_layers, "once for each layer, and no more after the block"
+    assert torch.equal(model(ids), before)
+    assert len(calls) == model.config.n_layers, "once for each layer, and no more after the block"
+    assert torch.equal(torch.stack([call.weights for call in calls]), weights)
 
 
 def test_weights_equal_transformers(tmp_path, model):

@@ -5,10 +5,12 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tests.conftest import FAMILIES, tiny_model
 from tformer import model as room
+from tformer import watch
 from tformer.errors import RequestError, TformerError
 from tformer.evals.causality import cache_plans, causality, difference, spread
 
@@ -73,13 +75,13 @@ def test_groups_of_rows_give_the_verdict_of_one_batch(monkeypatch):
 
 
 def test_attention_is_left_as_it_was():
-    causality(tiny_model())
-    assert room.attention is ATTENTION
     model = tiny_model()
+    causality(model)
+    assert room.attention is ATTENTION and watch.is_plain(model)
     del model.blocks[1].attn.out
     with pytest.raises(AttributeError):
         causality(model)
-    assert room.attention is ATTENTION, "also where the forward breaks off"
+    assert room.attention is ATTENTION and watch.is_plain(model), "also where the forward breaks off"
 
 
 def test_a_model_with_dropout_passes_and_draws_nothing_from_outside():
@@ -277,6 +279,40 @@ def test_attention_that_gives_weight_without_effect_is_caught(monkeypatch):
     assert (result.max_leak, result.max_gradient) == (0, 0)
     assert result.mask.hidden_weight > 0
     assert not result.passed
+
+
+class OtherWay(room.CausalSelfAttention):
+    """Attention with a formula of its own in its own method."""
+
+    hides = True
+
+    def attend(self, q, k, v, mask):
+        return F.scaled_dot_product_attention(q, k, v, mask if self.hides else None)
+
+
+class OtherWayOpen(OtherWay):
+    hides = False
+
+
+@pytest.mark.parametrize("kind", [OtherWay, OtherWayOpen])
+def test_a_model_that_does_not_use_the_formula_is_judged_by_its_logits_and_its_mask_called_unseen(kind):
+    result = causality(watch.put_attention(tiny_model(), kind))
+    assert result.mask.kind == "unseen"
+    assert result.passed is kind.hides
+    assert (result.max_leak == 0) is (result.max_gradient == 0) is kind.hides
+
+
+def test_a_mask_is_not_called_exact_where_one_block_was_not_seen():
+    model = watch.put_attention(tiny_model(n_layers=3), OtherWay)
+    model.blocks[1].attn = tiny_model(n_layers=3).blocks[1].attn
+    assert causality(model).mask.kind == "unseen"
+
+
+def test_another_formula_in_one_block_is_asked_and_named():
+    with watch.with_formula(model := tiny_model(), hiding_by(-50.0), layers=[1]):
+        result = causality(model)
+    assert (result.mask.kind, result.mask.blocks) == ("finite", [2])
+    assert result.mask.value == pytest.approx(-50, abs=0.05)
 
 
 # ---------------------------------------------------------------------------- its parts

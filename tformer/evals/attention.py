@@ -3,8 +3,6 @@
 Knows nothing of files or terminals.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,20 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tformer.evals.masks import watching
 from tformer.model import Transformer
 from tformer.text.data import Reversal
+from tformer.watch import attention_calls
 
 WEIGHTS_AT_ONCE = 1 << 25  # numbers held by one forward pass
 CARRIES = 0.5  # the share of its attention by which a head is said to carry the reversal
-
-
-@contextmanager
-def recorded_weights() -> Iterator[list[Tensor]]:
-    """The weights of every attention computed inside the block, (batch, head, query, key), in order."""
-    seen: list[Tensor] = []
-    with watching(lambda q, k, mask, weights: seen.append(weights.detach())):
-        yield seen
 
 
 @torch.inference_mode()
@@ -34,9 +24,9 @@ def attention_weights(
 ) -> Float[Tensor, "layer batch head query key"]:
     """The attention weights of every layer and head on `ids`; each row sums to 1 over its past."""
     model.eval()
-    with recorded_weights() as seen:
+    with attention_calls(model) as calls:
         model(ids)
-    return torch.stack(seen)
+    return torch.stack([call.weights for call in calls])
 
 
 # ---------------------------------------------------------------------------- the reversal

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from tformer.device import autocast
 from tformer.errors import RequestError, TformerError
 from tformer.evals.masks import MaskResult, mask_result, measuring
 from tformer.model import KVCache, Transformer
+from tformer.watch import cut_at_embedding, distinct_attentions
 
 ELEMENTS_AT_ONCE = 1 << 25  # logits and attention weights of the rows that run together
 SMALL = 10**10  # multiplications of a forward pass that one thread does in under a second
@@ -276,21 +277,17 @@ def gradient_leak(
     One backward pass for all rows; embeddings from first[i] on should receive exactly 0. In training mode:
     dropout hides no path for long, and a leak in that mode alone would be learned from.
     """
-    leaves: list[Tensor] = []
-
-    def cut(module: Any, args: Any, output: Tensor) -> Tensor:
-        leaves.append(output.detach().requires_grad_())
-        return leaves[-1]
-
-    hook = model.embed.register_forward_hook(cut)
     model.train()
     try:
         devices = [ids.device] if ids.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), autocast(precision, ids.device):
+        with (
+            cut_at_embedding(model) as leaves,
+            torch.random.fork_rng(devices),
+            autocast(precision, ids.device),
+        ):
             torch.manual_seed(generator.initial_seed())  # of dropout
             logits = model(ids)
     finally:
-        hook.remove()
         model.eval()
     early = torch.arange(ids.shape[1], device=ids.device) < first[:, None]
     cotangent = torch.randn(logits.shape, generator=generator).to(logits) * early[..., None]
@@ -305,7 +302,7 @@ def gradient_leak(
 def measure_mask(model: Transformer, ids: Int[Tensor, "row position"], precision: str = "fp32") -> MaskResult:
     """Watch every block's attention in a full forward and a cached one in two pieces."""
     n_ctx = ids.shape[1]
-    with torch.inference_mode(), measuring() as calls:
+    with torch.inference_mode(), measuring(model) as calls:
         run(model, ids, (), precision)
         run(model, ids, (n_ctx - n_ctx // 2, n_ctx // 2), precision)
-    return mask_result(calls, model.config.n_layers)
+    return mask_result(calls, [layer for layer, _ in distinct_attentions(model)])

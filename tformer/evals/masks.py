@@ -1,46 +1,29 @@
 """What attention does to the keys after a query: read off as it runs, and provoked by extreme scores.
 
-It watches `tformer.model.attention` from outside and does not trust the mask that the model claims to have.
+It watches every call of attention's formula and does not trust the mask that the model claims to have.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from tformer import model as room
+from tformer.model import Formula, Transformer
+from tformer.watch import AttentionCall, watching_attention
 
 PROBED = 256  # queries whose mask is provoked, of the first ones
-
-
-@contextmanager
-def watching(see: Callable[[Tensor, Tensor, Tensor | None, Tensor], object]) -> Iterator[None]:
-    """While it lasts, `see(q, k, mask, weights)` at every call of `tformer.model.attention`, in order."""
-    original = room.attention
-
-    def watched(
-        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
-        output, weights = original(q, k, v, mask, dropout)
-        see(q, k, mask, weights)
-        return output, weights
-
-    room.attention = watched
-    try:
-        yield
-    finally:
-        room.attention = original
 
 
 @dataclass(frozen=True)
 class Measured:
     """One call of attention: the largest score, and what a hidden key got and can get."""
 
+    layer: int  # counted from 0
     largest_score: float
     hidden_weight: float
     value: float  # -inf where a hidden key gets nothing at any score
@@ -53,9 +36,9 @@ class MaskResult:
 
     `exact`: weight 0 at every score that the dtype holds. `finite`: hidden by adding or writing
     `value`, which hides as long as no score is beyond ±`safe_score`. `open`: not hidden at all.
-    `unseen`: the forward did not go through `tformer.model.attention`. `blocks` are those that are not
-    exact, counted from 1; `hidden_weight` and `largest_score` (of |q·k| / √d_head) are the largest of the
-    model's own.
+    `unseen`: some block's forward did not go through `tformer.model.attention`. `blocks` are those that
+    are not exact, counted from 1; `hidden_weight` and `largest_score` (of |q·k| / √d_head) are the largest
+    of the model's own.
     """
 
     kind: Literal["exact", "finite", "open", "unseen"]
@@ -67,37 +50,38 @@ class MaskResult:
 
 
 @contextmanager
-def measuring() -> Iterator[list[Measured]]:
-    """Every call of `tformer.model.attention` inside the block, measured."""
+def measuring(model: Transformer) -> Iterator[list[Measured]]:
+    """Every call of the model's attention inside the block, measured as it happens."""
     calls: list[Measured] = []
-    attention = room.attention
 
-    def see(q: Tensor, k: Tensor, mask: Tensor | None, weights: Tensor) -> None:
+    def see(call: AttentionCall) -> None:
+        q, k = call.q, call.k
         hidden = _hidden(q.shape[-2], k.shape[-2], q.device)
         scores = (q.float() / math.sqrt(q.shape[-1])) @ k.float().transpose(-2, -1)
-        got = float(weights.masked_fill(~hidden, 0.0).max())
-        value, safe_score = _provoke(attention, q, k, mask)
+        got = float(call.weights.masked_fill(~hidden, 0.0).max())
+        value, safe_score = _provoke(call.formula, q, k, call.mask)
         if got > 0 and value == -math.inf:  # open in other rows, heads or queries than the provoked ones
             value = safe_score = 0.0
-        calls.append(Measured(float(scores.abs().max()), got, value, safe_score))
+        calls.append(Measured(call.layer, float(scores.abs().max()), got, value, safe_score))
 
-    with watching(see):
+    with watching_attention(model, see):
         yield calls
 
 
-def mask_result(calls: Sequence[Measured], n_layers: int) -> MaskResult:
-    """What whole forwards through `n_layers` blocks, one call each, say together."""
+def mask_result(calls: Sequence[Measured], layers: Collection[int]) -> MaskResult:
+    """What whole forwards say together; `layers` are those whose attention should have been called."""
     if not calls:
         return MaskResult("unseen", None, None, 0.0, 0.0, [])
     value, safe = max(call.value for call in calls), min(call.safe_score for call in calls)
     exact = value == -math.inf
+    seen = {call.layer for call in calls}.issuperset(layers)
     return MaskResult(
-        kind="exact" if exact else "open" if value > -0.5 else "finite",
+        kind=("exact" if seen else "unseen") if exact else "open" if value > -0.5 else "finite",
         value=None if exact else value,
         safe_score=None if exact else safe,
         largest_score=max(call.largest_score for call in calls),
         hidden_weight=max(call.hidden_weight for call in calls),
-        blocks=sorted({i % n_layers + 1 for i, call in enumerate(calls) if call.value > -math.inf}),
+        blocks=sorted({call.layer + 1 for call in calls if call.value > -math.inf}),
     )
 
 
@@ -107,7 +91,7 @@ def _hidden(n_query: int, n_key: int, device: torch.device) -> Bool[Tensor, "{n_
     return torch.arange(n_key, device=device) > query[:, None]
 
 
-def _provoke(attention: Callable[..., Any], q: Tensor, k: Tensor, mask: Tensor | None) -> tuple[float, float]:
+def _provoke(attention: Formula, q: Tensor, k: Tensor, mask: Tensor | None) -> tuple[float, float]:
     """The value that hides a key, and the largest score at which it does: (-inf, inf) for an exact mask.
 
     Attention is called with the model's mask, but with queries and keys made to give wanted scores:
