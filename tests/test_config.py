@@ -6,18 +6,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tformer.config import (
+    FAMILIES,
     Config,
     ModelConfig,
     all_keys,
-    dump_yaml,
     file_layer,
     flag_layer,
     merge,
-    parse_yaml,
     preset_layer,
     preset_names,
 )
 from tformer.errors import RequestError
+from tformer.yaml_text import dump_yaml, parse_yaml
 
 
 def written(tmp_path, text):
@@ -276,6 +276,21 @@ def test_a_learning_rate_without_a_point_is_a_number(tmp_path):
 
 
 # ---------------------------------------------------------------------------- the model's layouts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_family_fixes_is_no_setting_and_not_recorded(family):
+    config = ModelConfig(family=family)
+    for name in ("norm", "norm_embed", "embed_std", "unembed_std"):
+        assert getattr(config, name) == getattr(FAMILIES[family], name)
+        assert name not in config.model_dump()
+        assert f"unknown key model.{name}" in refusal(flag_layer, [f"model.{name}=1"], {})
+
+
+def test_defaults_of_a_family_are_settings_that_its_layout_has():
+    for family in FAMILIES.values():
+        for key, value in family.defaults.items():
+            assert value in family.layout.get(key, (value,)), key
 
 
 def test_a_family_brings_its_own_defaults():

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import tiny_config, tiny_model
+from tformer.kv_cache import KVCache
 from tformer.model import (
     Block,
-    KVCache,
     Transformer,
     attention,
     causal_mask,
+    padded_mask,
     rms_norm,
     rotary_angles,
     rotate,
@@ -59,6 +60,32 @@ def test_causal_mask_lets_a_query_see_itself_and_its_past():
 
 def test_causal_mask_of_cached_queries_is_the_end_of_the_whole_mask():
     assert torch.equal(causal_mask(3, 7), causal_mask(7, 7)[4:])
+
+
+@settings(max_examples=60, deadline=None)
+@given(padding=st.lists(st.integers(0, 6), min_size=1, max_size=4), n_query=st.integers(1, 7))
+def test_a_padded_mask_hides_the_padding_and_nothing_else(padding, n_query):
+    mask = padded_mask(causal_mask(n_query, 7)[None, None], torch.tensor(padding))
+    assert mask.shape == (len(padding), 1, n_query, 7)
+    for row, pads in enumerate(padding):
+        for i in range(n_query):
+            query = 7 - n_query + i
+            seen = {key for key in range(7) if mask[row, 0, i, key]}
+            expected = {query} if query < pads else set(range(pads, query + 1))
+            assert seen == expected, "no softmax over nothing: padding sees itself, and only itself"
+
+
+def test_no_padding_leaves_the_causal_mask():
+    mask = causal_mask(3, 5)[None, None]
+    assert torch.equal(padded_mask(mask, torch.tensor([0, 0])), mask.expand(2, 1, 3, 5))
+
+
+def test_a_padded_mask_keeps_what_its_mask_hides_or_shows():
+    """It takes keys away: it does not know of causality, and so cannot repair or break it."""
+    window = causal_mask(5, 5).triu(-1)[None, None]
+    assert torch.equal(padded_mask(window, torch.tensor([1]))[0, 0, 1:, 1:], window[0, 0, 1:, 1:])
+    everything = torch.ones(1, 1, 5, 5, dtype=torch.bool)
+    assert padded_mask(everything, torch.tensor([2]))[0, 0, 2:].tolist() == [[False] * 2 + [True] * 3] * 3
 
 
 @settings(max_examples=60, deadline=None)
@@ -150,6 +177,18 @@ def test_cached_logits_equal_uncached(model, chunks):
     assert cache.length == 16
 
 
+def test_a_layer_of_the_cache_appends_in_place_and_leaves_the_others_alone():
+    cache = KVCache(tiny_config(n_layers=3), 2, torch.zeros(1))
+    new = [torch.randn(2, 2, n, 8) for n in (5, 1)]
+    keys, values = cache.layer(1).extend(new[0], -new[0])
+    assert torch.equal(keys, new[0]) and torch.equal(values, -new[0])
+    cache.length = 5
+    keys, values = cache.layer(1).extend(new[1], -new[1])
+    assert torch.equal(keys, torch.cat(new, dim=2)) and torch.equal(values, -keys)
+    assert torch.equal(cache.keys[1, :, :, :6], keys), "it is the cache's own memory"
+    assert cache.keys[[0, 2]].eq(0).all() and cache.values[[0, 2]].eq(0).all()
+
+
 def test_padded_prompts_of_different_lengths_have_their_own_logits(model):
     prompts = [torch.randint(23, (n,)) for n in (3, 7, 5)]
     padding = torch.tensor([7 - len(p) for p in prompts])
@@ -190,6 +229,17 @@ def test_the_loss_at_initialisation_is_that_of_a_guess(family):
     logits = model(ids)
     loss = F.cross_entropy(logits.flatten(0, 1), torch.randint(400, (8 * 64,)))
     assert loss.item() == pytest.approx(math.log(400) + logits.var(-1).mean().item() / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "none"])
+def test_positions_are_a_table_or_nothing_and_saved_only_where_they_are_learned(positions):
+    model = tiny_model(positions=positions)
+    if positions == "none":
+        assert model.position is None
+    else:
+        assert model.position.shape == (16, 16)
+    assert ("position" in model.state_dict()) is (positions == "learned")
+    assert tiny_model(family="nanochat").position is None, "rotary positions stand in attention"
 
 
 def test_parameters_are_counted_once():

@@ -178,13 +178,13 @@ def lenient_mask(n_query, n_key, device=None):
     return torch.ones(n_query, n_key, dtype=torch.bool).tril(n_key - n_query + 1)
 
 
-def post_norm(self, x, mask, rotation=None, cache=None, layer=0):
+def post_norm(self, x, mask, rotation=None, cache=None):
     """Norms after the branches, as in 2017."""
-    x = self.norm_1(x + self.attn(x, mask, rotation, cache, layer))
+    x = self.norm_1(x + self.attn(x, mask, rotation, cache))
     return self.norm_2(x + self.mlp(x))
 
 
-def swapped_heads(self, x, mask, rotation=None, cache=None, layer=0):
+def swapped_heads(self, x, mask, rotation=None, cache=None):
     """Heads joined before positions: a transpose forgotten."""
     c = self.config
     heads = self.qkv(x).unflatten(-1, (-1, c.d_head)).transpose(1, 2)

@@ -14,7 +14,8 @@ from torch import nn
 from tests.conftest import tiny_model
 from tformer import model as room
 from tformer import watch
-from tformer.model import Block, CausalSelfAttention, KVCache, attention, causal_mask
+from tformer.kv_cache import KVCache
+from tformer.model import Block, CausalSelfAttention, attention, causal_mask
 
 IDS = torch.arange(18).view(2, 9) % 23
 

@@ -6,17 +6,16 @@ a value of the wrong type is an error that names the key, the layer it came from
 """
 
 import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tformer.errors import RequestError
+from tformer.yaml_text import parse_yaml
 
 
 class Section(BaseModel):
@@ -25,26 +24,53 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-# What makes a family: its defaults, and what its Hugging Face layout can express beside them.
-FAMILIES: dict[str, dict[str, Any]] = {
-    "gpt2": {"positions": "learned", "activation": "gelu_new", "bias": True, "tied": True, "norm_eps": 1e-5},
-    "nanochat": {
-        "positions": "rotary",
-        "activation": "relu2",
-        "bias": False,
-        "tied": False,
-        "norm_eps": 1e-6,
-        "logit_softcap": 15.0,
-        "qk_norm": True,
-    },
-}
-LAYOUT: dict[str, dict[str, tuple[Any, ...]]] = {
-    "gpt2": {
-        "positions": ("learned", "sinusoidal", "none"),
-        "logit_softcap": (0.0,),
-        "qk_norm": (False,),
-    },
-    "nanochat": {"positions": ("rotary",), "bias": (False,), "qk_norm": (True,)},
+@dataclass(frozen=True)
+class Family:
+    """An architecture with a Hugging Face layout: what is fixed in it, and what may be set beside that."""
+
+    norm: Literal["layer", "rms"]  # LayerNorm, or RMSNorm without weights
+    norm_embed: bool  # whether embeddings are normed before the first block
+    embed_std: float  # of the embedding at its start, and of learned positions
+    unembed_std: float  # of the unembedding, and of a table that is both
+    defaults: dict[str, Any]  # of settings
+    layout: dict[str, tuple[Any, ...]]  # of settings, the values that the layout can express
+
+
+FAMILIES = {
+    "gpt2": Family(
+        norm="layer",
+        norm_embed=False,
+        embed_std=0.02,
+        unembed_std=0.02,
+        defaults={
+            "positions": "learned",
+            "activation": "gelu_new",
+            "bias": True,
+            "tied": True,
+            "norm_eps": 1e-5,
+        },
+        layout={
+            "positions": ("learned", "sinusoidal", "none"),
+            "logit_softcap": (0.0,),
+            "qk_norm": (False,),
+        },
+    ),
+    "nanochat": Family(
+        norm="rms",
+        norm_embed=True,
+        embed_std=1.0,  # the norm follows
+        unembed_std=0.001,  # the first guess is uniform
+        defaults={
+            "positions": "rotary",
+            "activation": "relu2",
+            "bias": False,
+            "tied": False,
+            "norm_eps": 1e-6,
+            "logit_softcap": 15.0,
+            "qk_norm": True,
+        },
+        layout={"positions": ("rotary",), "bias": (False,), "qk_norm": (True,)},
+    ),
 }
 
 
@@ -78,7 +104,8 @@ class ModelConfig(Section):
     def _fill_in(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        values = FAMILIES.get(str(values.get("family", "gpt2")), {}) | values
+        family = FAMILIES.get(str(values.get("family", "gpt2")))
+        values = (family.defaults if family else {}) | values
         for key, source, factor in (("n_kv_heads", "n_heads", 1), ("d_mlp", "d_model", 4)):
             size = values.get(source, cls.model_fields[source].default)
             if type(values.get(key, 0)) is int and values.get(key, 0) == 0 and type(size) is int:
@@ -87,7 +114,7 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
-        for key, allowed in LAYOUT[self.family].items():
+        for key, allowed in FAMILIES[self.family].layout.items():
             if getattr(self, key) not in allowed:
                 raise ValueError(
                     f"{key} {getattr(self, key)!r} has no place in the {self.family} layout "
@@ -107,6 +134,26 @@ class ModelConfig(Section):
     def d_head(self) -> int:
         """Width of one head."""
         return self.d_model // self.n_heads
+
+    @property
+    def norm(self) -> Literal["layer", "rms"]:
+        """LayerNorm, or RMSNorm without weights: the family's."""
+        return FAMILIES[self.family].norm
+
+    @property
+    def norm_embed(self) -> bool:
+        """Whether the embeddings are normed before the first block: the family's."""
+        return FAMILIES[self.family].norm_embed
+
+    @property
+    def embed_std(self) -> float:
+        """Standard deviation of embeddings and learned positions at their start: the family's."""
+        return FAMILIES[self.family].embed_std
+
+    @property
+    def unembed_std(self) -> float:
+        """Standard deviation of the unembedding at its start, or of one table for both: the family's."""
+        return FAMILIES[self.family].unembed_std
 
 
 class DataConfig(Section):
@@ -180,83 +227,6 @@ class Config(Section):
         whole = self.model_dump()
         whole[section] |= values
         return Config.model_validate(whole)
-
-
-# ---------------------------------------------------------------------------- YAML
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML with the numbers of YAML 1.2 (`1e-3` is one), no duplicate keys and no aliases."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.constructor.ConstructorError(
-                None, None, "aliases have no use here", self.peek_event().start_mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [self.construct_object(key) for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} is given twice", node.value[i][0].start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)",
-        "-+.0123456789",
-    ),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
-
-
-# 010 is ten, as in YAML 1.2, not eight.
-def _decimal(loader: Any, node: Any) -> int:
-    return int(loader.construct_scalar(node))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes text that this or another reader would take for a number; writes no aliases."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-_Dumper.yaml_implicit_resolvers = {
-    first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, [])
-    + _Loader.yaml_implicit_resolvers.get(first, [])
-    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
-}
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """One YAML document as plain Python; `source` is the name its errors carry."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except RecursionError:
-        raise RequestError(f"{source} is nested too deeply to be a configuration") from None
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # !!bool maybe: KeyError
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        problem = getattr(error, "problem", None) or (str(error) or "?").splitlines()[0]
-        raise RequestError(f"{source}{line} is not YAML", str(problem), "see examples/ for one") from None
-
-
-def dump_yaml(values: dict[str, Any]) -> str:
-    """Plain Python as YAML, keys in their order."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 # ---------------------------------------------------------------------------- layers

@@ -4,7 +4,7 @@ Shapes are (batch, position, d_model) outside attention and (batch, head, positi
 The letters of the trailing shape comments: B batch, T positions, S cached and new positions,
 H heads, K d_head, C d_model, M d_mlp, V vocabulary.
 
-This file knows nothing of losses, optimizers, files or text.
+This file knows nothing of losses, optimizers, files or text, and of architectures nothing but their settings.
 """
 
 import math
@@ -16,21 +16,22 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tformer.config import ModelConfig
+from tformer.kv_cache import KVCache, LayerCache
 
 # ---------------------------------------------------------------------------- 1. positions
+
+Rotation = tuple[Tensor, Tensor]  # cosine and sine, each (B or 1, 1, T, K/2)
 
 
 def sinusoidal_positions(n_ctx: int, d_model: int) -> Float[Tensor, "n_ctx d_model"]:
     """Fixed positions: sin(t / 10000^(2i/d_model)) in column 2i, the cosine in column 2i + 1.
 
-    Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.5. For an odd width the last
-    cosine is left out.
+    Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.5. An odd width has no last cosine.
     """
     position = torch.arange(n_ctx, dtype=torch.float64)[:, None]
     frequency = 10000.0 ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
     angle = position * frequency  # (T, ceil(C / 2))
-    interleaved = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
-    return interleaved[:, :d_model].float()
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[:, :d_model].float()
 
 
 def rotary_angles(
@@ -45,9 +46,6 @@ def rotary_angles(
     return angle.cos(), angle.sin()
 
 
-Rotation = tuple[Tensor, Tensor]  # cosine and sine, each (B or 1, 1, T, K/2)
-
-
 def rotate(
     x: Float[Tensor, "batch head position d_head"],
     cos: Float[Tensor, "#batch 1 position half"],
@@ -55,9 +53,8 @@ def rotate(
 ) -> Float[Tensor, "batch head position d_head"]:
     """Turn the pairs (x[i], x[i + d_head/2]) by minus their angle.
 
-    Scores then depend on distance alone: (R_t q)·(R_s k) = q·R_(t-s) k. Pairing halves is GPT-NeoX's
-    layout; the sign is nanochat's, the opposite of Llama's. Either is a rotation; weights trained with
-    one are wrong under the other.
+    Scores then depend on distance alone: (R_t q)·(R_s k) = q·R_(t-s) k. Pairing halves is GPT-NeoX's layout,
+    the sign the opposite of Llama's. Weights trained with another pairing or sign are wrong under this one.
     """
     a, b = x.chunk(2, dim=-1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
@@ -75,11 +72,25 @@ def causal_mask(
     The queries are the last `n_query` of the `n_key` positions, so with a cache (n_key > n_query)
     query i stands at position n_key - n_query + i.
     """
-    every = torch.ones(n_query, n_key, dtype=torch.bool, device=device)
-    return every.tril(diagonal=n_key - n_query)
+    return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(diagonal=n_key - n_query)
+
+
+def padded_mask(
+    mask: Bool[Tensor, "1 1 query key"], padding: Int[Tensor, " batch"]
+) -> Bool[Tensor, "batch 1 query key"]:
+    """For each row `mask` without its first `padding[b]` keys, which stand for nothing.
+
+    A query among them would see no key at all: it sees itself, and nobody else sees it.
+    """
+    n_query, n_key = mask.shape[-2:]
+    there = torch.arange(n_key, device=mask.device) >= padding[:, None]  # (B, S)
+    itself = torch.eye(n_key, dtype=torch.bool, device=mask.device)[n_key - n_query :]  # (T, S)
+    return (mask & there[:, None, None]) | itself
 
 
 # ---------------------------------------------------------------------------- 3. attention
+
+Formula = Callable[..., tuple[Tensor, Tensor]]  # called and answering as `attention`
 
 
 def attention(
@@ -102,39 +113,13 @@ def attention(
     return F.dropout(weights, dropout) @ v, weights
 
 
-Formula = Callable[..., tuple[Tensor, Tensor]]  # called and answering as `attention`
-
-
-class KVCache:
-    """Keys and values of the positions seen so far, in place, for up to `n_ctx` positions.
-
-    `padding[b]` positions at the start of row b stand for nothing: prompts of different lengths are
-    padded on the left so that all of them end at the same position.
-    """
-
-    def __init__(self, config: ModelConfig, batch: int, like: Tensor, padding: Tensor | None = None):
-        shape = (config.n_layers, batch, config.n_kv_heads, config.n_ctx, config.d_head)
-        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
-        self.values = torch.zeros_like(self.keys)
-        self.padding = padding
-        self.length = 0
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the new positions of one layer; return that layer's whole past and present."""
-        end = self.length + k.shape[-2]
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-
-
 # ---------------------------------------------------------------------------- 4. the attention block
 
 
 class CausalSelfAttention(nn.Module):
     """Multi-head causal self-attention; queries, keys and values come from one projection.
 
-    With fewer key heads than query heads, each key head serves n_heads / n_kv_heads query heads
-    (Ainslie et al. 2023, "GQA").
+    With fewer key heads, each serves n_heads / n_kv_heads query heads (Ainslie et al. 2023, "GQA").
     """
 
     def __init__(self, config: ModelConfig):
@@ -151,22 +136,20 @@ class CausalSelfAttention(nn.Module):
         x: Float[Tensor, "batch position d_model"],
         mask: Bool[Tensor, "#batch 1 position key"],
         rotation: Rotation | None = None,
-        cache: KVCache | None = None,
-        layer: int = 0,
+        cache: LayerCache | None = None,
     ) -> Float[Tensor, "batch position d_model"]:
         c = self.config
         heads = self.qkv(x).unflatten(-1, (-1, c.d_head)).transpose(1, 2)  # (B, H + 2 H_kv, T, K)
         q, k, v = heads.split((c.n_heads, c.n_kv_heads, c.n_kv_heads), dim=1)
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
-        if c.qk_norm:  # after the rotation, as nanochat has it
+        if c.qk_norm:  # after the rotation
             q, k = rms_norm(q, c.norm_eps), rms_norm(k, c.norm_eps)
         if cache is not None:
-            k, v = cache.extend(layer, k, v)  # (B, H_kv, S, K)
+            k, v = cache.extend(k, v)  # (B, H_kv, S, K)
         if c.n_kv_heads < c.n_heads:
             k, v = (t.repeat_interleave(c.n_heads // c.n_kv_heads, dim=1) for t in (k, v))
-        output = self.attend(q, k, v, mask)
-        return self.out(output.transpose(1, 2).flatten(2))  # (B, T, C)
+        return self.out(self.attend(q, k, v, mask).transpose(1, 2).flatten(2))  # (B, T, C)
 
     def attend(
         self,
@@ -204,8 +187,8 @@ class RMSNorm(nn.Module):
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
-    """The family's normalisation over d_model: LayerNorm for gpt2, parameter-free RMSNorm for nanochat."""
-    if config.family == "gpt2":
+    """Over d_model: LayerNorm (Ba et al. 2016), or RMSNorm without weights."""
+    if config.norm == "layer":
         return nn.LayerNorm(config.d_model, eps=config.norm_eps, bias=config.bias)
     return RMSNorm(config.norm_eps)
 
@@ -220,12 +203,8 @@ def gelu_new(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_new": gelu_new,
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "relu2": relu2,
-}
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, Activation] = {"gelu_new": gelu_new, "gelu": F.gelu, "relu": F.relu, "relu2": relu2}
 
 
 class MLP(nn.Module):
@@ -255,10 +234,9 @@ class Block(nn.Module):
         x: Float[Tensor, "batch position d_model"],
         mask: Bool[Tensor, "#batch 1 position key"],
         rotation: Rotation | None = None,
-        cache: KVCache | None = None,
-        layer: int = 0,
+        cache: LayerCache | None = None,
     ) -> Float[Tensor, "batch position d_model"]:
-        x = x + self.drop(self.attn(self.norm_1(x), mask, rotation, cache, layer))
+        x = x + self.drop(self.attn(self.norm_1(x), mask, rotation, cache))
         return x + self.drop(self.mlp(self.norm_2(x)))
 
 
@@ -268,15 +246,17 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """ids → embedding + position → blocks → norm → logits over the vocabulary."""
 
+    position: Tensor | None  # (n_ctx, d_model), added to the embedding
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.d_model)
+        self.register_buffer("position", None)
         if config.positions == "learned":
             self.position = nn.Parameter(torch.empty(config.n_ctx, config.d_model))
         elif config.positions == "sinusoidal":
-            fixed = sinusoidal_positions(config.n_ctx, config.d_model)
-            self.register_buffer("position", fixed, persistent=False)
+            self.position = nn.Buffer(sinusoidal_positions(config.n_ctx, config.d_model), persistent=False)
         self.drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm_final = make_norm(config)
@@ -289,13 +269,12 @@ class Transformer(nn.Module):
     def init_weights(self) -> None:
         """Matrices normal(0, 1/√d_in); projections back into the residual stream zero.
 
-        So products keep their variance at any width, and every block starts as the identity. GPT-2 has
-        0.02 for all, those projections divided by √(2·n_layers) (Radford et al. 2019, section 2.3),
-        which is far too small at a small width: examples/benchmarks/README.md has the comparison.
-        Embeddings are normal(0, 0.02), as GPT-2's. nanochat norms them at once, so theirs are
-        normal(0, 1); its unembedding, or a tied table, is normal(0, 0.001): the first guess is uniform.
+        So products keep their variance at any width, and every block starts as the identity. GPT-2 has 0.02
+        for all, those projections divided by √(2·n_layers) (Radford et al. 2019, section 2.3), which is far
+        too small at a small width: examples/benchmarks/README.md has the comparison. Embeddings are
+        normal(0, embed_std); the unembedding, or one table for both, normal(0, unembed_std).
         """
-        nanochat = self.config.family == "nanochat"
+        c = self.config
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:  # norm weights start at 1, biases at 0
                 parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
@@ -303,10 +282,9 @@ class Transformer(nn.Module):
                 parameter.zero_()
             elif name.startswith("blocks."):
                 parameter.normal_(std=parameter.shape[1] ** -0.5)
-            elif not nanochat:
-                parameter.normal_(std=0.02)
             else:
-                parameter.normal_(std=0.001 if name == "unembed.weight" or self.config.tied else 1.0)
+                of_logits = name == "unembed.weight" or (c.tied and name == "embed.weight")
+                parameter.normal_(std=c.unembed_std if of_logits else c.embed_std)
 
     def forward(
         self, ids: Int[Tensor, "batch position"], cache: KVCache | None = None
@@ -320,38 +298,35 @@ class Transformer(nn.Module):
     def hidden(
         self, ids: Int[Tensor, "batch position"], cache: KVCache | None = None
     ) -> Float[Tensor, "batch position d_model"]:
-        """All of `forward` but the unembedding, for who needs the logits of few positions."""
+        """All of `forward` but the unembedding, for callers that need the logits of few positions."""
         c = self.config
-        past = cache.length if cache else 0
+        past = 0 if cache is None else cache.length
         total = past + ids.shape[1]
         assert total <= c.n_ctx, f"{total} positions in a context of {c.n_ctx}"
-        positions = torch.arange(past, total, device=ids.device)  # (T)
+        positions = torch.arange(past, total, device=ids.device)[None]  # (1, T)
         mask = causal_mask(ids.shape[1], total, ids.device)[None, None]  # (1, 1, T, S)
-        if cache and cache.padding is not None:
-            mask = mask & (torch.arange(total, device=ids.device) >= cache.padding[:, None])[:, None, None]
-            # A padded query would see nothing: it sees itself, and nobody sees it.
-            mask = mask | torch.eye(total, dtype=torch.bool, device=ids.device)[past:]
+        if cache is not None and cache.padding is not None:
+            mask = padded_mask(mask, cache.padding)  # (B, 1, T, S)
             positions = (positions - cache.padding[:, None]).clamp(min=0)  # (B, T)
 
         x = self.embed(ids)  # (B, T, C)
-        rotation = None
-        if c.positions in ("learned", "sinusoidal"):
+        if self.position is not None:
             x = x + self.position[positions]
-        elif c.positions == "rotary":
-            # One head's worth, broadcast over the heads: (B or 1, 1, T, K/2)
-            angles = rotary_angles(positions.view(-1, ids.shape[1]), c.d_head, c.rope_theta)
-            rotation = (angles[0][:, None], angles[1][:, None])
+        rotation = None
+        if c.positions == "rotary":
+            cos, sin = rotary_angles(positions, c.d_head, c.rope_theta)
+            rotation = (cos[:, None], sin[:, None])  # for all heads alike: (B or 1, 1, T, K/2)
         x = self.drop(x)
-        if c.family == "nanochat":
+        if c.norm_embed:
             x = rms_norm(x, c.norm_eps)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, mask, rotation, cache, layer)
-        if cache:
+        for i, block in enumerate(self.blocks):
+            x = block(x, mask, rotation, None if cache is None else cache.layer(i))
+        if cache is not None:
             cache.length = total
         return self.norm_final(x)
 
     def logits(self, hidden: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any vocab"]:
-        """Hidden states unembedded, capped where the family caps."""
+        """Hidden states unembedded, and capped if `logit_softcap` says so."""
         logits = self.unembed(hidden)
         if cap := self.config.logit_softcap:
             logits = cap * torch.tanh(logits / cap)

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tformer.model import KVCache, Transformer
+from tformer.kv_cache import KVCache
+from tformer.model import Transformer
 from tformer.text.tokenizer import Tokenizer
 
 Logits = Float[Tensor, "batch vocab"]

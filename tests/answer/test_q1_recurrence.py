@@ -17,7 +17,8 @@ from tformer.answer.q1_recurrence.lstm import LSTM, LSTMConfig, as_large_as, bui
 from tformer.answer.q1_recurrence.memory import Recall
 from tformer.answer.q1_recurrence.positions import Previous, Rotary, Unmasked, Variant, with_attention
 from tformer.answer.q1_recurrence.recurrence import longest_chain, reach
-from tformer.model import CausalSelfAttention, KVCache, causal_mask
+from tformer.kv_cache import KVCache
+from tformer.model import CausalSelfAttention, causal_mask
 
 OLD = 3  # what a short-sighted model still sees
 

@@ -12,7 +12,8 @@ from tformer.answer import trace
 from tformer.answer.claims import QUICK
 from tformer.answer.lab import build, load_subject, tiny
 from tformer.answer.q2_qkv import alternatives, qkv, score_cost, scores, sharpness
-from tformer.model import KVCache, attention
+from tformer.kv_cache import LayerCache
+from tformer.model import attention
 from tformer.text.data import Reversal
 
 
@@ -114,13 +115,13 @@ def test_a_width_that_follows_the_positions_refutes_n(monkeypatch):
 
 
 def test_a_cache_that_forgets_refutes_the_step(monkeypatch):
-    extend = KVCache.extend
+    extend = LayerCache.extend
 
-    def forgetful(self, layer, k, v):
-        keys, values = extend(self, layer, k, v)
+    def forgetful(self, k, v):
+        keys, values = extend(self, k, v)
         return keys * 0 if k.shape[2] == 1 else keys, values
 
-    monkeypatch.setattr(KVCache, "extend", forgetful)
+    monkeypatch.setattr(LayerCache, "extend", forgetful)
     assert verdicts(qkv.show_shapes([qkv.measure_shapes(QUICK, 0, None)])) == [True, True, True, False]
 
 

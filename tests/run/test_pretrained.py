@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from tformer.cli import app
-from tformer.config import parse_yaml
 from tformer.errors import RequestError
 from tformer.run.huggingface import load_model
 from tformer.run.loaded import load
 from tformer.text.tokenizer import Tokenizer
+from tformer.yaml_text import parse_yaml
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")

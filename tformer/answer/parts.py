@@ -142,6 +142,7 @@ def start_copying(model: Transformer) -> Transformer:
     """
     c = model.config
     assert c.family == "gpt2" and c.n_kv_heads == c.n_heads and c.d_mlp >= 2 * c.d_model
+    assert model.position is not None
     d, one = c.d_model, torch.eye(c.d_model)
     model.position.mul_(2)
     for block in blocks_of(model):

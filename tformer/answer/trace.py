@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from tformer.model import CausalSelfAttention, KVCache, Transformer
+from tformer.kv_cache import KVCache
+from tformer.model import CausalSelfAttention, Transformer
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,10 @@ def cached_calls_of(model: Transformer, ids: Tensor) -> tuple[list[Call], list[t
     """Of the last position alone, the others being in the cache; and each layer's keys and values there."""
     cache = KVCache(model.config, len(ids), model.embed.weight)
     model.eval()(ids[:, :-1], cache)
-    stored: list[tuple[Tensor, Tensor]] = []
-    extend = cache.extend
-
-    def recording(*args: Any) -> tuple[Tensor, Tensor]:
-        stored.append(extend(*args))
-        return stored[-1]
-
-    with recorded(model) as calls, patch.object(cache, "extend", recording):
+    with recorded(model) as calls:
         model(ids[:, -1:], cache)
-    return calls, stored
+    n = cache.length
+    return calls, [(k[:, :, :n], v[:, :, :n]) for k, v in zip(cache.keys, cache.values, strict=True)]
 
 
 @contextmanager

@@ -214,11 +214,15 @@ def _open(
             watch_next_words(session, words)
         settle_steps(session, budget, resuming)
 
+    if config.train.compile == "on" and not recorded.is_finished:
+        terminal.say("compiling the model, once, before it trains")
     session = runner.open_session(run, config, data, device, pretrained, settle, anew=overwrite)
     for why, count in (words.passages.skipped if words else {}).items():
         terminal.warn(f"passed over {count:,} passages of --eval-data: {why}")
     for problem in session.problems:
         terminal.warn(f"passed over a checkpoint: {problem}")
+    for warning in session.warnings:
+        terminal.warn(warning)
     _introduce(session, device, recorded.is_finished)
     return session
 

@@ -79,7 +79,7 @@ def mirror(model: Transformer, task: Reversal, n: int = 200, index: int = 1) -> 
     total = torch.zeros(c.n_layers, c.n_heads, task.length, dtype=torch.float64)
     for some in inputs.split(at_once):
         weights = attention_weights(model, some)[..., queries, sources]  # (L, B, H, query)
-        total += weights.double().sum(1).cpu()
+        total += weights.cpu().double().sum(1)
     shares = (total / n).tolist()
     heads = [
         HeadShare(layer + 1, head + 1, sum(by_query) / task.length, by_query)

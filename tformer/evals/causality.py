@@ -21,7 +21,8 @@ from tformer.config import ModelConfig
 from tformer.device import autocast
 from tformer.errors import RequestError, TformerError
 from tformer.evals.masks import MaskResult, mask_result, measuring
-from tformer.model import KVCache, Transformer
+from tformer.kv_cache import KVCache
+from tformer.model import Transformer
 from tformer.watch import cut_at_embedding, distinct_attentions
 
 ELEMENTS_AT_ONCE = 1 << 25  # logits and attention weights of the rows that run together

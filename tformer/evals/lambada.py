@@ -194,7 +194,7 @@ def lambada(
         with autocast(precision, device):
             hidden = model.hidden(inputs.to(device))
             logits = model.logits(hidden[rows, places])
-        losses = cross_entropy(logits[None], targets.to(device)[None])[0].double().cpu().numpy()
+        losses = cross_entropy(logits[None], targets.to(device)[None])[0].cpu().double().numpy()
         hits = (greedy(logits).cpu() == targets).numpy()
         loss[group] = np.add.reduceat(losses, ends - counts)
         right[group] = np.logical_and.reduceat(hits, ends - counts)

@@ -70,7 +70,7 @@ def token_losses(
         inputs, targets = (torch.from_numpy(b).to(device) for b in (block[:, :-1], block[:, 1:]))
         with autocast(precision, device):
             logits = model(inputs)
-        losses = cross_entropy(logits, targets).double().cpu().numpy()
+        losses = cross_entropy(logits, targets).cpu().double().numpy()  # MPS has no float64
         for (start, end), row in zip(group, losses, strict=True):
             out[start:end] = row
         progress(group[-1][1], len(out))
@@ -131,5 +131,5 @@ def batch_loss(
     model.eval()
     with autocast(precision, device):
         logits = model(torch.from_numpy(inputs).to(device))
-    losses = cross_entropy(logits, torch.from_numpy(targets).to(device)).double()
+    losses = cross_entropy(logits, torch.from_numpy(targets).to(device)).cpu().double()
     return float(losses.mean()), float(losses.sum()) / math.log(2) / int(n_bytes[targets].sum())

@@ -95,12 +95,13 @@ def _provoke(attention: Formula, q: Tensor, k: Tensor, mask: Tensor | None) -> t
     """The value that hides a key, and the largest score at which it does: (-inf, inf) for an exact mask.
 
     Attention is called with the model's mask, but with queries and keys made to give wanted scores:
-    softmax shows a finite value as soon as what may be seen scores as low as that value.
+    softmax shows a finite value as soon as what may be seen scores as low as that value. Sizes are searched
+    in float64 and so on the CPU: MPS has none.
     """
     past = k.shape[-2] - q.shape[-2]
     n = min(q.shape[-2], PROBED)
     width = 4 ** math.ceil(math.log(n, 4)) if n > 1 else 1  # its root is exact, so scores are too
-    hidden = _hidden(n, past + n, q.device)
+    hidden = _hidden(n, past + n, torch.device("cpu"))
     unit = torch.eye(n, width, device=q.device, dtype=q.dtype)[None, None] * math.sqrt(width)
     if mask is not None:
         mask = mask[:1, :1, :n, : past + n]
@@ -109,13 +110,13 @@ def _provoke(attention: Formula, q: Tensor, k: Tensor, mask: Tensor | None) -> t
     def weigh(size: Tensor, factor: float) -> tuple[Tensor, Tensor]:
         """Largest weights of hidden and of other keys where they score factor · size and -size."""
         scores = torch.where(hidden, factor * size[:, None], -size[:, None])  # (query, key)
-        keys = torch.nn.functional.pad(scores.T, (0, width - n)).to(k.dtype)[None, None]
-        weights = attention(unit, keys, torch.zeros_like(keys), mask)[1][0, 0].double()
+        keys = torch.nn.functional.pad(scores.T, (0, width - n)).to(k.dtype)[None, None].to(k.device)
+        weights = attention(unit, keys, torch.zeros_like(keys), mask)[1][0, 0].cpu().double()
         return weights.masked_fill(~hidden, 0.0).amax(-1), weights.masked_fill(hidden, 0.0).amax(-1)
 
     def first_leak(factor: float) -> tuple[Tensor, Tensor]:
         """For each query the largest size that hides its later keys, and the smallest that does not."""
-        low = torch.zeros(n, dtype=torch.float64, device=q.device)
+        low = torch.zeros(n, dtype=torch.float64)
         high = torch.full_like(low, largest)
         never = weigh(high, factor)[0] == 0
         at_once = weigh(low, factor)[0] != 0

@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tformer.config import Config, DataConfig, dump_yaml, parse_yaml
+from tformer.config import Config, DataConfig
 from tformer.errors import RequestError
 from tformer.files import write_file
+from tformer.yaml_text import dump_yaml, parse_yaml
 
 NAME = "tformer.yaml"
 VAL_FRACTION: float = DataConfig.model_fields["val_fraction"].default
@@ -104,6 +105,7 @@ class Record(Part):
     init_from: Origin | None = None
     preset: str | None = None
     eval_data: Passages | None = None
+    compile_failed: str | None = None  # why torch.compile could not be used
     budget: TimeBudget | None = None
     result: Result | None = None
 
@@ -131,9 +133,9 @@ class Record(Part):
         """A copy with some fields replaced."""
         return self.model_copy(update=changes)
 
-    def without_result(self) -> "Record":
-        """The record of a run that goes on: it is not at its end until it gets there."""
-        facts = {name: getattr(self, name) for name in self.model_fields_set - {"result"}}
+    def without(self, *names: str) -> "Record":
+        """A copy in which some fields were never given."""
+        facts = {name: getattr(self, name) for name in self.model_fields_set - set(names)}
         return Record(**facts, **(self.model_extra or {}))
 
     def as_yaml(self) -> str:

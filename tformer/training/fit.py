@@ -92,15 +92,15 @@ def fit(
     weights, and stops after `train.patience` evaluations without improvement.
     """
     device = next(model.parameters()).device
-    forward, config = forward or model, cast(ModelConfig, model.config)
+    # Not `forward or model`: a compiled module has a length, and it raises.
+    forward, config = model if forward is None else forward, cast(ModelConfig, model.config)
     micro = train.micro_batch_size or train.batch_size
     while state.step < train.steps and not is_exhausted(state, train):
         began = time.perf_counter()
         model.train()
         step, lr = state.step, lr_at(state.step, train)
-        inputs, targets = (
-            torch.from_numpy(a).to(device, non_blocking=True) for a in batches.batch(step, train.batch_size)
-        )
+        # A copy that does not wait would read memory that is given back meanwhile.
+        inputs, targets = (torch.from_numpy(a).to(device) for a in batches.batch(step, train.batch_size))
         if config.dropout:
             torch.manual_seed(int(rng(train.seed, STREAM_DROPOUT, step).integers(2**63)))
         loss = torch.zeros((), device=device)

@@ -42,7 +42,8 @@ def orthogonalise(
     """U Vᵀ, nearly, of each matrix U S Vᵀ in (n, rows, columns), rows ≤ columns."""
     a, b, c = NEWTON_SCHULZ
     x = matrices.to(dtype)
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+    # Not x.norm: on MPS that is a deprecated function, and warns.
+    x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=eps)
     for _ in range(rounds):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x

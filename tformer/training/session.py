@@ -23,6 +23,7 @@ from tformer.run.data import Data
 from tformer.run.pretrained import Pretrained, read_pretrained
 from tformer.run.record import Record, Result, TokenizerFacts
 from tformer.show.svg import loss_svg
+from tformer.training.compiled import CompileError, compile_forward
 from tformer.training.expected import expectation
 from tformer.training.fit import Report, State, Validate, fit, is_due
 from tformer.training.optim import Optimizers
@@ -40,14 +41,16 @@ VALIDATION = 1 << 32  # which fresh reversal sequences are judged on while train
 def resume_config(recorded: Record, explicit: Sequence[Layer]) -> Config:
     """The configuration of a run that goes on: its own, with what may change taken from `explicit`.
 
-    Raises RequestError for a setting that asks for another run.
+    A run whose compiler failed may be told to compile: it tries again. Raises RequestError for a setting that
+    asks for another run.
     """
     own = {section: dict(recorded.settings.get(section, {})) for section in Config.model_fields}
     for layer in explicit:
         for section, values in layer.values.items():
             for name, value in values.items():
                 before = own[section].get(name)
-                if section == "train" and name in MAY_CHANGE:
+                again = name == "compile" and value == "on" and recorded.compile_failed is not None
+                if section == "train" and (name in MAY_CHANGE or again):
                     own[section][name] = value
                 elif value != before and (name not in SETTLED or value != SETTLED[name]):
                     raise RequestError(
@@ -107,6 +110,7 @@ class Session:
     state: State
     record: Record
     problems: list[str] = field(default_factory=list)  # checkpoints that were passed over
+    warnings: list[str] = field(default_factory=list)  # what a person should know of how it trains
     forward: Callable[..., Any] | None = None
     judged: LossResult | None = None  # by the last validation, on text
     # What else is measured at an evaluation; each gives entries of metrics.jsonl.
@@ -147,7 +151,7 @@ def open_session(
     torch.manual_seed(config.train.seed)
     model = Transformer(config.model)
     known = Record() if anew else run.record()
-    record = known.without_result() if known.as_dict() else new_record(data, device)
+    record = known.without("result") if known.as_dict() else new_record(data, device)
     checkpoint, problems = (None, []) if anew else run.read_checkpoint(model)
     if pretrained:
         record = record.updated(init_from=pretrained.origin)
@@ -169,8 +173,8 @@ def open_session(
             "give more, or leave --steps out",
         )
     session = Session(run, config, data, model, optimizers, state, record, problems)
-    if config.train.compile == "on":
-        session.forward = torch.compile(model)
+    if config.train.compile == "on" and state.step < config.train.steps:
+        _compile(session, device)
     settle(session)
     if anew:
         run.clear()
@@ -178,6 +182,21 @@ def open_session(
     run.write_identity(session.config, data.tokenizer)
     run.rewind_metrics(state.step)
     return session
+
+
+def _compile(session: Session, device: torch.device) -> None:
+    """Compile the forward; where that fails, say so, record it and train without."""
+    train = session.config.train
+    session.record = session.record.without("compile_failed")
+    micro = train.micro_batch_size or train.batch_size
+    batch = session.data.batches.batch(session.state.step, train.batch_size)
+    inputs, targets = (torch.from_numpy(a).to(device)[:micro] for a in batch)
+    try:
+        session.forward = compile_forward(session.model, inputs, targets, train.precision)
+    except CompileError as error:
+        session.record = session.record.updated(compile_failed=str(error))
+        session.config = session.config.updated("train", compile="off")
+        session.warnings.append(f"torch.compile failed, training goes on without it: {error}")
 
 
 def train_session(session: Session, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from tformer.answer.claims import Budget, Claim, Experiment, Finding
 from tformer.answer.lab import Subject, accuracies, build, tiny, train
 from tformer.figures import Bars, Numbers, Table
+from tformer.kv_cache import LayerCache
 from tformer.model import (
     Block,
     CausalSelfAttention,
-    KVCache,
     Rotation,
     Transformer,
     attention,
@@ -35,10 +35,9 @@ class Timeless(CausalSelfAttention):
         x: Tensor,
         mask: Tensor,
         rotation: Rotation | None = None,
-        cache: KVCache | None = None,
-        layer: int = 0,
+        cache: LayerCache | None = None,
     ) -> Tensor:
-        return super().forward(x, mask, None, cache, layer)
+        return super().forward(x, mask, None, cache)
 
 
 class Unmasked(Timeless):
@@ -56,12 +55,11 @@ class Rotary(CausalSelfAttention):
         x: Tensor,
         mask: Tensor,
         rotation: Rotation | None = None,
-        cache: KVCache | None = None,
-        layer: int = 0,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         positions = torch.arange(x.shape[1])[None]
         cos, sin = rotary_angles(positions, self.config.d_head, self.config.rope_theta)
-        return super().forward(x, mask, (cos[:, None], sin[:, None]), cache, layer)
+        return super().forward(x, mask, (cos[:, None], sin[:, None]), cache)
 
 
 def with_attention(kind: type[CausalSelfAttention]) -> Callable[[Transformer], None]:
@@ -94,6 +92,7 @@ def shrink_positions(model: Transformer) -> None:
 
     Vaswani et al. do it the other way, and multiply the embeddings by √d_model (section 3.4).
     """
+    assert model.position is not None
     model.position = model.position * (0.02 / 0.5**0.5)  # 0.02 is theirs, √½ a sinusoid's root mean square
 
 
@@ -115,7 +114,7 @@ def timeless(model: Transformer, n_layers: int, kind: type[CausalSelfAttention] 
     """A copy in float64 without positions, of the first blocks (over again if there are too few)."""
     bare = copy.deepcopy(model).double()
     bare.blocks = nn.ModuleList((list(bare.blocks) * n_layers)[:n_layers])
-    if hasattr(bare, "position"):
+    if bare.position is not None:
         with torch.no_grad():
             bare.position.zero_()
     with_attention(kind)(bare)

@@ -18,8 +18,9 @@ from tformer.answer.lab import Subject, build, n_parameters, tiny, train
 from tformer.answer.q1_recurrence.lstm import LSTMConfig, as_large_as, build_lstm
 from tformer.answer.q1_recurrence.positions import stir
 from tformer.figures import Cell, Lines, Numbers, Series, Table
+from tformer.kv_cache import KVCache
 from tformer.loss import cross_entropy
-from tformer.model import KVCache, Transformer
+from tformer.model import Transformer
 from tformer.text.data import rng
 
 SYMBOLS = 32

@@ -1,0 +1,150 @@
+"""An Apple GPU for tests, on a CPU: refuses what MPS refuses, so that no Mac is needed to find it out.
+
+Tensors of the device are wrappers around CPU tensors. Every operation on one goes through
+`__torch_dispatch__`, which computes with what is inside; every function that names the device goes through a
+function mode. MPS has no float64; and a copy to it from memory that is not pinned may run when that memory is
+another's already, so that asking for one that does not wait (`non_blocking=True`) is refused here, where
+PyTorch says nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+MPS = torch.device("mps", 0)
+NO_FLOAT64 = (
+    "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. "
+    "Please use float32 instead."
+)
+
+# What takes tensors of the device and others of the CPU together; a number of the CPU goes with all.
+MIXING = (
+    torch.ops.aten.copy_.default,
+    torch.ops.aten.index.Tensor,
+    torch.ops.aten.index_put.default,
+    torch.ops.aten.index_put_.default,
+)
+
+
+class OnDevice(Tensor):
+    """A tensor of the device; `inside` is where its numbers are."""
+
+    inside: Tensor
+
+    @staticmethod
+    def __new__(cls, inside: Tensor) -> "OnDevice":
+        if inside.dtype in (torch.float64, torch.complex128):
+            raise TypeError(NO_FLOAT64)
+        return Tensor._make_wrapper_subclass(
+            cls, inside.size(), strides=inside.stride(), storage_offset=inside.storage_offset(),
+            dtype=inside.dtype, device="cpu", requires_grad=inside.requires_grad,
+        )  # fmt: skip
+
+    def __init__(self, inside: Tensor):
+        self.inside = inside.detach()
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @property
+    def device(self) -> torch.device:
+        """What the code under test sees; torch itself takes the wrapper for one of the CPU."""
+        return MPS
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        strangers = [t for t in given if not isinstance(t, OnDevice) and t.ndim > 0]
+        if strangers and func not in MIXING:
+            raise RuntimeError(f"Expected all tensors to be on the same device, found mps:0 and cpu ({func})")
+        wrapper_of = {id(t.inside): t for t in given if isinstance(t, OnDevice)}
+        out = func(*pytree.tree_map(_inside, args), **pytree.tree_map(_inside, kwargs or {}))
+
+        def wrapped(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            if id(value) in wrapper_of:
+                return wrapper_of[id(value)]
+            # A view of an ordinary tensor is ordinary, in inference mode too.
+            with torch.inference_mode(torch.is_inference_mode_enabled() and not is_plain_view):
+                return OnDevice(value)
+
+        is_plain_view = func.is_view and not any(t.is_inference() for t in given)
+        return pytree.tree_map(wrapped, out)
+
+    def __repr__(self, **options: Any) -> str:
+        return f"{self.inside} on mps"
+
+
+def _inside(value: Any) -> Any:
+    return value.inside if isinstance(value, OnDevice) else value
+
+
+class _Device(TorchFunctionMode):
+    """Functions that name a device, or leave it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
+        kwargs = dict(kwargs or {})
+        if func in (Tensor.cuda, Tensor.mps if hasattr(Tensor, "mps") else None):
+            raise AssertionError("use .to(device)")
+        if func is Tensor.numpy and isinstance(args[0], OnDevice):
+            raise TypeError(f"can't convert {MPS} device type tensor to numpy.")
+        if func is Tensor.tolist:
+            return _inside(args[0]).tolist()
+        if func in (Tensor.to, Tensor.cpu):
+            return _moved(func, *args, **kwargs)
+        if "device" in kwargs and _is_mps(kwargs["device"]):
+            return OnDevice(func(*args, **kwargs | {"device": "cpu"}))
+        return func(*args, **kwargs)
+
+
+def _is_mps(device: Any) -> bool:
+    return isinstance(device, (str, torch.device)) and torch.device(device).type == "mps"
+
+
+def _moved(func: Callable[..., Any], tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """`Tensor.to` in its three forms, and `Tensor.cpu`; it is converted where it lies, then copied."""
+    if func is Tensor.cpu:
+        args = ("cpu", *args)
+    options = dict(zip(("device", "dtype", "non_blocking", "copy"), args, strict=False)) | kwargs
+    options.pop("memory_format", None)
+    if isinstance(like := options.get("device", options.pop("other", None)), Tensor):
+        options |= {"device": like.device, "dtype": like.dtype}
+    elif isinstance(like, torch.dtype):
+        options |= {"device": None, "dtype": like, "non_blocking": options.get("dtype", False)}
+    dtype, target = options.get("dtype") or tensor.dtype, options.get("device") or tensor.device
+    was_on = isinstance(tensor, OnDevice)
+    if _is_mps(target):
+        if not was_on and options.get("non_blocking"):
+            raise AssertionError("non_blocking from pageable memory: MPS may read it when it is gone")
+        if was_on:
+            return tensor if dtype == tensor.dtype else torch.ops.aten._to_copy(tensor, dtype=dtype)
+        return OnDevice(tensor.detach().to(dtype)).requires_grad_(tensor.requires_grad)
+    if was_on and dtype != tensor.dtype:
+        OnDevice(tensor.inside.to(dtype))  # converted where it lies, then copied
+    inside = tensor.inside.detach().clone() if was_on else tensor
+    return torch.ops.aten._to_copy(inside, dtype=dtype) if dtype != inside.dtype else inside.to(target)
+
+
+@contextmanager
+def apple_gpu(patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """While it lasts, `--device mps` is there."""
+    patch.setattr(torch.backends.mps, "is_available", lambda: True)
+    patch.setattr(torch.mps, "synchronize", lambda: None)
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)  # a wrapper cannot be a parameter's `.data`
+    try:
+        with _Device():
+            yield
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)

@@ -1,0 +1,57 @@
+"""A model's forward, compiled and tried before the first step: a compiler that fails costs no run.
+
+`torch.compile` compiles when it is first called, and again at the first backward pass; whether this machine
+can (it takes a C++ compiler, and Triton on CUDA) shows only then. So the very batch of the next step goes
+forward and back once, and nothing of it is kept.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from tformer.device import autocast
+from tformer.loss import cross_entropy
+
+
+class CompileError(Exception):
+    """The compiler failed; what it said, in one line."""
+
+
+def compile_forward(
+    model: nn.Module, inputs: Tensor, targets: Tensor, precision: str = "fp32"
+) -> Callable[[Tensor], Tensor]:
+    """The forward of `model`, compiled, after a first pass forward and back on a batch of ids.
+
+    `inputs` and `targets` are (batch, position), as the steps will give them: another shape would be compiled
+    anew. Weights, gradients (there are none yet) and random numbers are afterwards as they were before.
+    Raises CompileError where compiling fails; a device without memory for the batch raises its own error.
+    """
+    device = next(model.parameters()).device
+    try:
+        # What a compiler advises (other precisions, larger devices) is not for whoever trains.
+        with warnings.catch_warnings(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            warnings.simplefilter("ignore")
+            forward: Callable[[Tensor], Tensor] = torch.compile(model)
+            model.train()
+            with autocast(precision, device):
+                logits = forward(inputs)
+            cross_entropy(logits, targets).sum().backward()
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # each part of the compiler has its own
+        raise CompileError(_said_by(error)) from error
+    finally:
+        model.zero_grad(set_to_none=True)
+    return forward
+
+
+def _said_by(error: BaseException) -> str:
+    """The first line of what an error says; of the error inside, where the compiler has wrapped one."""
+    inner = getattr(error, "inner_exception", None) or error
+    lines = str(inner).strip().splitlines()
+    name = type(inner).__name__
+    if not lines:
+        return name
+    return lines[0] if name in lines[0] else f"{name}: {lines[0]}"
