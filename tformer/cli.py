@@ -14,6 +14,7 @@ import typer
 
 from tformer import __version__
 from tformer.commands import answer, eval, sample, tokenize, train
+from tformer.commands.options import epilog
 from tformer.errors import FAILED, REQUEST, SIGNALLED, Stopped, TformerError
 
 app = typer.Typer(
@@ -25,10 +26,11 @@ app = typer.Typer(
     help="Train, check, run and explain decoder-only transformer language models.",
     epilog="Start with: tformer train reversal",
 )
-for command in (tokenize, train, eval, sample, answer):
-    name = command.__name__.rpartition(".")[2]
-    examples = "\n  ".join(["\b\nExamples", *command.EXAMPLES])  # \b: the lines stay as they are
-    app.command(name, epilog=examples)(command.command)
+app.command("tokenize", epilog=epilog(*tokenize.EXAMPLES))(tokenize.command)
+app.command("train", epilog=epilog(*train.EXAMPLES))(train.command)
+app.add_typer(eval.app, name="eval", epilog=epilog(*eval.EXAMPLES))
+app.command("sample", epilog=epilog(*sample.EXAMPLES))(sample.command)
+app.command("answer", epilog=epilog(*answer.EXAMPLES))(answer.command)
 
 
 def _version(wanted: bool) -> None:

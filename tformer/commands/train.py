@@ -323,6 +323,7 @@ def _train(session: "Session", json: bool) -> bool:
     from tformer.evals.reversal import reversal
     from tformer.show import terminal
     from tformer.show.progress import TrainingProgress
+    from tformer.show.reversal import reversal_table
     from tformer.training import noted as journal
     from tformer.training import session as runner
     from tformer.training.fit import is_exhausted
@@ -344,7 +345,7 @@ def _train(session: "Session", json: bool) -> bool:
     if session.data.reversal:
         precision = session.config.train.precision
         verdict = reversal(session.model, session.data.reversal, precision=precision)
-        terminal.reversal_table(verdict, terminal.err())
+        reversal_table(verdict, terminal.err())
         passed = result["passed"] = verdict.passed
         journal.keep_verdict(session, verdict)
     journal.draw_last(session)
@@ -357,10 +358,11 @@ def _train(session: "Session", json: bool) -> bool:
 
 def _summarise(result: dict[str, Any], stopped_early: bool) -> None:
     from tformer.show import terminal
+    from tformer.show.words import duration
 
     facts = {"run": result["run"]}
     facts["trained"] = (
-        f"{result['steps']:,} steps, {result['tokens']:,} tokens in {terminal.duration(result['seconds'])}"
+        f"{result['steps']:,} steps, {result['tokens']:,} tokens in {duration(result['seconds'])}"
         + (" (stopped early: validation no longer improves)" if stopped_early else "")
     )
     facts["loss"] = f"{result['loss']:.4f} (the last step's)" if result["loss"] is not None else "-"
