@@ -20,6 +20,7 @@ from tformer.evals.causality import causality
 from tformer.files import cannot_write
 from tformer.run.checkpoint import Run
 from tformer.run.huggingface import to_hf, to_hf_config
+from tformer.run.record import Record
 from tformer.show import terminal
 from tformer.text.tokenizer import Tokenizer
 
@@ -91,7 +92,7 @@ def test_a_verdict_that_a_run_cannot_keep_stays_the_verdict(tmp_path, monkeypatc
     config = Config().updated("model", **model.config.model_dump())
     run.write_identity(config, tokenizer)
     run.write_weights(model)
-    run.write_record(config, {})
+    run.write_record(config, Record())
     run.close()
 
     def refuse(*args):

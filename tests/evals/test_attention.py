@@ -15,6 +15,7 @@ from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.evals.attention import attention_weights, mirror, mirrored
 from tformer.run.checkpoint import Run
+from tformer.run.record import Record
 from tformer.show import terminal
 from tformer.show.svg import attention_picture, pooled
 from tformer.text.data import Reversal
@@ -155,7 +156,7 @@ def runs(tmp_path, monkeypatch, trained):
         run = Run(tmp_path / "runs" / name)
         run.write_identity(config, tokenizer)
         run.write_weights(model)
-        run.write_record(config, {})
+        run.write_record(config, Record())
         run.close()
     return tmp_path
 

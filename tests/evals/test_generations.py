@@ -19,7 +19,7 @@ from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.evals import generations as g
 from tformer.run.checkpoint import Run
-from tformer.run.record import read_lines
+from tformer.run.record import DataFacts, Evaluation, Record, read_lines
 from tformer.show import generations as render_generations
 from tformer.show.run_page import run_page
 from tformer.text.tokenizer import Tokenizer
@@ -211,7 +211,7 @@ def runs(tmp_path, monkeypatch):
         run = Run(tmp_path / "runs" / kind)
         run.write_identity(config, tokenizer)
         run.write_weights(model)
-        run.write_record(config, {"data": {"source": [str(tmp_path / "play.txt")]}})
+        run.write_record(config, Record(data=DataFacts(source=[str(tmp_path / "play.txt")])))
         run.close()
     (tmp_path / "runs" / "bpe").rename(tmp_path / "foreign")
     (tmp_path / "foreign" / "tformer.yaml").unlink()
@@ -307,7 +307,7 @@ def test_the_table_the_copies_and_the_samples_are_shown_and_kept(runs, capsys):
         assert said in out
     assert ESCAPE not in out
     (line,) = read_lines(runs / "runs" / "char" / "evals.jsonl")
-    page = run_page("char", {}, [], [line])
+    page = run_page("char", Record(), [], [Evaluation.model_validate(line)])
     assert "known words" in page and "T 0.8, seed 1" in page
 
 

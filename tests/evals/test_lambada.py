@@ -394,8 +394,8 @@ def test_a_run_logs_the_loss_of_last_words_and_goes_on_with_it(place, capsys):
     train("--steps", "20", "--resume")
     again = logged(place / "run")
     assert list(again) == [5, 10, 15, 20] and again | first == again
-    kept = read_record(place / "run")["record"]["eval_data"]
-    assert kept["source"] == str(place / "p.jsonl") and kept["passages"] == 30
+    kept = read_record(place / "run").eval_data
+    assert kept.source == str(place / "p.jsonl") and kept.passages == 30
 
 
 def test_a_run_goes_on_with_the_passages_that_it_has(place):

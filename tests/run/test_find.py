@@ -134,7 +134,7 @@ def test_one_damaged_record_does_not_hide_the_other_runs(runs):
         folder = make(runs, f"bad-{age}", age=age)
         (folder / "tformer.yaml").write_bytes(damage)
         os.utime(folder / "tformer.yaml", (1e9 - age, 1e9 - age))
-    assert newest_run(lambda record: record.get("data") == {"task": "text"}, "a text run") == good
+    assert newest_run(lambda record: record.settings.get("data") == {"task": "text"}, "a text run") == good
     (runs / "good-2").mkdir()
     (runs / "good-2" / "tformer.yaml").write_bytes(b"data: [")
     assert unfinished_run("good") == good

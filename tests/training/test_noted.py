@@ -16,6 +16,7 @@ from tformer.errors import RequestError
 from tformer.evals.loss import octaves
 from tformer.run.checkpoint import open_run
 from tformer.run.data import prepare_data
+from tformer.run.record import Record, record_of
 from tformer.show.progress import TrainingProgress
 from tformer.text.tokenizer import Tokenizer
 from tformer.training import noted as journal
@@ -282,13 +283,22 @@ def test_steps_and_minutes_contradict_each_other():
     check_minutes(None, Layer("", {"train": {"steps": 5}}))
 
 
+BUDGET = {
+    "minutes": 5.0,
+    "steps": 77,
+    "seconds_before": 1.0,
+    "seconds_per_step": 3.0,
+    "seconds_per_evaluation": 1.0,
+}
+
+
 def test_a_resumed_run_keeps_the_steps_that_its_minutes_gave_it():
-    session = SimpleNamespace(record={"budget": {"minutes": 5.0}}, config=config(steps=77))
+    session = SimpleNamespace(record=record_of({"record": {"budget": BUDGET}}, "it"), config=config(steps=77))
     settle_steps(session, None, resumed=True)
     settle_steps(session, (5.0, 0.0), resumed=True)
     assert session.config.train.steps == 77
     with pytest.raises(RequestError, match=r"5 minutes, and has 77 steps"):
         settle_steps(session, (6.0, 0.0), resumed=True)
-    session.record = {}
+    session.record = Record()
     with pytest.raises(RequestError, match="given steps"):
         settle_steps(session, (6.0, 0.0), resumed=True)
