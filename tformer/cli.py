@@ -8,17 +8,28 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from tformer import __version__
 from tformer.commands import answer, eval, sample, tokenize, train
 from tformer.commands.options import epilog
 from tformer.errors import FAILED, REQUEST, SIGNALLED, Stopped, TformerError
 
+
+class InOrder(TyperGroup):
+    """Typer lists groups last; a person meets the commands in the order of the work."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """For the help and for the shell."""
+        return ["tokenize", "train", "eval", "sample", "answer"]
+
+
 app = typer.Typer(
     name="tformer",
+    cls=InOrder,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

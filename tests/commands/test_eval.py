@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import tiny_model
+from tests.conftest import save_run, tiny_model
 from tformer.cli import app
-from tformer.config import Config
 from tformer.errors import RequestError
-from tformer.run.checkpoint import Run
 from tformer.run.record import DataFacts, Record, read_evaluations
 from tformer.text.data import Reversal
 from tformer.text.tokenizer import Tokenizer
@@ -34,14 +32,10 @@ def runs(tmp_path, monkeypatch):
         ("reversal", TASK.tokenizer(), reversal),
     ):
         model = tiny_model(vocab_size=tokenizer.vocab_size, std=0.1)
-        config = Config().updated("model", **model.config.model_dump()).updated("data", **data)
-        run = Run(tmp_path / "runs" / name)
-        run.write_identity(config, tokenizer)
-        run.write_weights(model)
         source = "reversal" if "task" in data else str(tmp_path / "a.txt")
         sha256 = hashlib.sha256(TEXT.encode()).hexdigest()
-        run.write_record(config, Record(data=DataFacts(source=[source], sha256=sha256)))
-        run.close()
+        record = Record(data=DataFacts(source=[source], sha256=sha256))
+        save_run(tmp_path / "runs" / name, model, tokenizer, data, record)
     return tmp_path
 
 
