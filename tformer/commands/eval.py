@@ -9,10 +9,10 @@ import typer
 
 from tformer.commands.eval_loss import compare, judge_alone
 from tformer.commands.evaluation import (
-    Compared,
-    Judged,
+    OneRun,
     Overwrite,
     Precision,
+    SeveralRuns,
     check_out,
     check_precision,
     find_runs,
@@ -63,8 +63,8 @@ def task(name: str, *examples: str) -> Callable[[Callable[..., None]], Callable[
     "tformer eval loss --run small --run large",
     "tformer eval loss --tokens 300 --out loss.html",
 )
-def loss(
-    run: Compared = None,
+def eval_loss(
+    run: SeveralRuns = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help="Score all of this text instead of the run's validation part."),
@@ -107,8 +107,8 @@ def loss(
 
 
 @task("reversal", "tformer eval reversal", "tformer eval reversal --run mine -n 10000 --seed 7")
-def reversal(
-    run: Judged = None,
+def eval_reversal(
+    run: OneRun = None,
     n: Annotated[int, typer.Option("-n", help="How many fresh sequences.")] = 2000,
     seed: Annotated[int, typer.Option(help="Which fresh sequences.")] = 1,
     precision: Precision = "fp32",
@@ -120,10 +120,10 @@ def reversal(
     at_least("-n", n, 1)
     at_least("--seed", seed, 0)
     loaded = load_one(run, "reversal", device, "reversal")
-    from tformer.evals import reversal as room
+    from tformer.evals.reversal import reversal
     from tformer.show.reversal import reversal_table
 
-    result = room.reversal(loaded.model, _task_of(loaded), n, precision, index=seed)
+    result = reversal(loaded.model, _task_of(loaded), n, precision, index=seed)
     tell(loaded.folder, asdict(result), json, lambda console: reversal_table(result, console))
     keep(loaded, "reversal", asdict(result), f"{n:,} fresh sequences")
     if not result.passed:
@@ -142,8 +142,8 @@ def _task_of(run: "LoadedRun") -> "Reversal":
     "tformer eval lambada --run shakespeare --limit 500",
     "tformer eval lambada --data passages.jsonl --json",
 )
-def lambada(
-    run: Judged = None,
+def eval_lambada(
+    run: OneRun = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help='Passages, {"text": …} a line, instead of the test set, which is downloaded once.'),
@@ -157,7 +157,7 @@ def lambada(
     check_precision(precision)
     at_least("--limit", limit, 1)
     loaded = load_one(run, "lambada", device, "text")
-    from tformer.evals import lambada as room
+    from tformer.evals.lambada import encode_passages, lambada, read_passages
     from tformer.show import terminal
     from tformer.show.lambada import lambada_table, passages_of
     from tformer.show.progress import download_progress, steps_progress
@@ -167,20 +167,20 @@ def lambada(
     if not sources:
         with download_progress("downloading LAMBADA") as shown:
             sources = [str(download(LAMBADA, shown))]
-    texts = [text for source in sources for text in room.read_passages(source)][:limit]
-    passages = room.encode_passages(texts, loaded.tokenizer, loaded.model.config.n_ctx)
+    texts = [text for source in sources for text in read_passages(source)][:limit]
+    passages = encode_passages(texts, loaded.tokenizer, loaded.model.config.n_ctx)
     for why, count in passages.skipped.items():
         terminal.warn(f"passed over {count:,} of {len(texts):,} passages: {why}")
     with steps_progress("predicting last words") as progress:
-        result = room.lambada(loaded.model, passages, precision, progress)
+        result = lambada(loaded.model, passages, precision, progress)
     folder, name = loaded.folder, " ".join(data or ()) or "the LAMBADA test set"
     tell(folder, asdict(result), json, lambda console: lambada_table(str(folder), result, name, console))
     keep(loaded, "lambada", asdict(result), passages_of(result, name))
 
 
 @task("causality", "tformer eval causality --json", "tformer eval causality --run gpt2 --positions 8")
-def causality(
-    run: Judged = None,
+def eval_causality(
+    run: OneRun = None,
     positions: Annotated[int, typer.Option(help="How many positions to change, evenly spread.")] = 64,
     seed: Annotated[int, typer.Option(help="Which tokens.")] = 1,
     precision: Precision = "fp32",
@@ -192,12 +192,12 @@ def causality(
     at_least("--positions", positions, 1)
     at_least("--seed", seed, 0)
     loaded = load_one(run, "causality", device)
-    from tformer.evals import causality as room
+    from tformer.evals.causality import causality
     from tformer.show.causality import causality_picture
     from tformer.show.progress import steps_progress
 
     with steps_progress("changing tokens") as progress:
-        result = room.causality(loaded.model, positions, precision, seed, progress)
+        result = causality(loaded.model, positions, precision, seed, progress)
     tell(loaded.folder, asdict(result), json, lambda console: causality_picture(result, console))
     keep(loaded, "causality", asdict(result))
     if not result.passed:
@@ -209,8 +209,8 @@ def causality(
     "tformer eval attention --run reversal",
     'tformer eval attention --prompt "To be, or not to be" --out heads.svg',
 )
-def attention(
-    run: Judged = None,
+def eval_attention(
+    run: OneRun = None,
     prompt: Annotated[list[str] | None, typer.Option(help="The text to show.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="Show the beginning of this text.")] = None,
     n: Annotated[
@@ -282,8 +282,8 @@ def _ids_to_show(run: "LoadedRun", prompts: list[str], data: list[str], seed: in
     "tformer eval generations --temperature 0.7 --temperature 1",
     'tformer eval generations --prompt "O God" -n 8 --max-tokens 100',
 )
-def generations(
-    run: Judged = None,
+def eval_generations(
+    run: OneRun = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option(
@@ -312,13 +312,13 @@ def generations(
     for one in temperature or []:
         at_least("--temperature", one, 0)
     loaded = load_one(run, "generations", device, "text")
-    from tformer.evals import generations as room
+    from tformer.evals.generations import Plan, generations, split_to_compare
     from tformer.show.generations import generations_view
     from tformer.show.progress import steps_progress
 
-    split, source = room.split_to_compare(loaded, data or [])
-    plan = room.Plan(temperature or (), prompt or (), n, max_tokens, seed)
-    result = {"source": source} | room.generations(loaded, split, plan, precision, steps_progress)
+    split, source = split_to_compare(loaded, data or [])
+    plan = Plan(temperature or (), prompt or (), n, max_tokens, seed)
+    result = {"source": source} | generations(loaded, split, plan, precision, steps_progress)
     folder = loaded.folder
     tell(folder, result, json, lambda console: generations_view(str(folder), result, console))
     keep(loaded, "generations", result, source)

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from tformer.run.loaded import LoadedRun
 
 A_RUN = "A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out."
-Judged = Annotated[
+OneRun = Annotated[
     list[str] | None, typer.Option("--run", metavar="<str>", help=A_RUN, autocompletion=complete_run)
 ]
-Compared = Annotated[
+SeveralRuns = Annotated[
     list[str] | None,
     typer.Option("--run", help=f"{A_RUN} Several (repeatable) are compared.", autocompletion=complete_run),
 ]

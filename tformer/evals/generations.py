@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tformer.errors import RequestError
-from tformer.evals.loss import token_losses
+from tformer.evals.loss import Progress, token_losses
 from tformer.evals.writing import Written, beginnings, compare, continuations, rates, whole
 from tformer.run.data import ANOTHER_TEXT, given_source, recorded_source
 from tformer.run.loaded import LoadedRun
@@ -23,7 +23,6 @@ from tformer.text.data import Split
 
 TEMPERATURES = (0.5, 0.8, 1.0)
 N_PROMPTS = 4
-Progress = Callable[[int, int], None]  # done, in all
 Stage = Callable[[str], AbstractContextManager[Progress]]  # shows work of that name
 
 
