@@ -8,23 +8,39 @@ import pytest
 import torch
 import yaml
 
-from tests.apple import MPS, NO_FLOAT64, apple_gpu
+from tests.gpus import MPS, NO_FLOAT64, gpu
 from tformer.cli import app
 from tformer.training import budget
 
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 20
 SMALL = [
-    "--set", "model.n_layers=1", "--set", "model.n_heads=2", "--set", "model.d_model=16",
-    "--set", "train.eval_every=2", "--batch-size", "4", "--set", "train.micro_batch_size=2",
-]  # fmt: skip
+    "--set",
+    "model.n_layers=1",
+    "--set",
+    "model.n_heads=2",
+    "--set",
+    "model.d_model=16",
+    "--set",
+    "train.eval_every=2",
+    "--batch-size",
+    "4",
+    "--set",
+    "train.micro_batch_size=2",
+]
 TEXTS = {  # runs on a text, and the settings of each
     "gpt2": ["--tokenizer", "word", "--set", "model.n_ctx=32", "--set", "model.dropout=0.1"],
     "nanochat": [
-        "--tokenizer", "char", "--set", "model.family=nanochat", "--set", "train.optimizer=adamw",
-        "--set", "model.n_ctx=16",
+        "--tokenizer",
+        "char",
+        "--set",
+        "model.family=nanochat",
+        "--set",
+        "train.optimizer=adamw",
+        "--set",
+        "model.n_ctx=16",
     ],
     "sinusoidal": ["--tokenizer", "bpe", "--set", "model.positions=sinusoidal", "--set", "model.n_ctx=16"],
-}  # fmt: skip
+}
 REVERSAL = ["--set", "data.reversal_length=3", "--set", "data.reversal_symbols=4", "--set", "model.n_ctx=5"]
 
 
@@ -40,14 +56,22 @@ def place(tmp_path_factory):
     (folder / "hamlet.txt").write_text(TEXT)
     lines = [json.dumps({"text": text}) for text in ("To be, or not to be", "that is the question")]
     (folder / "passages.jsonl").write_text("\n".join(lines))
-    with pytest.MonkeyPatch.context() as patch, apple_gpu(patch):
+    with pytest.MonkeyPatch.context() as patch, gpu(patch, MPS):
         patch.chdir(folder)
         patch.delenv("TFORMER_DEVICE", raising=False)
         for name, settings in TEXTS.items():
             command(
-                "train", "hamlet.txt", "--steps", "4", "--out", f"runs/{name}", *SMALL, *settings,
-                "--eval-data", "passages.jsonl",
-            )  # fmt: skip
+                "train",
+                "hamlet.txt",
+                "--steps",
+                "4",
+                "--out",
+                f"runs/{name}",
+                *SMALL,
+                *settings,
+                "--eval-data",
+                "passages.jsonl",
+            )
         command("train", "reversal", "--steps", "80", "--lr", "0.01", *SMALL, *REVERSAL)
     return folder
 
@@ -57,7 +81,7 @@ def here(place, monkeypatch):
     """The working directory, and the device as the only GPU."""
     monkeypatch.chdir(place)
     monkeypatch.delenv("TFORMER_DEVICE", raising=False)
-    with apple_gpu(monkeypatch):
+    with gpu(monkeypatch, MPS):
         yield place
 
 
@@ -150,10 +174,11 @@ def test_a_sample_is_that_of_the_cpu(here, capsys, how):
     assert found[0] == found[1] and found[0]
 
 
-def test_a_mask_that_is_no_mask_is_measured_on_the_device(here, monkeypatch):
+def test_a_mask_that_is_no_mask_is_measured_on_the_device(here):
     """The search for the largest safe score runs in float64, and only where a mask is finite."""
     from tformer.evals import masks
     from tformer.run.huggingface import load_model
+    from tformer.watch import put_formula
 
     def finite(q, k, v, mask=None, dropout=0.0):
         scores = (q @ k.mT) / q.shape[-1] ** 0.5 + torch.where(mask, 0.0, -50.0)
@@ -161,11 +186,10 @@ def test_a_mask_that_is_no_mask_is_measured_on_the_device(here, monkeypatch):
         return weights @ v, weights
 
     ids = torch.arange(16)[None] % 8
-    monkeypatch.setattr(masks.room, "attention", finite)
     found = []
     for device in ("mps", "cpu"):
-        model = load_model(Path("runs/gpt2"), device)
-        with masks.measuring() as calls, torch.inference_mode():
+        model = put_formula(load_model(Path("runs/gpt2"), device), finite)
+        with masks.measuring(model) as calls, torch.inference_mode():
             model(ids.to(device))
         found.append(calls)
     assert found[0] == found[1] and found[0][0].value == pytest.approx(-50, abs=0.5)

@@ -14,11 +14,29 @@ from tformer.cli import app
 
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 20
 TINY = [
-    "--device", "cpu", "--precision", "fp32", "--tokenizer", "char", "--batch-size", "4",
-    "--set", "model.n_layers=1", "--set", "model.n_heads=2", "--set", "model.d_model=16",
-    "--set", "model.n_ctx=16", "--set", "train.log_every=1", "--set", "train.micro_batch_size=2",
-    "--set", "model.dropout=0.0",
-]  # fmt: skip
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--tokenizer",
+    "char",
+    "--batch-size",
+    "4",
+    "--set",
+    "model.n_layers=1",
+    "--set",
+    "model.n_heads=2",
+    "--set",
+    "model.d_model=16",
+    "--set",
+    "model.n_ctx=16",
+    "--set",
+    "train.log_every=1",
+    "--set",
+    "train.micro_batch_size=2",
+    "--set",
+    "model.dropout=0.0",
+]
 DROPOUT = ["--set", "model.dropout=0.2"]
 
 
@@ -39,8 +57,11 @@ def train_anew(*args, **environment):
     clean = {k: v for k, v in os.environ.items() if not k.startswith("TFORMER_")}
     done = subprocess.run(
         [sys.executable, "-m", "tformer", "train", "hamlet.txt", *TINY, *args],
-        capture_output=True, text=True, timeout=200, env=clean | {"OMP_NUM_THREADS": "1"} | environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=clean | {"OMP_NUM_THREADS": "1"} | environment,
+    )
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -112,8 +133,9 @@ def test_the_trial_of_the_compiler_leaves_no_trace_in_the_run(compiled):
     assert losses("compiled") == losses("plain")
 
 
-def test_a_run_with_a_time_budget_compiles(compiled):
-    train("--compile", "--minutes", "0.05", "--out", "run")
+def test_a_run_with_a_time_budget_compiles(compiled, monkeypatch):
+    monkeypatch.setattr("tformer.training.budget.steps_within", lambda seconds, costs, train: 2)
+    train("--compile", "--minutes", "1", "--out", "run")
     assert compiled[0].calls > 2
     assert recorded("run") == ("on", None)
 

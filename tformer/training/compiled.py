@@ -11,8 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tformer.config import TrainConfig
 from tformer.device import autocast
 from tformer.loss import cross_entropy
+from tformer.text.data import Batches
 
 
 class CompileError(Exception):
@@ -20,22 +22,25 @@ class CompileError(Exception):
 
 
 def compile_forward(
-    model: nn.Module, inputs: Tensor, targets: Tensor, precision: str = "fp32"
+    model: nn.Module, batches: Batches, train: TrainConfig, step: int
 ) -> Callable[[Tensor], Tensor]:
-    """The forward of `model`, compiled, after a first pass forward and back on a batch of ids.
+    """The forward of `model`, compiled, after a pass forward and back on (a micro batch of) the step's batch.
 
-    `inputs` and `targets` are (batch, position), as the steps will give them: another shape would be compiled
-    anew. Weights, gradients (there are none yet) and random numbers are afterwards as they were before.
-    Raises CompileError where compiling fails; a device without memory for the batch raises its own error.
+    Steps have batches of that shape; another would be compiled anew. Weights, gradients (there are none yet)
+    and random numbers are afterwards as they were before. Raises CompileError where compiling fails; a device
+    without memory for the batch raises its own error.
     """
     device = next(model.parameters()).device
+    micro = train.micro_batch_size or train.batch_size
+    batch = batches.batch(step, train.batch_size)
+    inputs, targets = (torch.from_numpy(a).to(device)[:micro] for a in batch)
     try:
         # What a compiler advises (other precisions, larger devices) is not for whoever trains.
         with warnings.catch_warnings(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             warnings.simplefilter("ignore")
             forward: Callable[[Tensor], Tensor] = torch.compile(model)
             model.train()
-            with autocast(precision, device):
+            with autocast(train.precision, device):
                 logits = forward(inputs)
             cross_entropy(logits, targets).sum().backward()
     except (MemoryError, torch.OutOfMemoryError):

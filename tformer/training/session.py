@@ -45,19 +45,23 @@ def resume_config(recorded: Record, explicit: Sequence[Layer]) -> Config:
     asks for another run.
     """
     own = {section: dict(recorded.settings.get(section, {})) for section in Config.model_fields}
-    for layer in explicit:
-        for section, values in layer.values.items():
-            for name, value in values.items():
-                before = own[section].get(name)
-                again = name == "compile" and value == "on" and recorded.compile_failed is not None
-                if section == "train" and (name in MAY_CHANGE or again):
-                    own[section][name] = value
-                elif value != before and (name not in SETTLED or value != SETTLED[name]):
-                    raise RequestError(
-                        f"{section}.{name} is {before!r} in this run",
-                        f"{layer.source} says {value!r}",
-                        "leave it out to continue, or leave --resume out to start another run",
-                    )
+    asked = {  # of several that say something, the last one counts
+        (section, name): (value, layer.source)
+        for layer in explicit
+        for section, values in layer.values.items()
+        for name, value in values.items()
+    }
+    for (section, name), (value, source) in asked.items():
+        before = own[section].get(name)
+        again = name == "compile" and value == "on" and recorded.compile_failed is not None
+        if section == "train" and (name in MAY_CHANGE or again):
+            own[section][name] = value
+        elif value != before and (name not in SETTLED or value != SETTLED[name]):
+            raise RequestError(
+                f"{section}.{name} is {before!r} in this run",
+                f"{source} says {value!r}",
+                "leave it out to continue, or leave --resume out to start another run",
+            )
     return merge([Layer("tformer.yaml", own)])
 
 
@@ -174,7 +178,7 @@ def open_session(
         )
     session = Session(run, config, data, model, optimizers, state, record, problems)
     if config.train.compile == "on" and state.step < config.train.steps:
-        _compile(session, device)
+        _compile(session)
     settle(session)
     if anew:
         run.clear()
@@ -184,15 +188,12 @@ def open_session(
     return session
 
 
-def _compile(session: Session, device: torch.device) -> None:
+def _compile(session: Session) -> None:
     """Compile the forward; where that fails, say so, record it and train without."""
-    train = session.config.train
     session.record = session.record.without("compile_failed")
-    micro = train.micro_batch_size or train.batch_size
-    batch = session.data.batches.batch(session.state.step, train.batch_size)
-    inputs, targets = (torch.from_numpy(a).to(device)[:micro] for a in batch)
+    train, step = session.config.train, session.state.step
     try:
-        session.forward = compile_forward(session.model, inputs, targets, train.precision)
+        session.forward = compile_forward(session.model, session.data.batches, train, step)
     except CompileError as error:
         session.record = session.record.updated(compile_failed=str(error))
         session.config = session.config.updated("train", compile="off")

@@ -1,4 +1,4 @@
-"""An Apple GPU for tests, on a CPU: refuses what MPS refuses, so that no Mac is needed to find it out.
+"""GPUs for tests, on a CPU: a CUDA device, and one of Apple's that refuses what MPS refuses.
 
 Tensors of the device are wrappers around CPU tensors. Every operation on one goes through
 `__torch_dispatch__`, which computes with what is inside; every function that names the device goes through a
@@ -17,12 +17,22 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-MPS = torch.device("mps", 0)
+MPS, CUDA = torch.device("mps", 0), torch.device("cuda", 0)
 NO_FLOAT64 = (
     "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. "
     "Please use float32 instead."
 )
 
+# What PyTorch answers of a CUDA device: one, an H100.
+CUDA_SAYS = {
+    "is_available": True,
+    "device_count": 1,
+    "get_device_capability": (9, 0),
+    "is_bf16_supported": True,
+    "synchronize": None,
+    "get_rng_state": torch.zeros(16, dtype=torch.uint8),
+    "set_rng_state": None,
+}
 # What takes tensors of the device and others of the CPU together; a number of the CPU goes with all.
 MIXING = (
     torch.ops.aten.copy_.default,
@@ -36,15 +46,21 @@ class OnDevice(Tensor):
     """A tensor of the device; `inside` is where its numbers are."""
 
     inside: Tensor
+    gpu = MPS  # the one that is there
 
     @staticmethod
     def __new__(cls, inside: Tensor) -> "OnDevice":
-        if inside.dtype in (torch.float64, torch.complex128):
+        if OnDevice.gpu == MPS and inside.dtype in (torch.float64, torch.complex128):
             raise TypeError(NO_FLOAT64)
         return Tensor._make_wrapper_subclass(
-            cls, inside.size(), strides=inside.stride(), storage_offset=inside.storage_offset(),
-            dtype=inside.dtype, device="cpu", requires_grad=inside.requires_grad,
-        )  # fmt: skip
+            cls,
+            inside.size(),
+            strides=inside.stride(),
+            storage_offset=inside.storage_offset(),
+            dtype=inside.dtype,
+            device="cpu",
+            requires_grad=inside.requires_grad,
+        )
 
     def __init__(self, inside: Tensor):
         self.inside = inside.detach()
@@ -54,7 +70,7 @@ class OnDevice(Tensor):
     @property
     def device(self) -> torch.device:
         """What the code under test sees; torch itself takes the wrapper for one of the CPU."""
-        return MPS
+        return OnDevice.gpu
 
     @classmethod
     def __torch_dispatch__(
@@ -63,7 +79,9 @@ class OnDevice(Tensor):
         given = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         strangers = [t for t in given if not isinstance(t, OnDevice) and t.ndim > 0]
         if strangers and func not in MIXING:
-            raise RuntimeError(f"Expected all tensors to be on the same device, found mps:0 and cpu ({func})")
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, found {OnDevice.gpu} and cpu ({func})"
+            )
         wrapper_of = {id(t.inside): t for t in given if isinstance(t, OnDevice)}
         out = func(*pytree.tree_map(_inside, args), **pytree.tree_map(_inside, kwargs or {}))
 
@@ -80,7 +98,7 @@ class OnDevice(Tensor):
         return pytree.tree_map(wrapped, out)
 
     def __repr__(self, **options: Any) -> str:
-        return f"{self.inside} on mps"
+        return f"{self.inside} on {OnDevice.gpu}"
 
 
 def _inside(value: Any) -> Any:
@@ -91,25 +109,28 @@ class _Device(TorchFunctionMode):
     """Functions that name a device, or leave it."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (),
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         kwargs = dict(kwargs or {})
         if func in (Tensor.cuda, Tensor.mps if hasattr(Tensor, "mps") else None):
             raise AssertionError("use .to(device)")
         if func is Tensor.numpy and isinstance(args[0], OnDevice):
-            raise TypeError(f"can't convert {MPS} device type tensor to numpy.")
+            raise TypeError(f"can't convert {OnDevice.gpu} device type tensor to numpy.")
         if func is Tensor.tolist:
             return _inside(args[0]).tolist()
         if func in (Tensor.to, Tensor.cpu):
             return _moved(func, *args, **kwargs)
-        if "device" in kwargs and _is_mps(kwargs["device"]):
+        if "device" in kwargs and _is_gpu(kwargs["device"]):
             return OnDevice(func(*args, **kwargs | {"device": "cpu"}))
         return func(*args, **kwargs)
 
 
-def _is_mps(device: Any) -> bool:
-    return isinstance(device, (str, torch.device)) and torch.device(device).type == "mps"
+def _is_gpu(device: Any) -> bool:
+    return isinstance(device, (str, torch.device)) and torch.device(device).type == OnDevice.gpu.type
 
 
 def _moved(func: Callable[..., Any], tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -124,9 +145,9 @@ def _moved(func: Callable[..., Any], tensor: Tensor, *args: Any, **kwargs: Any) 
         options |= {"device": None, "dtype": like, "non_blocking": options.get("dtype", False)}
     dtype, target = options.get("dtype") or tensor.dtype, options.get("device") or tensor.device
     was_on = isinstance(tensor, OnDevice)
-    if _is_mps(target):
+    if _is_gpu(target):
         if not was_on and options.get("non_blocking"):
-            raise AssertionError("non_blocking from pageable memory: MPS may read it when it is gone")
+            raise AssertionError("non_blocking from pageable memory: it may be read when it is gone")
         if was_on:
             return tensor if dtype == tensor.dtype else torch.ops.aten._to_copy(tensor, dtype=dtype)
         return OnDevice(tensor.detach().to(dtype)).requires_grad_(tensor.requires_grad)
@@ -137,10 +158,15 @@ def _moved(func: Callable[..., Any], tensor: Tensor, *args: Any, **kwargs: Any) 
 
 
 @contextmanager
-def apple_gpu(patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """While it lasts, `--device mps` is there."""
-    patch.setattr(torch.backends.mps, "is_available", lambda: True)
-    patch.setattr(torch.mps, "synchronize", lambda: None)
+def gpu(patch: pytest.MonkeyPatch, device: torch.device) -> Iterator[None]:
+    """While it lasts, the device is there, and `auto` prefers it."""
+    patch.setattr(OnDevice, "gpu", device)
+    if device == MPS:
+        patch.setattr(torch.backends.mps, "is_available", lambda: True)
+        patch.setattr(torch.mps, "synchronize", lambda: None)
+    else:
+        for name, value in CUDA_SAYS.items():
+            patch.setattr(torch.cuda, name, lambda *args, value=value, **options: value)
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)  # a wrapper cannot be a parameter's `.data`
     try:

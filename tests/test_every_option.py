@@ -1,0 +1,399 @@
+"""Every option of every command, and every value of every setting, through a real run of a tiny model.
+
+A path that no test runs is broken: the lists of what there is come from the Typer app and from the settings'
+own types, and an option or a value that no run here uses fails by its name. What a run takes comes from its
+command line; what it does is looked at, so far as a tiny run can show it.
+"""
+
+import io
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import torch
+import typer.main
+import yaml
+
+from tformer import load
+from tformer.answer import experiments
+from tformer.cli import app
+from tformer.config import Config, parse_yaml
+from tformer.errors import TformerError
+from tformer.sample import Sampling, continue_text
+
+TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 12
+TINY = {
+    "model": {"n_layers": 1, "n_heads": 2, "d_model": 16, "n_ctx": 16},
+    "train": {"steps": 3, "batch_size": 4, "precision": "fp32", "compile": "off"},
+}
+REVERSAL = (
+    "--steps 80 --lr 0.01 --set data.reversal_length=3 --set data.reversal_symbols=4 --set model.n_ctx=5"
+)
+CHEAP = {"shapes", "kin", "jacobian", "prefixes", "sum"}  # experiments of a second; the others have tests
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command said and left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The first line of stdout."""
+        return json.loads(self.out.splitlines()[0])
+
+
+def recorded(run: str, key: str) -> Any:
+    """A setting, as the run's record has it."""
+    section, _, name = key.partition(".")
+    return yaml.safe_load(Path(run, "tformer.yaml").read_text())[section][name]
+
+
+def metrics(run: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+
+
+def size(path: str) -> int:
+    return Path(path).stat().st_size
+
+
+# ---------------------------------------------------------------------------- the runs
+
+TRAIN = "train hamlet.txt --config tiny.yaml"
+GIVEN = (
+    "--out t --tokenizer char --batch-size 2 --lr 0.02 --patience 7 --seed 5 --set train.log_every=1 "
+    "--eval-data passages.jsonl"
+)
+SAMPLE = "sample To --run runs/text --max-tokens 9 --json"
+Step = tuple[str, Callable[[Done], object]]  # a command line, and what shows that its options did something
+ALONE: list[Step] = [
+    ("--version", lambda d: d.out.startswith("tformer ")),
+    ("--debug answer", lambda d: "q-k-v" in d.out),
+    (
+        "train hamlet.txt --init-from runs/text --out i --steps 2 --device cpu",
+        lambda d: "beginning from" in d.err,
+    ),
+    (f"{TRAIN} --out m --minutes 1", lambda d: "1 minutes: 2 steps" in d.err),
+    (f"{TRAIN} --out c --compile", lambda d: recorded("c", "train.compile") == "on" and "compiling" in d.err),
+    (
+        "train hamlet.txt --preset nanogpt-char-cpu --config tiny.yaml --out p",
+        lambda d: recorded("p", "train.beta2") == 0.99 and recorded("p", "model.n_layers") == 1,
+    ),
+    ("eval --run runs/text --device auto --json", lambda d: d.json["loss"] > 0),
+    ("eval --run runs/reversal --json", lambda d: d.json["chance"] == 0.25),
+    ("eval reversal --run runs/reversal -n 50 --seed 3 --json", lambda d: d.json["positions"][0]["n"] == 50),
+    ("eval lambada --run runs/text --data passages.jsonl --limit 1 --json", lambda d: d.json["n"] == 1),
+    ("eval causality --run runs/text --positions 3 --seed 2 --json", lambda d: d.json["passed"]),
+    ("eval attention --run runs/text --prompt 'To be' --out h.svg", lambda d: size("h.svg")),
+    (
+        "eval generations --run runs/text --prompt To -n 2 --temperature 0.7 --max-tokens 6 --seed 1 --json",
+        lambda d: [s["temperature"] for s in d.json["samples"]] == [0.7, 0.7],
+    ),
+    (
+        f"{SAMPLE} -n 2 --temperature 0.9 --seed 4 --device cpu",
+        lambda d: len(d.out.splitlines()) == 2 and len(d.json["ids"]) == 9 and d.json["seed"] == 4,
+    ),
+    (f"{SAMPLE} --top-k 1 --seed 1 --device auto", lambda d: d.json["ids"] == greedy()),
+    (f"{SAMPLE} --top-p 0 --seed 1", lambda d: d.json["ids"] == greedy()),
+    (f"{SAMPLE} --min-p 1 --seed 1", lambda d: d.json["ids"] == greedy()),
+    (f"{SAMPLE} --greedy", lambda d: d.json["ids"] == greedy()),
+    (f"{SAMPLE} --greedy --stop e", lambda d: "e" not in d.json["text"]),
+    ("answer q-k-v --quick --seed 2 --json", lambda d: d.json["budget"] == "quick" and d.json["seed"] == 2),
+    *[
+        (f"answer {slug} --prose", lambda d: len(d.out) > 1000)
+        for slug in ("rnn-vs-transformer", "dense-layers", "skip-connections", "all")
+    ],
+]
+TOGETHER: dict[str, list[Step]] = {  # each after the one before
+    "a run": [
+        (
+            f"{TRAIN} {GIVEN} --steps 4 --device cpu --precision fp32 --no-compile --json",
+            lambda d: (
+                d.json["run"] == "t"
+                and d.json["steps"] == 4
+                and d.json["tokens"] == 4 * 2 * 16
+                and metrics("t")[-1]["next_word_loss"] > 0
+                and len(metrics("t")) == 4
+                and [recorded("t", f"train.{k}") for k in ("lr", "patience", "seed")] == [0.02, 7, 5]
+            ),
+        ),
+        (
+            f"{TRAIN} {GIVEN} --steps 6 --resume",
+            lambda d: "continuing after step 4" in d.err and len(metrics("t")) == 6,
+        ),
+        (
+            f"{TRAIN} --out t --overwrite --device auto --tokenizer word --precision auto --no-compile",
+            lambda d: recorded("t", "train.seed") == 0 and "word vocabulary" in d.err,
+        ),
+    ],
+    "losses": [
+        (
+            f"{TRAIN} --out b --tokenizer bpe --set data.vocab_size=300 --precision bf16",
+            lambda d: "bpe vocabulary of 300" in d.err and recorded("b", "train.precision") == "bf16",
+        ),
+        ("eval loss --run runs/text --run b --device cpu --json", lambda d: len(d.out.splitlines()) == 2),
+        ("eval loss --run b --data hamlet.txt --precision bf16 --json", lambda d: d.json["bytes"] > 900),
+        (
+            "eval loss --run runs/text --tokens 5 --out l.html --json",
+            lambda d: len(d.json["text"]) == 5 and size("l.html"),
+        ),
+        ("eval loss --run runs/text --out l.html --overwrite --precision fp32", lambda d: size("l.html")),
+    ],
+    "tokenizers": [
+        (
+            "tokenize hamlet.txt --train --tokenizer bpe --vocab-size 270 --out k.json",
+            lambda d: "270 ids" in d.err,
+        ),
+        (
+            "tokenize hamlet.txt --train --tokenizer char --out k.json --overwrite --json",
+            lambda d: d.json["kind"] == "char",
+        ),
+        ("tokenize - --tokenizer k.json --show < To be", lambda d: len(d.out.splitlines()) >= 5),
+        ("tokenize hamlet.txt --tokenizer k.json --stats --json", lambda d: d.json["unknown"] == 0),
+        ("tokenize hamlet.txt --tokenizer k.json --out k.npy", lambda d: size("k.npy") > 500),
+        ("tokenize k.npy --tokenizer k.json --decode", lambda d: d.out == TEXT),
+    ],
+    "reports": [
+        ("answer heads --full --run runs/text --report a.md", lambda d: size("a.md")),
+        ("answer causal-mask --report a.md --overwrite", lambda d: "causal mask" in Path("a.md").read_text()),
+    ],
+}
+STORIES = TOGETHER | {line: [(line, shows)] for line, shows in ALONE}
+LINES = [line for steps in STORIES.values() for line, _ in steps]
+
+# What no run here can show, and where it is shown instead; a first word left empty is any command.
+ELSEWHERE = {
+    ("", "--install-completion"): "Typer's own; it would write into the shell's settings",
+    ("", "--show-completion"): "Typer's own; it asks which shell is above the process",
+    ("", "--device", "cuda"): "examples/benchmarks/gpu.sh",
+    ("", "--device", "mps"): "tests/test_apple.py",
+}
+
+
+def greedy() -> list[int]:
+    """The ids that the greedy sample of this place has."""
+    model, tokenizer = load("runs/text")
+    return continue_text(model, tokenizer, tokenizer.encode("To"), 1, 9, Sampling(0.0), 0)[0].ids
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text, passages, settings, and a run on each task."""
+    folder = tmp_path_factory.mktemp("options")
+    (folder / "hamlet.txt").write_text(TEXT)
+    lines = [json.dumps({"text": text}) for text in ("To be, or not to be", "that is the question")]
+    (folder / "passages.jsonl").write_text("\n".join(lines))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in (f"{TRAIN} --out runs/text", f"train reversal --config tiny.yaml {REVERSAL}"):
+            app(shlex.split(line), standalone_mode=False)
+    return folder
+
+
+@pytest.fixture
+def run(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], Done]:
+    """Runs a command line in that folder, in this process."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("TFORMER_DEVICE", "cpu")
+    monkeypatch.setenv("TFORMER_DEBUG", "")  # --debug sets it
+    # A compiler takes half a minute: tests/test_compile.py. Minutes, as many: tests/test_budget.py.
+    monkeypatch.setattr(torch, "compile", lambda model: lambda ids: model(ids))
+    monkeypatch.setattr("tformer.training.budget.steps_within", lambda seconds, costs, train: 2)
+    every = experiments.experiments_of
+    monkeypatch.setattr(
+        experiments, "experiments_of", lambda question: tuple(e for e in every(question) if e.slug in CHEAP)
+    )
+
+    def run(line: str) -> Done:
+        words, _, typed = line.partition(" < ")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
+        capsys.readouterr()
+        try:
+            code = app(shlex.split(words), standalone_mode=False) or 0
+        except TformerError as error:
+            code, said = error.exit_code, str(error)
+            return Done(code, "", said)
+        out, err = capsys.readouterr()
+        return Done(code, out, err)
+
+    return run
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_each_command_ends_well_and_shows_what_it_was_asked(run: Callable[[str], Done], story: str) -> None:
+    for line, shows in STORIES[story]:
+        done = run(line)
+        assert done.code == 0, (line, done.err)
+        assert shows(done), (line, done.out, done.err)
+
+
+# ---------------------------------------------------------------------------- nothing without a run
+
+
+def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command and group, below this one and it itself."""
+    yield path, command
+    for name, sub in getattr(command, "commands", {}).items():
+        yield from walk(sub, (*path, name))
+
+
+def offered() -> set[tuple[str, ...]]:
+    """(command, option) of every spelling, and (command, option, value) of every value that is completed."""
+    found: set[tuple[str, ...]] = set()
+    for path, command in walk(typer.main.get_command(app)):
+        for parameter in command.params:
+            if parameter.name == "help":
+                continue
+            spellings = (*parameter.opts, *parameter.secondary_opts)
+            found |= {(" ".join(path), spelling) for spelling in spellings}
+            values = [item.value for item in parameter.shell_complete(None, "")]
+            found |= {(" ".join(path), spellings[0], value) for value in values}
+    return found
+
+
+def used(line: str) -> Iterator[tuple[str, ...]]:
+    """The same, of what a command line uses."""
+    command, path = typer.main.get_command(app), ()
+    words = iter(shlex.split(line.partition(" < ")[0]))
+    for word in words:
+        if word in getattr(command, "commands", {}):
+            command, path = command.commands[word], (*path, word)
+            continue
+        options = {s: p for p in command.params for s in (*p.opts, *p.secondary_opts) if s.startswith("-")}
+        if word.startswith("-") and word != "-":
+            yield " ".join(path), word
+            if word in options and not options[word].is_flag:
+                yield " ".join(path), options[word].opts[0], next(words)
+        else:
+            argument = next(p for p in command.params if p.param_type_name == "argument")
+            yield " ".join(path), argument.name
+            yield " ".join(path), argument.name, word
+
+
+def elsewhere(key: tuple[str, ...]) -> bool:
+    return key in ELSEWHERE or ("", *key[1:]) in ELSEWHERE
+
+
+@pytest.fixture(scope="module")
+def nowhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A working directory without runs: completion offers them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("nowhere"))
+        yield
+
+
+def test_every_option_and_every_value_that_is_completed_has_a_run(nowhere: None) -> None:
+    covered = {key for line in LINES for key in used(line)}
+    missing = sorted(key for key in offered() - covered if not elsewhere(key))
+    assert not missing, f"give each a run in STORIES, or a place in ELSEWHERE: {missing}"
+
+
+def test_no_run_or_exception_is_of_an_option_that_is_gone(nowhere: None) -> None:
+    there = offered()
+    stale = {key for line in LINES for key in used(line) if len(key) == 2} - there
+    assert not stale, f"these are no options any more: {sorted(stale)}"
+    gone = [key for key in ELSEWHERE if not any(key in (k, ("", *k[1:])) for k in there)]
+    assert not gone, f"nothing to except: {gone}"
+
+
+# ---------------------------------------------------------------------------- settings
+
+# Each a run on the text, or on reversal: settings that differ from the defaults, packed together.
+PACKED = {
+    "gpt2": """
+        model.family=gpt2 model.positions=sinusoidal model.activation=gelu model.bias=false model.tied=false
+        model.dropout=0.1 model.n_ctx=12 model.n_layers=2 model.n_heads=1 model.d_model=8 model.d_mlp=24
+        model.norm_eps=1e-4
+        data.task=text data.tokenizer=word data.vocab_size=300 data.val_fraction=0.2 data.stride=5
+        train.seed=1 train.steps=4 train.batch_size=4 train.micro_batch_size=2 train.optimizer=adamw
+        train.lr=2e-3 train.lr_final=0.2 train.warmup_steps=1 train.decay=cosine train.decay_fraction=0.5
+        train.beta1=0.8 train.beta2=0.95 train.eps=1e-7 train.weight_decay=0.01 train.grad_clip=0.5
+        train.eval_every=2 train.checkpoint_every=1 train.log_every=1 train.keep=last
+        train.keep_checkpoints=3 train.patience=9 train.precision=fp32 train.compile=off""",
+    "nanochat": """
+        model.family=nanochat model.positions=rotary model.activation=relu2 model.n_heads=2 model.n_kv_heads=1
+        model.rope_theta=500.0 model.logit_softcap=3.0 model.qk_norm=true model.tied=true model.vocab_size=40
+        data.tokenizer=char train.optimizer=muon train.momentum=0.9 train.decay=linear train.keep=best
+        train.precision=bf16 train.compile=on""",
+    "bare": """
+        model.positions=none model.activation=relu model.bias=true model.qk_norm=false data.tokenizer=bpe
+        train.precision=auto train.compile=auto""",
+    "learned": "model.positions=learned model.activation=gelu_new data.tokenizer=runs/text",
+    "reversal": "data.task=reversal data.reversal_length=3 data.reversal_symbols=4 model.n_ctx=5",
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    name: {key: parse_yaml(value, key) for key, _, value in (s.partition("=") for s in packed.split())}
+    for name, packed in PACKED.items()
+}
+# What a directory's config.json must then say, under the names of its family.
+IN_CONFIG_JSON = {
+    "gpt2": """
+        n_positions=12 n_layer=2 n_head=1 n_embd=8 n_inner=24 layer_norm_epsilon=1e-4 resid_pdrop=0.1
+        tie_word_embeddings=false""",
+    "nanochat": """
+        num_key_value_heads=1 final_logit_softcapping=3.0 hidden_act=relu2 vocab_size=40
+        tie_word_embeddings=true""",
+}
+
+
+def wanted() -> Iterator[tuple[str, Any]]:
+    """Every setting with each value that must be run; None for a number or a text: any but the default."""
+    for section, holder in Config.model_fields.items():
+        for name, field in holder.annotation.model_fields.items():  # type: ignore[union-attr]
+            key = f"{section}.{name}"
+            if get_origin(field.annotation) is Literal:
+                yield from ((key, value) for value in get_args(field.annotation))
+            elif field.annotation is bool:
+                yield from ((key, value) for value in (True, False))
+            else:
+                yield key, None
+
+
+def default_of(key: str) -> Any:
+    section, _, name = key.partition(".")
+    return Config.model_fields[section].annotation.model_fields[name].default  # type: ignore[union-attr]
+
+
+def test_every_setting_has_a_run_with_every_value_that_it_can_have() -> None:
+    given = [(key, value) for settings in SETTINGS.values() for key, value in settings.items()]
+    missing = [
+        key if value is None else f"{key}={value}"
+        for key, value in wanted()
+        if not any(k == key and (v != default_of(key) if value is None else v == value) for k, v in given)
+    ]
+    assert not missing, f"give each a run in SETTINGS: {missing}"
+    assert {key for key, _ in given} <= {key for key, _ in wanted()}, "a setting that is gone"
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_run_with_these_settings_trains_is_evaluated_and_sampled(
+    run: Callable[[str], Done], name: str
+) -> None:
+    settings, folder = SETTINGS[name], f"runs/{name}-set"
+    data = "reversal" if name == "reversal" else "hamlet.txt"
+    given = " ".join(f"--set {setting}" for setting in PACKED[name].split())
+    trained = run(f"train {data} --config tiny.yaml --out {folder} {given} --json")
+    assert trained.json["steps"] == settings.get("train.steps", 3), trained.err
+    for key, value in settings.items():
+        settled = value == "auto"  # recorded as what it came to
+        assert settled == (recorded(folder, key) != value), key
+    config = json.loads(Path(folder, "config.json").read_text())
+    for setting in IN_CONFIG_JSON.get(name, "").split():
+        key, _, value = setting.partition("=")
+        assert config[key] == parse_yaml(value, key), key
+    unlearned = name == "reversal"  # in three steps
+    assert run(f"eval --run {folder} --json").code == (1 if unlearned else 0)
+    assert run(f"sample --run {folder} --max-tokens 20 --seed 1").out
+    if settings.get("train.keep_checkpoints"):
+        assert len(list(Path(folder, "checkpoints").iterdir())) == settings["train.keep_checkpoints"]
