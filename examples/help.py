@@ -1,4 +1,4 @@
-"""The help of every command on one page: python examples/help.py > examples/help.md."""
+"""The help of every command on one page: python examples/help.py > examples/guide/help.md."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def commands(command: Any, path: str = "tformer") -> Iterator[tuple[str, Any]]:
 
 def page() -> str:
     """The page, as Markdown."""
-    parts = ["# The help of every command", "Written by `python examples/help.py > examples/help.md`."]
+    parts = ["# The help of every command", "Written by `python examples/help.py > examples/guide/help.md`."]
     for path, _ in commands(typer.main.get_command(app)):
         arguments = [*path.split()[1:], "--help"]
         done = subprocess.run(

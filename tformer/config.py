@@ -324,7 +324,7 @@ def merge(layers: Sequence[Layer]) -> Config:
         raise RequestError(
             f"{key} in {source}",
             f"{message[0].lower()}{message[1:]}, found {first['input']!r}",
-            "see the README's table of settings",
+            "see the table of settings in examples/guide/configuration.md",
         ) from None
 
 
@@ -375,4 +375,8 @@ def _nearest(word: str, among: Sequence[str] = ()) -> str:
     """'did you mean …', by spelling, among the keys and sections unless other words are given."""
     words = among or [*all_keys(), *Config.model_fields]
     found = difflib.get_close_matches(str(word), words, n=1, cutoff=0.5)
-    return f"did you mean {found[0]}?" if found else "see the README's table of settings"
+    return (
+        f"did you mean {found[0]}?"
+        if found
+        else "see the table of settings in examples/guide/configuration.md"
+    )

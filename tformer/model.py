@@ -271,7 +271,7 @@ class Transformer(nn.Module):
 
         So products keep their variance at any width, and every block starts as the identity. GPT-2 has 0.02
         for all, those projections divided by √(2·n_layers) (Radford et al. 2019, section 2.3), which is far
-        too small at a small width: examples/benchmarks/README.md has the comparison. Embeddings are
+        too small at a small width: examples/benchmarks/LOG.md has the comparison. Embeddings are
         normal(0, embed_std); the unembedding, or one table for both, normal(0, unembed_std).
         """
         c = self.config

@@ -71,7 +71,7 @@ class AttentionCall:
     k: Float[Tensor, "batch head key d_head"]
     v: Float[Tensor, "batch head key d_value"]
     mask: Bool[Tensor, "#batch 1 query key"] | None
-    output: Float[Tensor, "batch head query d_value"]
+    output: Float[Tensor, "batch head query d_output"]  # of attention itself, d_value
     weights: Float[Tensor, "batch head query key"]
     formula: Formula  # which it was: to be asked again
 

@@ -30,7 +30,7 @@ class Evidence:
 
 
 def measure(budget, seed, subject):
-    return Evidence(seed, budget.pick(1.0, 2.0) + seed)
+    return Evidence(seed, budget.pick(quick=1.0, full=2.0) + seed)
 
 
 def show(measured):
@@ -52,7 +52,7 @@ def show(measured):
     )
 
 
-PLAIN = Experiment("plain", "A plain one", measure, show, seeds=(2, 4))
+PLAIN = Experiment("plain", "A plain one", measure, show, quick_seeds=2, full_seeds=4)
 LEFT_OUT = Experiment("other", "Another", measure, show, skip=lambda subject: None if subject else "no run")
 
 
@@ -102,7 +102,7 @@ def test_every_question_has_experiments_with_names_of_their_own(question):
     found = experiments.experiments_of(question)
     assert found
     assert len({e.slug for e in found}) == len(found)
-    assert all(e.seeds[0] <= e.seeds[1] for e in found), "full has no fewer seeds"
+    assert all(2 <= e.quick_seeds <= e.full_seeds for e in found), "full has no fewer seeds"
 
 
 # ---------------------------------------------------------------------------- showing

@@ -75,8 +75,8 @@ def test_a_curve_over_seeds_is_the_mean_between_the_lowest_and_the_highest():
 
 
 def test_a_budget_picks_its_own():
-    assert QUICK.pick(1, 2) == 1
-    assert FULL.pick(1, 2) == 2
+    assert QUICK.pick(quick=1, full=2) == 1
+    assert FULL.pick(quick=1, full=2) == 2
 
 
 def test_json_has_no_nan():

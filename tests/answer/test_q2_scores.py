@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from tformer.answer.lab import build, tiny
 from tformer.answer.q2_qkv import scores
-from tformer.answer.q2_qkv.score_cost import kept_bytes
 from tformer.answer.q2_qkv.scores import SCORES, Additive, Bilinear, with_scores
-from tformer.answer.trace import attentions
 from tformer.model import attention, causal_mask
+from tformer.watch import attentions_of
 
 CONFIG = tiny(n_heads=2, d_model=16)  # d_head 8
 
@@ -123,7 +122,7 @@ def test_the_hard_maximum_is_one_hot_and_its_gradient_the_softmaxs():
 def test_only_the_scores_are_replaced(name):
     config = tiny(vocab_size=9, n_ctx=7, d_model=16)
     plain, other = build(config, 3), build(config, 3, with_scores(name))
-    for attn, replaced in zip(attentions(plain), attentions(other), strict=True):
+    for attn, replaced in zip(attentions_of(plain), attentions_of(other), strict=True):
         assert torch.equal(attn.qkv.weight, replaced.qkv.weight)
         torch.nn.init.normal_(attn.out.weight, generator=torch.Generator().manual_seed(0))
         torch.nn.init.normal_(replaced.out.weight, generator=torch.Generator().manual_seed(0))
@@ -132,7 +131,7 @@ def test_only_the_scores_are_replaced(name):
     assert same == (name == "scaled dot")
     loss = other(ids).square().sum()
     loss.backward()
-    assert all(p.grad.abs().sum() > 0 for attn in attentions(other) for p in attn.parameters())
+    assert all(p.grad.abs().sum() > 0 for attn in attentions_of(other) for p in attn.parameters())
 
 
 def test_no_score_sees_the_future_in_the_model():
@@ -140,27 +139,8 @@ def test_no_score_sees_the_future_in_the_model():
     ids = torch.tensor([[1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 0, 0, 0]])
     for name in SCORES:
         model = build(config, 3, with_scores(name))
-        for attn in attentions(model):
+        for attn in attentions_of(model):
             torch.nn.init.normal_(attn.out.weight)
         logits = model(ids)
         assert torch.allclose(logits[0, :4], logits[1, :4], atol=1e-5), name
         assert not torch.allclose(logits[0, 4:], logits[1, 4:], atol=1e-5), name
-
-
-# ---------------------------------------------------------------------------- bytes kept
-
-
-def test_kept_bytes_are_those_of_the_tensors_that_backward_needs():
-    weight = torch.nn.Parameter(torch.ones(5, 7))
-    x = torch.ones(3, 5, requires_grad=True)
-
-    def forward():
-        return torch.tanh(x @ weight)  # keeps x, the weight and its own output
-
-    assert kept_bytes(forward, [weight]) == 4 * (3 * 5 + 3 * 7)
-    assert kept_bytes(forward) == 4 * (3 * 5 + 3 * 7 + 5 * 7)
-
-
-def test_kept_bytes_count_a_storage_once():
-    x = torch.ones(4, 6, requires_grad=True)
-    assert kept_bytes(lambda: (x.view(24) * x.flatten()).sum() + (x * x).sum()) == 4 * 24

@@ -1,6 +1,9 @@
 """The verdicts of a finding by the claims' own words, so that a new claim renumbers no test."""
 
-from tformer.answer.claims import Finding
+from collections.abc import Callable
+from typing import Any
+
+from tformer.answer.claims import Finding, Seeds
 
 
 def verdicts(finding: Finding) -> dict[str, bool]:
@@ -13,3 +16,8 @@ def verdicts(finding: Finding) -> dict[str, bool]:
 def refuted(finding: Finding) -> set[str]:
     """The sentences that do not hold."""
     return {claim for claim, holds in verdicts(finding).items() if not holds}
+
+
+def shown(show: Callable[[Seeds[Any]], Finding], *evidence: Any) -> Finding:
+    """What a room shows of this evidence, one for each seed."""
+    return show(Seeds(evidence))

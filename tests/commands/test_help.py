@@ -1,4 +1,4 @@
-"""The help is good enough to learn from, and `examples/help.md` is it."""
+"""The help is good enough to learn from, and `examples/guide/help.md` is it."""
 
 import re
 from pathlib import Path
@@ -8,8 +8,8 @@ import typer.main
 
 from tformer.cli import app
 
-PAGE = (Path(__file__).parents[2] / "examples" / "help.md").read_text(encoding="utf-8")
-RENEW = "renew it: python examples/help.py > examples/help.md"
+PAGE = (Path(__file__).parents[2] / "examples" / "guide" / "help.md").read_text(encoding="utf-8")
+RENEW = "renew it: python examples/help.py > examples/guide/help.md"
 CONTEXT = typer.Context(typer.main.get_command(app))
 
 

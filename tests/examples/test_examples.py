@@ -13,7 +13,7 @@ from tformer.config import file_layer, merge, preset_layer
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run(*command, cwd, stdin=""):
+def run(*command, cwd, stdin="", seconds=200):
     """Run a script with `tformer` on its path; return its stdout."""
     binaries = cwd / "bin"
     binaries.mkdir(exist_ok=True)
@@ -25,7 +25,7 @@ def run(*command, cwd, stdin=""):
         "PYTHONPATH": str(EXAMPLES.parent),
     }
     done = subprocess.run(
-        command, cwd=cwd, input=stdin.encode(), capture_output=True, env=environment, timeout=200
+        command, cwd=cwd, input=stdin.encode(), capture_output=True, env=environment, timeout=seconds
     )  # bytes: a model may write a carriage return, which is no line end here
     assert done.returncode == 0, done.stderr[-2000:].decode()
     return done.stdout.decode()
@@ -76,3 +76,14 @@ def test_a_gpt2_directory_is_fine_tuned_and_loads_in_transformers(tmp_path, text
     script = EXAMPLES / "load_in_transformers.py"
     written = run(sys.executable, script, "runs/fine-tuned", "All the world", cwd=tmp_path)
     assert written.startswith("All the world") and len(written) > len("All the world\n")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(580)
+def test_the_pictures_are_drawn_from_real_runs(tmp_path):
+    run(sys.executable, EXAMPLES / "pictures.py", "drawn", cwd=tmp_path, seconds=570)
+    drawn = {path.name for path in (tmp_path / "drawn").glob("*.svg")}
+    assert drawn == {path.name for path in (EXAMPLES / "pictures").glob("*.svg")}
+    for name, shown in (("reversal", "passed:"), ("attention", "layer.head"), ("answer", "claims hold")):
+        text = (tmp_path / "drawn" / f"{name}.svg").read_text(encoding="utf-8").replace("&#160;", " ")
+        assert shown in text, name

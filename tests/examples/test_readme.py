@@ -1,4 +1,4 @@
-"""The README is true: its commands run, its settings are all of them."""
+"""The README and the guide are true: commands run, all settings are there, links lead somewhere."""
 
 import os
 import re
@@ -9,20 +9,34 @@ from pathlib import Path
 
 import pytest
 
+from tformer import __version__
 from tformer.config import Config, preset_names
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGES = {  # in the order in which their commands run, all in one folder: the guide works on the README's runs
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "examples" / "guide").glob("*.md")))
+}
+README, SETTINGS = PAGES["README.md"], PAGES["examples/guide/configuration.md"]
+LOG = (ROOT / "examples" / "benchmarks" / "LOG.md").read_text(encoding="utf-8")
+DOCUMENTS = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", ".github/CONTRIBUTING.md"))]
+DOCUMENTS += sorted((ROOT / "examples").rglob("*.md"))
+
+RUN, SLOW = "sh", "sh slow"
+NOT_RUN = {"sh setup", "sh network", "sh by hand"}
+SHOWN = {"text", "python"}
 
 
 def blocks(*languages):
-    """The fenced blocks of exactly these languages."""
-    return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", README, re.M | re.S)
+    """The fenced blocks of exactly these languages, of all pages."""
+    text = "\n".join(PAGES.values())
+    return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, re.M | re.S)
 
 
 @pytest.mark.timeout(580)
 @pytest.mark.parametrize("all_of_them", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_commands_that_need_no_network_run(tmp_path, all_of_them):
-    script = "\n".join(["set -eo pipefail", *blocks(*(["sh", "sh slow"] if all_of_them else ["sh"]))])
+    script = "\n".join(["set -eo pipefail", *blocks(*([RUN, SLOW] if all_of_them else [RUN]))])
     binaries = tmp_path / "bin"
     binaries.mkdir()
     for name, args in (("tformer", "-m tformer"), ("python3", "")):
@@ -32,7 +46,7 @@ def test_the_commands_that_need_no_network_run(tmp_path, all_of_them):
         "PATH": f"{binaries}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
         "TFORMER_CACHE": str(tmp_path / "cache"),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
     }
     done = subprocess.run(
@@ -52,8 +66,15 @@ def test_the_commands_that_need_no_network_run(tmp_path, all_of_them):
         assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_run_or_says_why_not(page):
+    fences = re.findall(r"^```(.*)$", PAGES[page], re.M)
+    assert set(fences[::2]) <= {RUN, SLOW} | NOT_RUN | SHOWN
+    assert set(fences[1::2]) <= {""}
+
+
 def settings_table():
-    """The table of settings as the README has it."""
+    """The table of settings as the guide has it."""
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for section, section_field in Config.model_fields.items():
         for key, field in section_field.annotation.model_fields.items():
@@ -64,37 +85,56 @@ def settings_table():
 
 
 def test_the_settings_are_all_there_with_their_defaults():
-    assert settings_table() in README
+    table = SETTINGS.partition("## Settings\n\n")[2].partition("\n\n")[0]
+    assert table == settings_table(), "renew it: python -m tests.examples.test_readme"
 
 
 def test_every_preset_is_named():
     for name in preset_names():
-        assert f"`{name}`" in README
+        assert f"`{name}`" in SETTINGS
 
 
-PACKAGE = Path(__file__).parents[2] / "tformer"
+def test_every_variable_of_our_own_is_named_and_no_other():
+    package = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tformer").rglob("*.py"))
+    used = set(re.findall(r"TFORMER_[A-Z]+", package))
+    assert used == set(re.findall(r"^\| `(TFORMER_[A-Z]+)`", SETTINGS, re.M))
 
 
-def drawn():
-    """The files of the house in the order in which the README draws them."""
-    return re.findall(r"^  (\w+\.py|answer/|commands/) ", README, re.M)
+def test_the_readme_is_read_in_one_sitting():
+    assert len(README.splitlines()) <= 250
 
 
-def test_the_house_is_as_drawn():
-    files = {p.name for p in PACKAGE.glob("*.py")} - {"__init__.py", "__main__.py"}
-    assert files == set(drawn()) - {"answer/", "commands/"}
+def test_every_figure_of_the_readme_is_in_the_log_of_measurements():
+    figures = set(re.findall(r"\d+\.\d{2,}", README.replace("Python 3.11", "")))
+    assert figures and not figures - set(re.findall(r"\d+\.\d{2,}", LOG))
 
 
-def test_a_file_imports_only_from_files_above_it():
-    place = {name.removesuffix(".py").removesuffix("/"): i for i, name in enumerate(drawn())}
-    for name, i in place.items():
-        one = PACKAGE / f"{name}.py"
-        for file in [one] if one.exists() else sorted((PACKAGE / name).glob("*.py")):
-            found = re.findall(r"^ *from tformer(?:\.(\w+)\S*)? import (.+)$", file.read_text(), re.M)
-            modules = {
-                word
-                for module, names in found
-                for word in ([module] if module else re.findall(r"\w+", names))
-            }
-            below = {m for m in modules & set(place) if place[m] > i}
-            assert below == ({"sample"} if name == "model" else set()), file
+def test_the_changelog_begins_with_the_version_of_the_package():
+    sections = re.findall(
+        r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M
+    )
+    assert sections[0] == __version__
+    assert sections == sorted(set(sections), key=lambda v: [int(n) for n in v.split(".")], reverse=True)
+
+
+def anchors(path):
+    """The headings of a Markdown file as GitHub names them in links."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_and_paths_lead_somewhere(document):
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"https?:", target):
+            path, _, anchor = target.partition("#")
+            there = (document.parent / path).resolve() if path else document
+            assert there.exists() and there.is_relative_to(ROOT), target
+            assert not anchor or anchor in anchors(there), target
+    for path in re.findall(r"`((?:tformer|tests|examples|\.ci|\.github)/[\w./-]*)`", text):
+        assert (ROOT / path).exists() or document.name == "CHANGELOG.md", path
+
+
+if __name__ == "__main__":
+    print(settings_table())

@@ -10,7 +10,7 @@ from tformer.run.record import Record, record_of
 from tformer.training.expected import IMMATERIAL, Expectation, expectation, read_expected
 
 SHAKESPEARE = {"data": {"source": ["shakespeare"]}}
-# The README's table of figures, and for nanoGPT's configuration the table in examples/benchmarks.
+# The tables in examples/benchmarks/LOG.md.
 MEASURED = {
     "shakespeare": [2.8423],
     "shakespeare-bpe": [4.0671],

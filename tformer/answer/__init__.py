@@ -1,9 +1,11 @@
-"""The first-principles questions. Their prose: one file a question, in `questions/`.
+"""The first-principles questions: a folder each, `qN_NAME`, with its prose and its experiments.
 
-The experiments are in modules of their own, which import torch; this one does not.
+`question.md` is the prose, `experiments.py` the list of experiments, which imports torch; this module
+does not.
 """
 
 import difflib
+import importlib
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ class Question:
 
     number: int
     slug: str
+    folder: str  # of this package, with its prose and its experiments
     title: str
     text: str  # Markdown, without the title
 
@@ -36,12 +39,14 @@ class Question:
 
 @cache
 def questions() -> tuple[Question, ...]:
-    """All questions in order."""
+    """All questions in order, found by their folders."""
     found = []
-    for file in (resources.files("tformer") / "answer" / "questions").iterdir():
-        number, _, slug = file.name.removesuffix(".md").partition("-")
-        title, _, text = file.read_text(encoding="utf-8").partition("\n")
-        found.append(Question(int(number), slug, title.removeprefix("# ").strip(), text.strip()))
+    for folder in resources.files("tformer.answer").iterdir():
+        if named := re.fullmatch(r"q(\d+)_\w+", folder.name):
+            slug = importlib.import_module(f"tformer.answer.{folder.name}").SLUG
+            title, _, text = (folder / "question.md").read_text(encoding="utf-8").partition("\n")
+            title = title.removeprefix("# ").strip()
+            found.append(Question(int(named[1]), slug, folder.name, title, text.strip()))
     return tuple(sorted(found, key=lambda question: question.number))
 
 

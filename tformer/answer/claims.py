@@ -5,12 +5,16 @@ Plain data and its verdicts. Knows nothing of models, terminals or pages.
 
 import math
 import statistics
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from tformer.figures import Figure, Numbers, Series, Table
 from tformer.files import finite
+
+E = TypeVar("E")
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,14 @@ class Finding:
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()
 
+    @classmethod
+    def of(cls, said: str, *shown: Table | Figure | Claim) -> "Finding":
+        """What is said and what is shown, each kind in the order in which it is given."""
+        tables = tuple(part for part in shown if isinstance(part, Table))
+        claims = tuple(part for part in shown if isinstance(part, Claim))
+        figures = tuple(part for part in shown if not isinstance(part, Table | Claim))
+        return cls(said, tables, figures, claims)
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -87,25 +99,35 @@ class Budget:
 
     name: Literal["quick", "full"] = "quick"
 
-    def pick(self, quick: Any, full: Any) -> Any:
+    def pick(self, *, quick: P, full: P) -> P:
         """The one of the two that is for this budget."""
         return quick if self.name == "quick" else full
 
 
 QUICK, FULL = Budget("quick"), Budget("full")
-E = TypeVar("E")
 
 
 class Seeds(tuple[E, ...]):
     """The evidence of an experiment, one for each seed, read by quantity rather than by seed."""
 
+    @property
+    def first(self) -> E:
+        """The evidence of the first seed: for what is the same for all, and for pictures of one model."""
+        return self[0]
+
     def of(self, quantity: Callable[[E], float], style: str = ".3g", unit: str = "") -> Numbers:
         """One quantity of every seed."""
         return Numbers(tuple(float(quantity(evidence)) for evidence in self), style, unit)
 
-    def curve(self, name: str, x: Sequence[float], y: Callable[[E], Sequence[float]]) -> Series:
-        """One curve of every seed: their mean, the lowest and the highest."""
-        return over_seeds(name, x, [y(evidence) for evidence in self])
+    def curve(
+        self, name: str, x: Sequence[float], y: Callable[[E], Sequence[float]], most: int = 200
+    ) -> Series:
+        """One curve of every seed: their mean, the lowest and the highest; thinned to `most` points."""
+        return over_seeds(name, x, [y(evidence) for evidence in self], most)
+
+    def log_curve(self, name: str, x: Sequence[float], y: Callable[[E], Sequence[float]]) -> Series:
+        """One curve of every seed, for an axis in logarithms: their geometric mean, lowest and highest."""
+        return on_log_scale(name, x, [y(evidence) for evidence in self])
 
 
 @dataclass(frozen=True)
@@ -120,14 +142,24 @@ class Experiment(Generic[E]):
     title: str
     measure: Callable[[Budget, int, Any], E]
     show: Callable[[Seeds[E]], Finding]
-    seeds: tuple[int, int] = (3, 5)  # how many, quick and full
+    quick_seeds: int = 3  # are enough for the claims
+    full_seeds: int = 5
     skip: Callable[[Any], str | None] = lambda subject: None  # why it cannot be done on this subject
+
+    def seeds(self, budget: Budget) -> int:
+        """How many seeds are measured."""
+        return budget.pick(quick=self.quick_seeds, full=self.full_seeds)
 
 
 def largest(values: Iterable[float]) -> float:
     """NaN if any is, which `max` may pass over."""
     found = list(values)
     return math.nan if any(map(math.isnan, found)) else max(found)
+
+
+def smallest(values: Iterable[float]) -> float:
+    """NaN if any is, which `min` may pass over."""
+    return -largest(-value for value in values)
 
 
 def over_seeds(name: str, x: Sequence[float], curves: Sequence[Sequence[float]], most: int = 200) -> Series:
@@ -141,3 +173,10 @@ def over_seeds(name: str, x: Sequence[float], curves: Sequence[Sequence[float]],
     if len(curves) < 2:
         return Series(name, tuple(x)[::step], middle)
     return Series(name, tuple(x)[::step], middle, tuple(map(min, columns)), tuple(map(max, columns)))
+
+
+def on_log_scale(name: str, x: Sequence[float], curves: Sequence[Sequence[float]]) -> Series:
+    """`over_seeds` in logarithms, so that the mean is the geometric one; 0 counts as the least float."""
+    logs = over_seeds(name, x, [[math.log(max(y, sys.float_info.min)) for y in curve] for curve in curves])
+    y, low, high = (tuple(map(math.exp, values)) for values in (logs.y, logs.low, logs.high))
+    return Series(name, logs.x, y, low, high)

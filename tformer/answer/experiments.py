@@ -3,25 +3,15 @@
 import importlib
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import torch
+from typing import Any, cast
 
 from tformer.answer import Question
 from tformer.answer.claims import Budget, Claim, Experiment, Finding, Seeds
 from tformer.answer.lab import Subject
+from tformer.device import one_thread
 
-ROOMS = {  # the modules of each question's experiments
-    "rnn-vs-transformer": ("q1_recurrence.positions", "q1_recurrence.recurrence", "q1_recurrence.memory"),
-    "q-k-v": ("q2_qkv.qkv",),
-    "dense-layers": ("q3_mlps.dense",),
-    "skip-connections": ("q4_skips.skips",),
-    "causal-mask": ("q5_mask.mask",),
-    "heads": ("q6_heads.heads",),
-}
 SEEDS_APART = 1000  # so that --seed 0 and --seed 1 share no draw
 Progress = Callable[[str, int, int], None]  # what is being measured; seeds done, in all
 
@@ -88,9 +78,9 @@ def plain(value: Any) -> Any:
 
 
 def experiments_of(question: Question) -> tuple[Experiment[Any], ...]:
-    """In the order in which they are told."""
-    rooms = [importlib.import_module(f"tformer.answer.{name}") for name in ROOMS[question.slug]]
-    return tuple(experiment for room in rooms for experiment in room.EXPERIMENTS)
+    """Those that its folder lists, in the order in which they are told."""
+    listed = importlib.import_module(f"tformer.answer.{question.folder}.experiments").EXPERIMENTS
+    return cast(tuple[Experiment[Any], ...], listed)
 
 
 def investigate(
@@ -102,11 +92,11 @@ def investigate(
 ) -> Answer:
     """Run every experiment of a question. The same seed on the same machine gives the same numbers."""
     experiments = experiments_of(question)
-    total = sum(budget.pick(*e.seeds) for e in experiments)
+    total = sum(e.seeds(budget) for e in experiments)
     results, done = [], 0
     with one_thread():
         for experiment in experiments:
-            began, n = time.perf_counter(), budget.pick(*experiment.seeds)
+            began, n = time.perf_counter(), experiment.seeds(budget)
             why = experiment.skip(subject)
             measured = []
             for i in range(n):
@@ -120,14 +110,3 @@ def investigate(
             results.append(Result(experiment.slug, experiment.title, evidence, finding, seconds, why or ""))
     progress("", total, total)
     return Answer(question, budget, seed, tuple(results))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The models are too small to share among threads, and one thread adds up in one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

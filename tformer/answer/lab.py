@@ -7,13 +7,14 @@ The models are `tformer.model`'s, the loop is `tformer.training.fit`'s: what is 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tformer import answer
+from tformer.answer.tasks import Stream, Task
 from tformer.config import ModelConfig, TrainConfig
 from tformer.errors import RequestError, TformerError
 from tformer.model import Transformer
@@ -24,8 +25,7 @@ from tformer.text.data import Batches, Reversal, rng, split_text
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.fit import Report, State, fit
 from tformer.training.optim import Optimizers
-
-STREAM_SUBJECT = 100  # of random ids where a run has no text
+from tformer.watch import AttentionCall, attention_calls
 
 # ---------------------------------------------------------------------------- the run of --run
 
@@ -46,13 +46,22 @@ class Subject:
         if self.task:
             inputs = self.task.fresh(n, index=1 + seed)[0][:, :length]
         elif self.text_ids is not None and len(self.text_ids) >= length:
-            random = rng(seed, STREAM_SUBJECT, 0)
+            random = rng(seed, Stream.SUBJECT, 0)
             starts = random.integers(len(self.text_ids) - length + 1, size=n)
             inputs = self.text_ids[starts[:, None] + np.arange(length)]
         else:
             size = self.model.config.vocab_size
-            inputs = rng(seed, STREAM_SUBJECT, 1).integers(size, size=(n, length))
+            inputs = rng(seed, Stream.SUBJECT, 1).integers(size, size=(n, length))
         return torch.from_numpy(np.ascontiguousarray(inputs).astype(np.int64))
+
+
+def too_short(subject: Subject | None, positions: int) -> str | None:
+    """Why a run cannot be examined that sees fewer positions than an experiment takes; None if it can."""
+    n = subject.model.config.n_ctx if subject else positions
+    if n >= positions:
+        return None
+    seen = "1 position" if n == 1 else f"{n} positions"
+    return f"the run sees {seen}, and this takes at least {positions}"
 
 
 def load_subject(folder: Path) -> Subject:
@@ -106,6 +115,19 @@ def build(
     return model
 
 
+def relative_difference(found: Tensor, expected: Tensor, least: float = 0.0) -> float:
+    """The largest difference, as a share of the largest number expected, or of `least` if that is more."""
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(least))
+
+
+@torch.no_grad()
+def calls_of(model: Transformer, ids: Tensor) -> list[AttentionCall]:
+    """The calls of attention in one forward of ids, (batch, position): one a layer."""
+    with attention_calls(model) as calls:
+        model.eval()(ids)
+    return calls
+
+
 def n_parameters(model: nn.Module) -> int:
     """Trained numbers, each tensor once."""
     return sum(p.numel() for p in model.parameters())
@@ -144,17 +166,16 @@ def train(
     return losses
 
 
-class Task(Batches, Protocol):
-    """Batches to learn from and fresh ones to be judged by, as `data.Reversal` has them."""
-
-    def fresh(self, n: int, index: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """`n` inputs and targets that no step draws from."""
+def fresh_tensors(task: Task, n: int, index: int = 0) -> tuple[Tensor, Tensor]:
+    """`n` inputs and targets that no step draws from, for a model: each (n, position) of int64."""
+    inputs, targets = task.fresh(n, index)
+    return torch.from_numpy(np.ascontiguousarray(inputs)), torch.from_numpy(np.ascontiguousarray(targets))
 
 
 @torch.inference_mode()
 def accuracies(model: nn.Module, task: Task, n: int = 500, index: int = 1) -> np.ndarray:
     """Accuracy at each target position of `n` fresh sequences, shape (n_ctx,)."""
-    inputs, targets = (torch.from_numpy(np.ascontiguousarray(a)) for a in task.fresh(n, index))
+    inputs, targets = fresh_tensors(task, n, index)
     model.eval()
     return (model(inputs).argmax(-1) == targets).double().mean(0).numpy()
 

@@ -1,20 +1,120 @@
-"""Blocks with a skip taken out, weights to start them fairly, and what is read off them.
+"""The parts that experiments exchange in a model: formulas, attentions, blocks, MLPs, weights to start from.
 
-A variant is a `Block` whose forward is another; weights, names and shapes stay. Knows nothing of claims.
+They are put in by `tformer.watch`, or here where that has no word for it: whatever changes a model
+returns it. Knows nothing of questions or claims.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tformer.loss import cross_entropy
-from tformer.model import Block, Transformer
+from tformer.model import (
+    MLP,
+    Block,
+    CausalSelfAttention,
+    Formula,
+    Rotation,
+    Transformer,
+    attention,
+    rotary_angles,
+)
+from tformer.watch import blocks_of
 
-# ---------------------------------------------------------------------------- variants
+
+def copy_of(model: Transformer) -> Transformer:
+    """Its weights in a model of their own, to put other parts into."""
+    other = Transformer(model.config)
+    other.load_state_dict(model.state_dict())
+    return other.eval()
+
+
+# ---------------------------------------------------------------------------- attentions: positions
+
+
+class Timeless(CausalSelfAttention):
+    """Queries and keys are never turned."""
+
+    def forward(self, x: Tensor, mask: Tensor, rotation: Rotation | None = None, *rest: Any) -> Tensor:
+        return super().forward(x, mask, None, *rest)
+
+
+class Rotary(CausalSelfAttention):
+    """Queries and keys are turned, in whatever model this is put: only nanochat's layout has it built in."""
+
+    def forward(self, x: Tensor, mask: Tensor, rotation: Rotation | None = None, *rest: Any) -> Tensor:
+        positions = torch.arange(x.shape[1])[None]
+        cos, sin = rotary_angles(positions, self.config.d_head, self.config.rope_theta)
+        return super().forward(x, mask, (cos[:, None], sin[:, None]), *rest)
+
+
+class Unmasked(Timeless):
+    """Queries and keys are never turned, and every query sees every key: a bag of words."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        return attention(q, k, v)[0]
+
+
+def shrink_positions(model: Transformer) -> Transformer:
+    """Sinusoids as small as the embeddings, where they would drown the tokens at first.
+
+    Vaswani et al. do it the other way, and multiply the embeddings by √d_model (section 3.4).
+    """
+    model.position = model.position * (0.02 / 0.5**0.5)  # 0.02 is theirs, √½ a sinusoid's root mean square
+    return model
+
+
+# ---------------------------------------------------------------------------- attentions: masks
+
+
+def unmasked(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """`attention` without its mask: a query sees every key."""
+    return attention(q, k, v, None, dropout)
+
+
+def reaching(ahead: int) -> Formula:
+    """`attention` with a mask of its own: a query sees up to `ahead` keys after itself; 0 would be right."""
+
+    def formula(
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        n_query, n_key = q.shape[-2], k.shape[-2]
+        seen = torch.ones(n_query, n_key, dtype=torch.bool, device=q.device).tril(n_key - n_query + ahead)
+        return attention(q, k, v, seen, dropout)
+
+    return formula
+
+
+def zeroed_after(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Hidden weights set to 0 after the softmax, whose denominator has seen them."""
+    weights = attention(q, k, v)[1]
+    if mask is not None:
+        weights = weights * mask
+    return F.dropout(weights, dropout) @ v, weights
+
+
+def adding(value: float) -> Formula:
+    """`attention`, but with `value` added to hidden scores instead of -inf put in their place."""
+
+    def formula(
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1)
+        weights = (scores if mask is None else scores + value * ~mask).softmax(dim=-1)
+        return F.dropout(weights, dropout) @ v, weights
+
+    return formula
+
+
+# ---------------------------------------------------------------------------- blocks
 
 
 class NoAttentionSkip(Block):
@@ -34,7 +134,7 @@ class NoMLPSkip(Block):
 
 
 class NoSkips(Block):
-    """Neither adds."""
+    """Neither adds: x becomes what attention says, and that what the MLP makes of it."""
 
     def forward(self, x: Tensor, mask: Tensor, *rest: object) -> Tensor:
         x = self.drop(self.attn(self.norm_1(x), mask, *rest))
@@ -42,14 +142,14 @@ class NoSkips(Block):
 
 
 class AttentionAlone(Block):
-    """No MLP at all."""
+    """Attention adds; no MLP at all."""
 
     def forward(self, x: Tensor, mask: Tensor, *rest: object) -> Tensor:
         return x + self.drop(self.attn(self.norm_1(x), mask, *rest))
 
 
 class AttentionAloneNoSkip(Block):
-    """Weighted averages of weighted averages."""
+    """No MLP and no skip: weighted averages of weighted averages."""
 
     def forward(self, x: Tensor, mask: Tensor, *rest: object) -> Tensor:
         return self.drop(self.attn(self.norm_1(x), mask, *rest))
@@ -64,32 +164,72 @@ VARIANTS: dict[str, type[Block]] = {
 }
 
 
-def blocks_of(model: Transformer) -> list[Block]:
-    """In order."""
-    return [cast(Block, block) for block in model.blocks]
-
-
-def copy_of(model: Transformer) -> Transformer:
-    """Its weights in a model of their own, to put other parts into."""
-    other = Transformer(model.config)
-    other.load_state_dict(model.state_dict())
-    return other.eval()
-
-
-def with_blocks(model: Transformer, kind: type[Block]) -> Transformer:
-    """Put blocks of another kind into a model, with the weights of its own."""
-    for i, block in enumerate(blocks_of(model)):
-        other = kind(model.config)
-        other.load_state_dict(block.state_dict())
-        model.blocks[i] = other.train(block.training)
-    return model
-
-
 def without_norms(model: Transformer) -> Transformer:
     """Take the norms out of the blocks; the final one stays."""
     for block in blocks_of(model):
         block.norm_1, block.norm_2 = nn.Identity(), nn.Identity()
     return model
+
+
+# ---------------------------------------------------------------------------- MLPs
+
+
+def with_one_mlp(model: Transformer, d_mlp: int) -> Transformer:
+    """Replace the MLPs of all blocks by a single one of this width, as the Universal Transformer does."""
+    config = model.config.model_validate(model.config.model_dump() | {"d_mlp": d_mlp})
+    shared = MLP(config)
+    with torch.no_grad():  # as Transformer.init_weights draws them
+        shared.up.weight.normal_(std=config.d_model**-0.5)
+        shared.down.weight.zero_()
+        for bias in (shared.up.bias, shared.down.bias):
+            if bias is not None:
+                bias.zero_()
+    for block in blocks_of(model):
+        block.mlp = shared
+    return model
+
+
+def same_start(model: Transformer) -> Transformer:
+    """Give every block the weights of the first one's MLP, as copies."""
+    first, *others = blocks_of(model)
+    for block in others:
+        block.mlp.load_state_dict(first.mlp.state_dict())
+    return model
+
+
+MLPS: dict[str, Callable[[Transformer], Transformer]] = {
+    "separate": lambda model: model,
+    "same start": same_start,
+    "shared": lambda model: with_one_mlp(model, model.config.d_mlp),
+    "shared, wide": lambda model: with_one_mlp(model, model.config.n_layers * model.config.d_mlp),
+}
+
+
+def with_mlps(model: Transformer, variant: str) -> Transformer:
+    """The model with its MLPs as the variant, one of `MLPS`, says."""
+    return MLPS[variant](model)
+
+
+def only_mlps_learn(model: Transformer) -> Transformer:
+    """All else keeps its random start, drawn large enough to tell tokens apart; attention adds nothing."""
+    with torch.no_grad():
+        model.embed.weight.normal_()
+        model.unembed.weight.normal_(std=model.config.d_model**-0.5)
+    model.requires_grad_(False)
+    for block in blocks_of(model):
+        block.mlp.requires_grad_(True)
+    return model
+
+
+@contextmanager
+def exchanged(model: Transformer, i: int, j: int) -> Iterator[None]:
+    """Inside, blocks i and j have each other's MLP."""
+    a, b = blocks_of(model)[i], blocks_of(model)[j]
+    a.mlp, b.mlp = b.mlp, a.mlp
+    try:
+        yield
+    finally:
+        a.mlp, b.mlp = b.mlp, a.mlp
 
 
 # ---------------------------------------------------------------------------- starts
@@ -99,7 +239,8 @@ def without_norms(model: Transformer) -> Transformer:
 def start_random(model: Transformer) -> Transformer:
     """out and down normal(0, 1/√d_in), as the other matrices.
 
-    tformer starts them at 0, so that a block is the identity: without its skip it would be the map to 0.
+    tformer starts them at 0, so that a block is the identity: a fresh model hands nothing from position
+    to position, would pass any test of what depends on what, and without its skips is the map to 0.
     """
     for block in blocks_of(model):
         for matrix in (block.attn.out.weight, block.mlp.down.weight):
@@ -153,83 +294,3 @@ def start_copying(model: Transformer) -> Transformer:
         block.mlp.down.weight.zero_()
         block.mlp.down.weight[:, : 2 * d] = torch.cat((one, -one), dim=1)
     return model
-
-
-# ---------------------------------------------------------------------------- the stream
-
-
-@contextmanager
-def _listening(hooks: Sequence[tuple[nn.Module, Callable[[Tensor], object]]]) -> Iterator[None]:
-    """While it lasts, each function gets every output of its module."""
-    handles = [
-        module.register_forward_hook(lambda module, args, output, hear=hear: hear(output))
-        for module, hear in hooks
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.no_grad()
-def streams(model: Transformer, ids: Tensor) -> list[Tensor]:
-    """x before the first block and after each: n_layers + 1 tensors of (batch, position, d_model)."""
-    found: list[Tensor] = []
-    first = model.blocks[0].register_forward_pre_hook(lambda module, args: found.append(args[0]))
-    try:
-        with _listening([(block, found.append) for block in blocks_of(model)]):
-            model(ids)
-    finally:
-        first.remove()
-    return found
-
-
-@torch.no_grad()
-def sum_error(model: Transformer, ids: Tensor) -> float:
-    """How far the last x is from embedding plus all branch outputs, relative to its size."""
-    branches: list[Tensor] = []
-    parts: list[nn.Module] = [part for block in blocks_of(model) for part in (block.attn, block.mlp)]
-    with _listening([(part, branches.append) for part in parts]):
-        stream = streams(model, ids)
-    total = stream[0] + torch.stack(branches).sum(0)
-    return float((total - stream[-1]).norm() / stream[-1].norm())
-
-
-def similarity(x: Tensor) -> float:
-    """Mean cosine of two different positions of a sequence; 1 where all point one way."""
-    unit = nn.functional.normalize(x.double(), dim=-1)
-    n = x.shape[1]
-    return float(((unit @ unit.mT).sum((1, 2)) - n).mean() / (n * (n - 1)))
-
-
-def apart(x: Tensor) -> float:
-    """The share of x's norm that is left after taking off the mean over positions; 0 where all are equal.
-
-    The residual of Dong et al. 2021, section 2, in the Frobenius norm.
-    """
-    wide = x.double()
-    rest = wide - wide.mean(1, keepdim=True)
-    return float((rest.flatten(1).norm(dim=1) / wide.flatten(1).norm(dim=1)).mean())
-
-
-def effective_rank(x: Tensor) -> float:
-    """exp of the entropy of the singular values, as shares of their sum (Roy and Vetterli 2007)."""
-    values = torch.linalg.svdvals(x.double())
-    shares = values / values.sum(-1, keepdim=True)
-    return float(torch.special.entr(shares).sum(-1).exp().mean())
-
-
-def gradients(model: Transformer, inputs: Tensor, targets: Tensor) -> tuple[list[float], list[float]]:
-    """Norm of the loss's gradient in each block: of all its weights, and of queries' and keys' alone."""
-    model.zero_grad(set_to_none=True)
-    cross_entropy(model(inputs), targets).mean().backward()
-    whole, looking = [], []
-    for block in blocks_of(model):
-        found = [p.grad.norm() for p in block.parameters() if p.grad is not None]
-        whole.append(float(torch.stack(found).norm()))
-        of_projection = block.attn.qkv.weight.grad
-        assert of_projection is not None
-        looking.append(float(of_projection[: sum(block.attn.qkv_rows[:2])].norm()))
-    model.zero_grad(set_to_none=True)
-    return whole, looking

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tformer.commands.evaluation import keep, tell, write_out
 from tformer.commands.options import print_json
 
 if TYPE_CHECKING:
     import torch
-    from rich.console import Console
 
     from tformer.evals.loss import Judged, OneText
     from tformer.run.loaded import LoadedRun
@@ -43,7 +42,7 @@ def judge_alone(
     if out is not None:
         write_out(out, loss_page(f"{folder.name}: loss on a text", facts, figure, found).encode())
 
-    def show(console: "Console") -> None:
+    def show(console: Any) -> None:
         loss_table(facts, judged.result, figure, console)
         if found and tokens:
             surprise_text(found, console)

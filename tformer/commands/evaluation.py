@@ -10,8 +10,6 @@ from tformer.commands.options import complete_run, completes, print_json, refuse
 from tformer.errors import RequestError, TformerError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from tformer.run.loaded import LoadedRun
 
 A_RUN = "A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out."
@@ -82,7 +80,7 @@ def load_one(names: Sequence[str] | None, task: str, device: str, suits: str | N
     return load_run(find_runs(names, task, suits)[0], resolved)
 
 
-def tell(run: Path, result: dict[str, Any], json: bool, show: "Callable[[Console], object]") -> None:
+def tell(run: Path, result: dict[str, Any], json: bool, show: Callable[[Any], object]) -> None:
     """The result of one run to standard output: an object, or as a person reads it."""
     from tformer.show import terminal
 

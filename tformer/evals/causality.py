@@ -7,8 +7,7 @@ terminals.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tformer.config import ModelConfig
-from tformer.device import autocast
+from tformer.device import autocast, one_thread
 from tformer.errors import RequestError, TformerError
 from tformer.evals.masks import MaskResult, mask_result, measuring
 from tformer.kv_cache import KVCache
@@ -149,7 +148,7 @@ def causality(
     def tick() -> None:
         progress(next(done), (len(ways) + 1) * len(groups))
 
-    with _one_thread(clean.numel() * model.n_parameters < SMALL):
+    with one_thread(clean.numel() * model.n_parameters < SMALL):
         mask = measure_mask(model, clean, precision)
         changes, apart = [], 0.0
         full = run(model, clean, (), precision)
@@ -181,19 +180,6 @@ def causality(
         matrix=np.maximum.reduceat(np.max(leaks, axis=0), edges[:-1], axis=1).tolist(),
         columns=edges.tolist(),
     )
-
-
-@contextmanager
-def _one_thread(wanted: bool) -> Iterator[None]:
-    """While it lasts, one thread if wanted: on a busy machine, threads that wait for each other between
-    small operations take ten times as long as one that never waits.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if wanted else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _attention_size(config: ModelConfig) -> int:

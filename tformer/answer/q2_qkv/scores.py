@@ -9,14 +9,14 @@ about 1, except where a missing scale is the point.
 
 import math
 from collections.abc import Callable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tformer.config import ModelConfig
-from tformer.model import CausalSelfAttention, Transformer
+from tformer.model import Transformer
+from tformer.watch import attentions_of
 
 Weigh = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -125,23 +125,26 @@ SCORES: dict[str, Callable[[ModelConfig], Weigh]] = {
 }
 
 
-class Weighed(CausalSelfAttention):
-    """The attention block with another formula for its weights; the projections are those of `attn`."""
+class Weighed(nn.Module):
+    """A formula of attention made of a score function: what `watch` puts in the place of `attention`."""
 
-    def __init__(self, attn: CausalSelfAttention, weigh: Weigh):
-        super().__init__(attn.config)
-        self.qkv, self.out, self.weigh = attn.qkv, attn.out, weigh
+    def __init__(self, weigh: Weigh):
+        super().__init__()
+        self.weigh = weigh
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return self.weigh(q, k, mask) @ v
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Output (batch, head, query, d_head) and weights; nothing is dropped."""
+        weights = self.weigh(q, k, mask)
+        return weights @ v, weights
 
 
 def with_scores(name: str) -> Callable[[Transformer], None]:
-    """For `build`: puts the named formula into every block; what it learns is drawn after the rest."""
+    """For `build`: puts the named function into every block; what it learns is drawn after the rest."""
 
     def replace(model: Transformer) -> None:
-        for block in model.blocks:
-            attn = cast(CausalSelfAttention, block.attn)
-            block.attn = Weighed(attn, SCORES[name](model.config))
+        for attn in attentions_of(model):
+            attn.formula = Weighed(SCORES[name](model.config))
 
     return replace

@@ -1,0 +1,3 @@
+"""Question 4: what the skip connections are for."""
+
+SLUG = "skip-connections"

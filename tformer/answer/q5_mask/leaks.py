@@ -1,105 +1,40 @@
-"""Masks that are wrong in one way each, and the evidence for question 5 of what they let through."""
+"""Evidence for question 5: what masks that are wrong in one way each let through, on the reversal task."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Experiment, Finding, over_seeds
-from tformer.answer.lab import Subject, accuracies, build, halves, tiny, train
-from tformer.answer.parts import blocks_of
+from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
+from tformer.answer.lab import Subject, accuracies, build, fresh_tensors, halves, tiny, train
+from tformer.answer.parts import reaching, unmasked, zeroed_after
+from tformer.answer.q5_mask.prefixes import prefix_losses
+from tformer.answer.tasks import Unshifted
 from tformer.errors import TformerError
 from tformer.evals.reversal import CONFIDENCE
 from tformer.evals.statistics import binomial_interval
-from tformer.figures import Lines, Numbers, Table
+from tformer.figures import Cell, Lines, Numbers, Series, Table
 from tformer.loss import cross_entropy
-from tformer.model import CausalSelfAttention, Transformer, attention
+from tformer.model import Formula, Transformer, attention
 from tformer.sample import generate
 from tformer.text.data import Batches, Reversal
+from tformer.watch import put_formula
 
-# ---------------------------------------------------------------------------- variants
-
-
-def reaching(mask: Tensor, ahead: int) -> Tensor:
-    """A mask of the same shape in which a query sees up to `ahead` positions after itself."""
-    n_query, n_key = mask.shape[-2:]
-    return torch.ones(n_query, n_key, dtype=torch.bool).tril(n_key - n_query + ahead)
-
-
-class Open(CausalSelfAttention):
-    """No mask."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return attention(q, k, v)[0]
-
-
-class TooFar(CausalSelfAttention):
-    """One diagonal too far: a query sees the next key."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return attention(q, k, v, reaching(mask, 1))[0]
-
-
-class TooShort(CausalSelfAttention):
-    """One diagonal too short: a query does not see its own key."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return attention(q, k, v, reaching(mask, -1))[0]
-
-
-class ZeroedAfter(CausalSelfAttention):
-    """Hidden weights set to 0 after the softmax, whose denominator has seen them."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return (attention(q, k, v)[1] * mask) @ v
-
-
-def with_attention(model: Transformer, kind: type[CausalSelfAttention]) -> Transformer:
-    """Put another attention into every block, with the weights of its own."""
-    for block in blocks_of(model):
-        other = kind(model.config)
-        other.load_state_dict(block.attn.state_dict())
-        block.attn = other.train(block.training)
-    return model
-
-
-@dataclass(frozen=True)
-class Unshifted:
-    """Batches whose targets are their inputs: the shift by one was forgotten."""
-
-    task: Reversal
-
-    def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `Batches`."""
-        inputs, _ = self.task.batch(step, batch_size)
-        return inputs, inputs
-
+RIGHT, NONE, FAR = "the mask", "none", "one too far"
+AFTER, SAME = "0 after softmax", "targets not shifted"
+FORMULAS: dict[str, Formula] = {
+    RIGHT: attention,
+    NONE: unmasked,
+    FAR: reaching(1),
+    AFTER: zeroed_after,
+    SAME: attention,
+}
+TOO_SHORT = reaching(-1)
 
 # ---------------------------------------------------------------------------- measuring
-
-
-@torch.inference_mode()
-def prefix_losses(model: Transformer, inputs: Tensor, targets: Tensor) -> Tensor:
-    """The loss of each target by a forward of its prefix alone, shape (batch, position).
-
-    Nothing after a position is there to be seen, whatever the mask is.
-    """
-    each = [
-        cross_entropy(model(inputs[:, : t + 1]), targets[:, : t + 1])[:, -1] for t in range(inputs.shape[1])
-    ]
-    return torch.stack(each, dim=1)
-
-
-def nan_positions(n_blocks: int, seed: int, length: int = 7) -> list[bool]:
-    """Which positions' logits are NaN, with a mask one too short."""
-    model = build(tiny(vocab_size=8, n_ctx=length, n_layers=n_blocks, d_model=32), seed)
-    with_attention(model, TooShort)
-    with torch.inference_mode():
-        logits = model(torch.randint(8, (1, length)))
-    return logits.isnan().all(-1)[0].tolist()
 
 
 @dataclass(frozen=True)
@@ -115,9 +50,18 @@ class Leak:
     prefix_loss: float
 
 
+class RunTable(NamedTuple):
+    """Accuracy of a run on reversal."""
+
+    first_half: float
+    second_half: float
+    chance: float
+    n_first: int  # target positions of the first half
+
+
 @dataclass(frozen=True)
 class LeakEvidence:
-    """All variants."""
+    """A model trained with each mask, what a mask one too short does, and the run if it reverses."""
 
     symbols: int
     sequences: int
@@ -125,57 +69,82 @@ class LeakEvidence:
     nan_one_block: list[bool]
     nan_two_blocks: list[bool]
     stopped: bool  # whether training with a mask one too short was refused
-    run: tuple[float, float, float, int] | None = None  # first half, second half, chance; its first half
+    run: RunTable | None = None
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of a guess among the symbols."""
+        return 1 / self.symbols
+
+    @property
+    def length(self) -> int:
+        """Target positions of a sequence."""
+        return len(self.variants[RIGHT].by_position)
+
+    @property
+    def n_first(self) -> int:
+        """Those of the first half, which nothing can predict."""
+        return self.length // 2
+
+    @property
+    def only_first_is_nan(self) -> bool:
+        """Whether a mask one too short spoils, in one block, the first position and no other."""
+        return self.nan_one_block == [i == 0 for i in range(len(self.nan_one_block))]
 
 
-RIGHT, NONE, FAR, AFTER, SAME = (
-    "the mask",
-    "none",
-    "one too far",
-    "0 after softmax",
-    "targets not shifted",
-)
-KINDS: dict[str, type[CausalSelfAttention]] = {
-    RIGHT: CausalSelfAttention,
-    NONE: Open,
-    FAR: TooFar,
-    AFTER: ZeroedAfter,
-    SAME: CausalSelfAttention,
-}
-
-
-def small(task: Reversal, seed: int, kind: type[CausalSelfAttention]) -> Transformer:
-    """2 blocks of width 32 with another attention."""
+def small_model(task: Reversal, seed: int, formula: Formula) -> Transformer:
+    """2 blocks of width 32 with another formula for attention."""
     config = tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, n_heads=2, d_model=32)
-    return with_attention(build(config, seed), kind)
+    return put_formula(build(config, seed), formula)
+
+
+def nan_positions(n_blocks: int, seed: int, length: int = 7) -> list[bool]:
+    """Which positions' logits are NaN, with a mask one too short."""
+    config = tiny(vocab_size=8, n_ctx=length, n_layers=n_blocks, d_model=32)
+    model = put_formula(build(config, seed), TOO_SHORT)
+    with torch.inference_mode():
+        logits = model(torch.randint(8, (1, length)))
+    return logits.isnan().all(-1)[0].tolist()
+
+
+def is_stopped(task: Reversal, seed: int) -> bool:
+    """Whether training with a mask one too short is refused, as diverged."""
+    try:
+        train(small_model(task, seed, TOO_SHORT), task, 2, seed, batch_size=32)
+    except TformerError:
+        return True
+    return False
 
 
 def measure_leaks(budget: Budget, seed: int, subject: Subject | None) -> LeakEvidence:
     """Train on reversal with each mask; the run's own table, if it is a run on reversal."""
     task = Reversal(4, 8, seed=seed)
-    steps, n = budget.pick(150, 300), budget.pick(1000, 2000)
-    found = {}
-    for name, kind in KINDS.items():
-        model = small(task, seed, kind)
+    steps, n = budget.pick(quick=150, full=300), budget.pick(quick=1000, full=2000)
+    variants = {}
+    for name, formula in FORMULAS.items():
+        model = small_model(task, seed, formula)
         batches: Batches = Unshifted(task) if name == SAME else task
         losses = train(model, batches, steps, seed, batch_size=32)
-        found[name] = examine(model, task, n, float(np.mean(losses[-10:])))
-    try:
-        train(small(task, seed, TooShort), task, 2, seed, batch_size=32)
-        stopped = False
-    except TformerError:
-        stopped = True
+        variants[name] = examine(model, task, n, float(np.mean(losses[-10:])))
     run = None
     if subject and subject.task:
-        accuracy = accuracies(subject.model, subject.task, n)
-        run = (*halves(accuracy, subject.task), 1 / subject.task.symbols, subject.task.length - 1)
-    return LeakEvidence(task.symbols, n, found, nan_positions(1, seed), nan_positions(2, seed), stopped, run)
+        first, second = halves(accuracies(subject.model, subject.task, n), subject.task)
+        run = RunTable(first, second, 1 / subject.task.symbols, subject.task.length - 1)
+    return LeakEvidence(
+        task.symbols,
+        n,
+        variants,
+        nan_positions(1, seed),
+        nan_positions(2, seed),
+        is_stopped(task, seed),
+        run,
+    )
 
 
 @torch.inference_mode()
 def examine(model: Transformer, task: Reversal, n: int, trained_to: float) -> Leak:
-    """Accuracies and losses on fresh sequences."""
-    inputs, targets = (torch.from_numpy(np.ascontiguousarray(a)) for a in task.fresh(n, index=1))
+    """Accuracies and losses on `n` fresh sequences, read at once, by prefixes and while writing."""
+    inputs, targets = fresh_tensors(task, n, index=1)
     accuracy = accuracies(model, task, n)
     first = task.length - 1
     written = torch.stack(list(generate(model, inputs[:, : task.length], task.length, cached=False)), dim=1)
@@ -189,113 +158,23 @@ def examine(model: Transformer, task: Reversal, n: int, trained_to: float) -> Le
     )
 
 
-def show_leaks(measured: Sequence[LeakEvidence]) -> Finding:
+# ---------------------------------------------------------------------------- showing
+
+
+def show_leaks(seeds: Seeds[LeakEvidence]) -> Finding:
     """Chance in the first half with the mask alone; what a leak is worth where there is no future."""
-    one = measured[0]
-    chance, half = 1 / one.symbols, (1 + 1 / one.symbols) / 2
-    length = len(one.variants[RIGHT].by_position)
-    n_first = length // 2
 
-    def numbers(name: str, what: str, style: str = ".3f") -> Numbers:
-        return Numbers(tuple(getattr(e.variants[name], what) for e in measured), style)
+    def right_by_position(name: str) -> Series:
+        return seeds.curve(name, range(1, seeds.first.length + 1), lambda e: e.variants[name].by_position)
 
-    least = n_first / length * math.log(one.symbols)
-    low, high = binomial_interval(one.sequences * n_first, chance, CONFIDENCE)
-    from_chance = tuple(abs(e.variants[RIGHT].first_half - chance) for e in measured)
-    gap = tuple(min(e.variants[n].prefix_loss - e.variants[n].loss for n in (NONE, FAR)) for e in measured)
-    seen = tuple(min(e.variants[n].first_half for n in (NONE, FAR)) for e in measured)
-    tables = [
-        Table(
-            f"Right, with the whole sequence as input, and written token by token. By chance {chance:.3f}, "
-            f"in the first half {low:.3f} to {high:.3f} (99.9 %)",
-            ("", "first half", "second half", "second, written"),
-            tuple(
-                (n, numbers(n, "first_half"), numbers(n, "second_half"), numbers(n, "generated"))
-                for n in KINDS
-            ),
-        ),
-        Table(
-            "Right at each target position, with the whole sequence as input",
-            ("", "expected", *(n for n in KINDS if n != SAME)),
-            tuple(
-                (
-                    str(i + 1),
-                    f"{chance:.3f}" if i < n_first else "1.000",
-                    *(
-                        Numbers(tuple(e.variants[n].by_position[i] for e in measured), ".2f")
-                        for n in KINDS
-                        if n != SAME
-                    ),
-                )
-                for i in range(length)
-            ),
-        ),
-        Table(
-            f"Cross-entropy in nats (first half: at least ln {one.symbols} = {math.log(one.symbols):.3f})",
-            ("", "trained to", "first half", "by prefixes"),
-            tuple(
-                (n, numbers(n, "trained_to"), numbers(n, "loss"), numbers(n, "prefix_loss")) for n in KINDS
-            ),
-        ),
-        Table(
-            "One too short: NaN at positions",
-            ("", "positions"),
-            (("1 block", _listed(one.nan_one_block)), ("2 blocks", _listed(one.nan_two_blocks))),
-        ),
-    ]
-    if one.run:
-        tables.append(_run_table(one.run, one.sequences))
+    tables = [_accuracy_table(seeds), _position_table(seeds), _loss_table(seeds), _nan_table(seeds.first)]
+    if seeds.first.run:
+        tables.append(_run_table(seeds.first.run, seeds.first.sequences))
     figure = Lines(
         "Right at each position",
         "target position",
         "accuracy",
-        tuple(
-            over_seeds(n, range(1, length + 1), [e.variants[n].by_position for e in measured]) for n in KINDS
-        ),
-    )
-    claims = (
-        Claim(
-            "With the mask, the first half is at chance",
-            Numbers(from_chance, ".3f"),
-            "at most",
-            max(high - chance, chance - low),
-            "The 99.9 % binomial interval of chance: those targets are independent of what is seen.",
-        ),
-        Claim(
-            "Without it, or one diagonal too far, the model reads its targets",
-            Numbers(seen, ".3f"),
-            "at least",
-            half,
-            "Half-way from chance to all right.",
-        ),
-        Claim(
-            "Their loss says nothing of prediction: over prefixes they do far worse",
-            Numbers(gap, ".2f", "nats"),
-            "at least",
-            math.log(one.symbols) / 2,
-            "The difference. Without a future nothing is below ln V on average; half of that.",
-        ),
-        Claim(
-            "One too short: the first position is NaN, training stops at once",
-            Numbers(tuple(float(e.nan_one_block == _only_first(e) and e.stopped) for e in measured), ".0f"),
-            "at least",
-            1,
-            "Its softmax has no key: 0/0. 1 if so in one block, at no other position.",
-        ),
-        Claim(
-            "Targets not shifted: the loss falls below what is possible",
-            numbers(SAME, "trained_to"),
-            "at most",
-            least / 2,
-            f"Half of {n_first}/{length} ln {one.symbols} = {least:.3f}, the least that is possible.",
-        ),
-        Claim(
-            "Targets not shifted: the model does not predict the next token, not even in the second half",
-            numbers(SAME, "second_half"),
-            "at most",
-            half,
-            "Half-way from chance. It repeats its input, right in the middle, where two are equal.",
-        ),
+        tuple(map(right_by_position, FORMULAS)),
     )
     said = (
         "The usual story, that a model with a leak writes nonsense, is too strong here: the last position "
@@ -303,31 +182,140 @@ def show_leaks(measured: Sequence[LeakEvidence]) -> Finding:
         "What is always worthless is its loss. Setting weights to 0 after the softmax leaks as well, "
         "through the scale of what is left."
     )
-    return Finding(said, tuple(tables), (figure,), claims)
+    return Finding(said, tuple(tables), (figure,), _leak_claims(seeds))
 
 
-def _listed(flags: Sequence[bool]) -> str:
-    return ", ".join(str(i + 1) for i, flag in enumerate(flags) if flag) or "none"
+def _by_variant(
+    seeds: Seeds[LeakEvidence], *quantities: Callable[[Leak], float]
+) -> tuple[tuple[Cell, ...], ...]:
+    """A row for each variant: its name and these quantities."""
+
+    def numbers(name: str, quantity: Callable[[Leak], float]) -> Numbers:
+        return seeds.of(lambda e: quantity(e.variants[name]), ".3f")
+
+    return tuple((name, *(numbers(name, quantity) for quantity in quantities)) for name in FORMULAS)
 
 
-def _only_first(evidence: LeakEvidence) -> list[bool]:
-    return [i == 0 for i in range(len(evidence.nan_one_block))]
-
-
-def _run_table(run: tuple[float, float, float, int], n: int) -> Table:
-    first, second, chance, n_first = run
-    low, high = binomial_interval(n * n_first, chance, CONFIDENCE) if n_first else (0.0, 1.0)
-    verdict = "as by chance" if low <= first <= high else "not chance"
+def _accuracy_table(seeds: Seeds[LeakEvidence]) -> Table:
+    first = seeds.first
+    low, high = binomial_interval(first.sequences * first.n_first, first.chance, CONFIDENCE)
     return Table(
-        "The run",
-        ("", "right", ""),
-        (
-            ("first half", f"{first:.4f}", f"{verdict} ({low:.4f} to {high:.4f})"),
-            ("second half", f"{second:.4f}", ""),
+        f"Right, with the whole sequence as input, and written token by token. By chance {first.chance:.3f}, "
+        f"in the first half {low:.3f} to {high:.3f} (99.9 %)",
+        ("", "first half", "second half", "second, written"),
+        _by_variant(
+            seeds, lambda leak: leak.first_half, lambda leak: leak.second_half, lambda leak: leak.generated
         ),
     )
 
 
-EXPERIMENTS = (
-    Experiment("leaks", "Wrong masks on the reversal task", measure_leaks, show_leaks, seeds=(2, 5)),
-)
+def _position_table(seeds: Seeds[LeakEvidence]) -> Table:
+    shifted = [name for name in FORMULAS if name != SAME]
+
+    def right(name: str, position: int) -> Numbers:
+        return seeds.of(lambda e: e.variants[name].by_position[position], ".2f")
+
+    def expected(position: int) -> str:
+        return f"{seeds.first.chance:.3f}" if position < seeds.first.n_first else "1.000"
+
+    return Table(
+        "Right at each target position, with the whole sequence as input",
+        ("", "expected", *shifted),
+        tuple(
+            (str(position + 1), expected(position), *(right(name, position) for name in shifted))
+            for position in range(seeds.first.length)
+        ),
+    )
+
+
+def _loss_table(seeds: Seeds[LeakEvidence]) -> Table:
+    symbols = seeds.first.symbols
+    return Table(
+        f"Cross-entropy in nats (first half: at least ln {symbols} = {math.log(symbols):.3f})",
+        ("", "trained to", "first half", "by prefixes"),
+        _by_variant(
+            seeds, lambda leak: leak.trained_to, lambda leak: leak.loss, lambda leak: leak.prefix_loss
+        ),
+    )
+
+
+def _nan_table(first: LeakEvidence) -> Table:
+    return Table(
+        "One too short: NaN at positions",
+        ("", "positions"),
+        (("1 block", _listed(first.nan_one_block)), ("2 blocks", _listed(first.nan_two_blocks))),
+    )
+
+
+def _listed(flags: Sequence[bool]) -> str:
+    """Which are set, counted from 1."""
+    return ", ".join(str(i + 1) for i, flag in enumerate(flags) if flag) or "none"
+
+
+def _run_table(run: RunTable, sequences: int) -> Table:
+    """The run's two halves, and whether the first is as by chance."""
+    low, high = 0.0, 1.0
+    if run.n_first:
+        low, high = binomial_interval(sequences * run.n_first, run.chance, CONFIDENCE)
+    verdict = "as by chance" if low <= run.first_half <= high else "not chance"
+    return Table(
+        "The run",
+        ("", "right", ""),
+        (
+            ("first half", f"{run.first_half:.4f}", f"{verdict} ({low:.4f} to {high:.4f})"),
+            ("second half", f"{run.second_half:.4f}", ""),
+        ),
+    )
+
+
+def _leak_claims(seeds: Seeds[LeakEvidence]) -> tuple[Claim, ...]:
+    first = seeds.first
+    chance, half = first.chance, (1 + first.chance) / 2
+    low, high = binomial_interval(first.sequences * first.n_first, chance, CONFIDENCE)
+    least = first.n_first / first.length * math.log(first.symbols)
+    return (
+        at_most(
+            "With the mask, the first half is at chance",
+            seeds.of(lambda e: abs(e.variants[RIGHT].first_half - chance), ".3f"),
+            max(high - chance, chance - low),
+            "The 99.9 % binomial interval of chance: those targets are independent of what is seen.",
+        ),
+        at_least(
+            "Without it, or one diagonal too far, the model reads its targets",
+            seeds.of(lambda e: min(e.variants[name].first_half for name in (NONE, FAR)), ".3f"),
+            half,
+            "Half-way from chance to all right.",
+        ),
+        at_least(
+            "Their loss says nothing of prediction: over prefixes they do far worse",
+            seeds.of(
+                lambda e: min(_worse_by_prefixes(e.variants[name]) for name in (NONE, FAR)), ".2f", "nats"
+            ),
+            math.log(first.symbols) / 2,
+            "The difference. Without a future nothing is below ln V on average; half of that.",
+        ),
+        at_least(
+            "One too short: the first position is NaN, training stops at once",
+            seeds.of(lambda e: e.only_first_is_nan and e.stopped, ".0f"),
+            1,
+            "Its softmax has no key: 0/0. 1 if so in one block, at no other position.",
+        ),
+        at_most(
+            "Targets not shifted: the loss falls below what is possible",
+            seeds.of(lambda e: e.variants[SAME].trained_to, ".3f"),
+            least / 2,
+            f"Half of {first.n_first}/{first.length} ln {first.symbols} = {least:.3f}, the least that is "
+            "possible.",
+        ),
+        at_most(
+            "Targets not shifted: the model does not predict the next token, not even in the second half",
+            seeds.of(lambda e: e.variants[SAME].second_half, ".3f"),
+            half,
+            "Half-way from chance. It repeats its input, right in the middle, where two are equal.",
+        ),
+    )
+
+
+def _worse_by_prefixes(leak: Leak) -> float:
+    """By how many nats its loss is higher where it sees prefixes alone."""
+    return leak.prefix_loss - leak.loss

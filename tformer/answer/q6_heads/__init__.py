@@ -1,0 +1,3 @@
+"""Question 6: what heads learn, and why there are several."""
+
+SLUG = "heads"
