@@ -10,7 +10,7 @@ from tformer.errors import RequestError
 from tformer.evals.reversal import reversal
 from tformer.model import Transformer
 from tformer.text.data import Reversal
-from tformer.training.fit import State, fit
+from tformer.training.fit import Learner, State, fit
 from tformer.training.optim import Optimizers
 
 TASK = Reversal(length=4, symbols=8, seed=0)
@@ -24,7 +24,7 @@ def train_on(task, steps=150, seed=0):
         steps=steps, batch_size=128, lr=1e-2, lr_final=0.0, warmup_steps=10, weight_decay=0.0
     )
     trained = Transformer(config)
-    for _ in fit(trained, Optimizers(trained, settings), task, settings, State()):
+    for _ in fit(Learner(trained, Optimizers(trained, settings)), task, settings, State()):
         pass
     return trained
 

@@ -5,9 +5,8 @@ Plain data and its verdicts. Knows nothing of models, terminals or pages.
 
 import math
 import statistics
-import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 from tformer.figures import Figure, Numbers, Series, Table
@@ -52,7 +51,7 @@ class Claim:
         return f"measured {measured}, required {sign} {self.threshold:.4g}{unit}{several}. {self.because}"
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """As `--json` has it: the verdict and all that it was computed from."""
         return {
             "claim": self.claim,
             "passed": self.passed,
@@ -116,7 +115,7 @@ class Seeds(tuple[E, ...]):
         return self[0]
 
     def of(self, quantity: Callable[[E], float], style: str = ".3g", unit: str = "") -> Numbers:
-        """One quantity of every seed."""
+        """One quantity of every seed, as numbers that print in this style and unit."""
         return Numbers(tuple(float(quantity(evidence)) for evidence in self), style, unit)
 
     def curve(
@@ -126,8 +125,15 @@ class Seeds(tuple[E, ...]):
         return over_seeds(name, x, [y(evidence) for evidence in self], most)
 
     def log_curve(self, name: str, x: Sequence[float], y: Callable[[E], Sequence[float]]) -> Series:
-        """One curve of every seed, for an axis in logarithms: their geometric mean, lowest and highest."""
-        return on_log_scale(name, x, [y(evidence) for evidence in self])
+        """One curve of every seed, for an axis in logarithms: their geometric mean, lowest and highest.
+
+        Where a value has no logarithm, the plain mean alone.
+        """
+        if not all(value > 0 for evidence in self for value in y(evidence)):
+            return replace(self.curve(name, x, y), low=(), high=())
+        logs = self.curve(name, x, lambda evidence: [math.log(value) for value in y(evidence)])
+        middle, low, high = (tuple(map(math.exp, values)) for values in (logs.y, logs.low, logs.high))
+        return replace(logs, y=middle, low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ class Experiment(Generic[E]):
     skip: Callable[[Any], str | None] = lambda subject: None  # why it cannot be done on this subject
 
     def seeds(self, budget: Budget) -> int:
-        """How many seeds are measured."""
+        """How many seeds are measured with this budget."""
         return budget.pick(quick=self.quick_seeds, full=self.full_seeds)
 
 
@@ -173,10 +179,3 @@ def over_seeds(name: str, x: Sequence[float], curves: Sequence[Sequence[float]],
     if len(curves) < 2:
         return Series(name, tuple(x)[::step], middle)
     return Series(name, tuple(x)[::step], middle, tuple(map(min, columns)), tuple(map(max, columns)))
-
-
-def on_log_scale(name: str, x: Sequence[float], curves: Sequence[Sequence[float]]) -> Series:
-    """`over_seeds` in logarithms, so that the mean is the geometric one; 0 counts as the least float."""
-    logs = over_seeds(name, x, [[math.log(max(y, sys.float_info.min)) for y in curve] for curve in curves])
-    y, low, high = (tuple(map(math.exp, values)) for values in (logs.y, logs.low, logs.high))
-    return Series(name, logs.x, y, low, high)

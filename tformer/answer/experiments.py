@@ -3,7 +3,7 @@
 import importlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question with its evidence."""
+    """A question with the results of its experiments."""
 
     question: Question
     budget: Budget
@@ -39,12 +39,12 @@ class Answer:
 
     @property
     def claims(self) -> list[Claim]:
-        """Of all experiments, in order."""
+        """The claims of all experiments, in the order in which they are told."""
         return [claim for result in self.results for claim in result.finding.claims]
 
     @property
     def passed(self) -> bool:
-        """Whether every claim holds."""
+        """Whether every claim holds: what the exit code says."""
         return all(claim.passed for claim in self.claims)
 
     def as_dict(self) -> dict[str, Any]:
@@ -89,9 +89,14 @@ def investigate(
     seed: int = 0,
     subject: Subject | None = None,
     progress: Progress = lambda what, done, total: None,
+    experiments: Sequence[Experiment[Any]] | None = None,
 ) -> Answer:
-    """Run every experiment of a question. The same seed on the same machine gives the same numbers."""
-    experiments = experiments_of(question)
+    """Run experiments of a question: its own, unless others are given.
+
+    The same seed on the same machine gives the same numbers.
+    """
+    if experiments is None:
+        experiments = experiments_of(question)
     total = sum(e.seeds(budget) for e in experiments)
     results, done = [], 0
     with one_thread():

@@ -23,7 +23,7 @@ from tformer.run.loaded import LoadedRun, load_run
 from tformer.text.corpus import load_corpus
 from tformer.text.data import Batches, Reversal, rng, split_text
 from tformer.text.tokenizer import Tokenizer
-from tformer.training.fit import Report, State, fit
+from tformer.training.fit import Learner, Report, State, fit
 from tformer.training.optim import Optimizers
 from tformer.watch import AttentionCall, attention_calls
 
@@ -157,9 +157,8 @@ def train(
         "precision": "fp32",
     } | settings
     config = TrainConfig.model_validate(values)
-    optimizers = Optimizers(model, config)
     losses = []
-    for report in fit(model, optimizers, batches, config, State()):
+    for report in fit(Learner(model, Optimizers(model, config)), batches, config, State()):
         losses.append(report.loss)
         on_step(report)
     model.eval()

@@ -1,8 +1,12 @@
-"""Writing runs: the only file that does. Atomic, durable, verified.
+"""A run directory that is trained in: weights, checkpoints, metrics and settings are written here alone.
 
-A file is written under a temporary name, synced, and renamed; so is a checkpoint, whose manifest, with
-the size and sha256 of every file, comes last. Whatever moment a process dies at, what has a final name
-is whole. Reading goes the other way: sizes and hashes first, then the very bytes that were hashed.
+Atomic, durable, verified. A file is written under a temporary name, synced, and renamed; so is a checkpoint,
+whose manifest, with the size and sha256 of every file, comes last. Whatever moment a process dies at, what
+has a final name is whole. Reading goes the other way: sizes and hashes first, then the very bytes that were
+hashed.
+
+Knows nothing of training: optimizer state is tensors by name, where it stands is a plain dict. What others
+add to a run, its pages and `evals.jsonl`, is theirs.
 """
 
 import contextlib
@@ -23,6 +27,7 @@ from tformer.config import Config
 from tformer.errors import RequestError, TformerError
 from tformer.files import (
     TEMPORARY,
+    append_line,
     cannot_write,
     read_json,
     sync_folder,
@@ -38,10 +43,9 @@ from tformer.run.huggingface import (
     to_hf_config,
     tokenizer_config,
 )
-from tformer.run.record import Record, read_lines, read_record, write_record
+from tformer.run.record import NAME, Record, read_lines, read_record
 from tformer.text.tokenizer import Tokenizer
-from tformer.training.fit import State
-from tformer.training.optim import Optimizers
+from tformer.yaml_text import dump_yaml
 
 FORMAT = 1
 CHECKPOINT_NAME = re.compile(r"step-(\d{8})")
@@ -72,10 +76,10 @@ def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
 
 @dataclass
 class Checkpoint:
-    """What a verified checkpoint holds, parsed."""
+    """What a verified checkpoint holds, parsed: tensors by name, and the state as it was given."""
 
     step: int
-    state: State
+    state: dict[str, Any]
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     manifest: dict[str, Any]
@@ -131,16 +135,13 @@ class Run:
 
     def write_record(self, config: Config, record: Record) -> None:
         """`tformer.yaml`: the whole effective configuration, and under `record` what it met."""
-        write_record(self.folder, config, record)
+        text = dump_yaml(config.model_dump() | {"record": record.as_dict()})
+        write_file(self.folder / NAME, text.encode())
 
     def write_weights(self, model: Transformer) -> None:
         """`model.safetensors`, the weights that other tools load."""
         data = tensors_to_bytes(to_hf(model.config, model.state_dict()))
         write_file(self.folder / "model.safetensors", data)
-
-    def write_text(self, name: str, text: str) -> None:
-        """A picture or a page of the run."""
-        write_file(self.folder / name, text.encode())
 
     # ------------------------------------------------------------------ metrics
 
@@ -151,11 +152,7 @@ class Run:
 
     def log(self, values: dict[str, Any]) -> None:
         """Append a line to `metrics.jsonl`."""
-        try:
-            with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
-        except OSError as error:
-            raise cannot_write(self.metrics, error) from None
+        append_line(self.metrics, values)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines so far; a last line that was cut short is passed over."""
@@ -169,20 +166,28 @@ class Run:
     # ------------------------------------------------------------------ checkpoints
 
     def write_checkpoint(
-        self, model: Transformer, optimizers: Optimizers, state: State, keep: int, identity: dict[str, Any]
+        self,
+        model: Transformer,
+        optimizer: dict[str, Tensor],
+        state: dict[str, Any],
+        keep: int,
+        identity: dict[str, Any],
     ) -> Path:
-        """Save all that training goes on from, then remove all but the `keep` newest."""
-        name = f"step-{state.step:08d}"
+        """Save all that training goes on from, then remove all but the `keep` newest.
+
+        `state` has the `step`, and is given back as it is; so are the tensors of `optimizer`.
+        """
+        name = f"step-{state['step']:08d}"
         final, temporary = self.checkpoints / name, self.checkpoints / f"{TEMPORARY}{name}"
         files = {
             "model.safetensors": tensors_to_bytes(to_hf(model.config, model.state_dict())),
             "optimizer.safetensors": tensors_to_bytes(
-                {k: t.detach().cpu().contiguous() for k, t in optimizers.state_tensors().items()}
+                {k: t.detach().cpu().contiguous() for k, t in optimizer.items()}
             ),
         }
         manifest: dict[str, Any] = {
             "format": FORMAT,
-            "state": state.as_dict(),
+            "state": state,
             **identity,
             "files": {
                 file: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -266,13 +271,13 @@ def _read_checkpoint(folder: Path, model: Transformer) -> Checkpoint:
         if manifest.get("sha256") != manifest_hash(manifest):
             raise TformerError(f"{MANIFEST} does not have its sha256")
         parsed = {name: _read_tensors(folder / name, manifest["files"][name]) for name in TENSOR_FILES}
-        state = State.from_dict(manifest["state"])
+        state, step = manifest["state"], int(manifest["state"]["step"])
     except OSError as error:
         raise TformerError(f"cannot read {folder}", error.strerror or str(error)) from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TformerError(f"{MANIFEST} is not one of ours", repr(error)) from None
     weights = from_hf(model.config, parsed["model.safetensors"], str(folder))
-    return Checkpoint(state.step, state, weights, parsed["optimizer.safetensors"], manifest)
+    return Checkpoint(step, state, weights, parsed["optimizer.safetensors"], manifest)
 
 
 def _read_tensors(path: Path, promised: dict[str, Any]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tformer.config import Config, DataConfig
 from tformer.errors import RequestError
-from tformer.files import write_file
+from tformer.files import append_line
 from tformer.yaml_text import dump_yaml, parse_yaml
 
 NAME = "tformer.yaml"
@@ -179,12 +179,6 @@ def record_of(values: Any, path: Path | str) -> Record:
         raise RequestError(f"{path} is damaged", f"{key}: {first['msg'].lower()}, found {found}") from None
 
 
-def write_record(folder: Path, config: Config, record: Record) -> None:
-    """Write `tformer.yaml`: the whole effective configuration, and what the run met."""
-    text = dump_yaml(config.model_dump() | {"record": record.as_dict()})
-    write_file(folder / NAME, text.encode())
-
-
 # ---------------------------------------------------------------------------- lines
 
 
@@ -226,8 +220,7 @@ def keep_evaluation(folder: Path, task: str, result: dict[str, Any], on: str = "
     if (folder / NAME).exists():
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         line = Evaluation(task=task, on=on, when=now, weights=weights_hash(folder), result=result)
-        with (folder / "evals.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line.as_dict()) + "\n")
+        append_line(folder / "evals.jsonl", line.as_dict())
 
 
 def weights_hash(folder: Path) -> str:

@@ -26,7 +26,7 @@ MOST_NEURONS = 256  # compared with all of another block
 
 
 def flat(mlp: MLP) -> Tensor:
-    """Both matrices as one vector."""
+    """Both matrices as one vector of 2 · d_mlp · d_model numbers."""
     return torch.cat((mlp.up.weight.flatten(), mlp.down.weight.flatten())).detach()
 
 

@@ -1,6 +1,5 @@
 """What runs through the blocks: x before and after each, models of many random blocks, curves by block."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -40,14 +39,13 @@ def streams(model: Transformer, ids: Tensor) -> list[Tensor]:
 
 def curve(seeds: Seeds[E], name: str, x: Sequence[float], y: Callable[[E], Sequence[float]]) -> Series:
     """As `Seeds.curve`; but two seeds have no interval that is worth drawing."""
-    drawn = seeds.curve(name, x, y)
-    return drawn if len(seeds) > 2 else replace(drawn, low=(), high=())
+    return _of_three_or_more(seeds, seeds.curve(name, x, y))
 
 
 def log_curve(seeds: Seeds[E], name: str, x: Sequence[float], y: Callable[[E], Sequence[float]]) -> Series:
-    """`curve` for a log axis: the geometric mean. Where a value has no logarithm, the plain mean alone."""
-    if not all(value > 0 for evidence in seeds for value in y(evidence)):
-        return replace(seeds.curve(name, x, y), low=(), high=())
-    logs = curve(seeds, name, x, lambda evidence: [math.log(value) for value in y(evidence)])
-    middle, low, high = (tuple(map(math.exp, values)) for values in (logs.y, logs.low, logs.high))
-    return replace(logs, y=middle, low=low, high=high)
+    """As `Seeds.log_curve`; but two seeds have no interval that is worth drawing."""
+    return _of_three_or_more(seeds, seeds.log_curve(name, x, y))
+
+
+def _of_three_or_more(seeds: Seeds[E], drawn: Series) -> Series:
+    return drawn if len(seeds) > 2 else replace(drawn, low=(), high=())
