@@ -22,12 +22,7 @@ KNOWN: dict[str, set[object]] = {
     "drawn, not there": set(),
     "imports from below": set(),
     "longer than 400 lines": set(),
-    "draws outside show": {
-        "commands/eval_attention.py",
-        "commands/eval_lambada.py",
-        "commands/eval_loss.py",
-        "commands/evaluation.py",
-    },
+    "draws outside show": set(),
 }
 
 

@@ -40,16 +40,12 @@ Run = Annotated[
         autocompletion=complete_run,
     ),
 ]
-Runs = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--run",
-        help="A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out. "
-        "Several (repeatable) are compared, for loss.",
-        autocompletion=complete_run,
-    ),
-]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def epilog(*examples: str) -> str:
+    r"""Examples below a help page; the \b of Typer's keeps the lines as they are."""
+    return "\n  ".join(["\b\nExamples", *examples])
 
 
 def print_json(values: Any) -> None:

@@ -78,6 +78,7 @@ def command(
     from tformer.run.loaded import load_run
     from tformer.sample import Sampling, continue_text
     from tformer.show import terminal
+    from tformer.show.words import printable
 
     resolved = resolve_device(device)
     if run is None:
@@ -95,7 +96,7 @@ def command(
     on_terminal = sys.stdout.isatty()
 
     def write(text: str) -> None:
-        sys.stdout.write(terminal.printable(text, on_terminal))
+        sys.stdout.write(printable(text, on_terminal))
         sys.stdout.flush()
 
     first = True

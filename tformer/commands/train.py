@@ -189,6 +189,7 @@ def _train(session: "Session", json: bool) -> bool:
     from tformer.run.record import keep_evaluation
     from tformer.show import terminal
     from tformer.show.progress import TrainingProgress
+    from tformer.show.reversal import reversal_table
     from tformer.show.training import Pictures, draw, draw_last, summarise
     from tformer.training.fit import is_exhausted
 
@@ -207,7 +208,7 @@ def _train(session: "Session", json: bool) -> bool:
     passed = True
     if session.data.reversal:
         verdict = reversal(session.model, session.data.reversal, precision=train.precision)
-        terminal.reversal_table(verdict, terminal.err())
+        reversal_table(verdict, terminal.err())
         passed = result["passed"] = verdict.passed
         on = f"{verdict.positions[0].n:,} fresh sequences"
         keep_evaluation(run.folder, "reversal", asdict(verdict), on)

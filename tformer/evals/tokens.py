@@ -63,7 +63,7 @@ def guesses(
 ) -> dict[int, Guess]:
     """The most likely token at each place of `ids` (1 or later), given what its window of n_ctx showed.
 
-    The windows are those of `evaluate.token_losses`; only those asked about are computed.
+    The windows are those of `loss.token_losses`; only those asked about are computed.
     """
     device, n_ctx = next(model.parameters()).device, model.config.n_ctx
     model.eval()
@@ -163,7 +163,7 @@ def surprise(
 ) -> Surprise:
     """Look at the first `n` targets of a text, and at its `most` hardest and easiest.
 
-    `losses` are those of `evaluate.token_losses` on all of `ids`; `token_bytes[id]` is what each id
+    `losses` are those of `loss.token_losses` on all of `ids`; `token_bytes[id]` is what each id
     stands for.
     """
     n_ctx = model.config.n_ctx

@@ -4,13 +4,13 @@ import json
 from typing import Any
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from tformer.evals.generations import COPIED, columns_of, table_rows
+from tformer.evals.writing import COPIED
 from tformer.show import terminal
-from tformer.show.answer import heading
+from tformer.show.generations_words import columns_of, table_rows
+from tformer.show.words import printable
 
 LEGEND = (
     "Known words are in the training text. Bits per byte are what the text costs the model itself. "
@@ -23,7 +23,7 @@ LEGEND = (
 )
 
 
-def generations(run: str, result: dict[str, Any], console: Console) -> None:
+def generations_view(run: str, result: dict[str, Any], console: Console) -> None:
     """Everything, the samples last."""
     columns = result["temperatures"]
     facts = {
@@ -34,7 +34,7 @@ def generations(run: str, result: dict[str, Any], console: Console) -> None:
     }
     terminal.fact_table(console, facts)
     grid = _measures(result, console, errors=True)
-    if _width(grid, console) > console.width:
+    if terminal.natural_width(grid, console) > console.width:
         grid = _measures(result, console, errors=False)
     console.print(grid)
     legend = LEGEND.format(copied=COPIED, equal=f"{result['equal_characters']:,}")
@@ -53,20 +53,16 @@ def _measures(result: dict[str, Any], console: Console, errors: bool) -> Table:
     return grid
 
 
-def _width(grid: Table, console: Console) -> int:
-    return Measurement.get(console, console.options.update(max_width=1000), grid).maximum
-
-
 def _copies(result: dict[str, Any], console: Console) -> None:
     """The longest stretch of each column as it stands in the training text, and the words it lacks."""
     measured = columns_of(result)
     console.print()
-    heading("The longest stretch that is in the training text", console)
+    terminal.heading("The longest stretch that is in the training text", console)
     for name, c in measured.items():
-        said = json.dumps(terminal.printable(c["longest_overlap_text"], terminal=True), ensure_ascii=False)
+        said = json.dumps(printable(c["longest_overlap_text"], terminal=True), ensure_ascii=False)
         console.print(Text.assemble((f"{name}, {c['longest_overlap']} characters: ", "dim"), said))
     console.print()
-    heading("Words that the training text lacks, the most frequent first", console)
+    terminal.heading("Words that the training text lacks, the most frequent first", console)
     for name, c in measured.items():
         words = [word + f" ×{times}" * (times > 1) for word, times in c["unknown_words"]]
         console.print(Text.assemble((f"{name}: ", "dim"), ", ".join(words) or "none"))
@@ -78,7 +74,7 @@ def _samples(result: dict[str, Any], console: Console) -> None:
     real = {s["prompt"]: s["text"] for s in reversed(result["validation_samples"])}
     for prompt in dict.fromkeys(s["prompt"] for s in samples):
         console.print()
-        heading(json.dumps(terminal.printable(prompt, terminal=True), ensure_ascii=False), console)
+        terminal.heading(json.dumps(printable(prompt, terminal=True), ensure_ascii=False), console)
         for temperature in (c["temperature"] for c in result["temperatures"]):
             first = next(s for s in samples if (s["prompt"], s["temperature"]) == (prompt, temperature))
             _sample(f"T {temperature:g}, seed {first['seed']}", prompt, first["text"], console)
@@ -91,5 +87,5 @@ def _samples(result: dict[str, Any], console: Console) -> None:
 
 def _sample(name: str, prompt: str, text: str, console: Console) -> None:
     console.print(Text(f"\n{name}", style="cyan"))
-    before, after = (terminal.printable(part, console.is_terminal) for part in (prompt, text))
+    before, after = (printable(part, console.is_terminal) for part in (prompt, text))
     console.print(Text.assemble((before, "bold"), after.rstrip("\n")))

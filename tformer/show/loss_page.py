@@ -6,24 +6,11 @@ from html import escape
 from tformer.evals.tokens import LEVELS, Surprise, Token, level
 from tformer.figures import Lines
 from tformer.show import page
-from tformer.show.loss import EXTREMES, cells_of, quoted, share, visible
+from tformer.show.colours import DARK, LIGHT
+from tformer.show.loss_words import EXTREMES, cells_of, guess_of
 from tformer.show.svg import figure_svg
-
-# Ink and paper of each level, light and dark; the middle is the page's own.
-LIGHT = {
-    0: ("#ffffff", "#2b6cb0"),
-    1: ("#000000", "#a9cfe8"),
-    3: ("#000000", "#fbdc9a"),
-    4: ("#000000", "#f4945a"),
-    5: ("#ffffff", "#b2182b"),
-}
-DARK = {
-    0: ("#ffffff", "#1f5a97"),
-    1: ("#dce9f3", "#27455d"),
-    3: ("#fff3d6", "#5c4712"),
-    4: ("#ffffff", "#9a4a17"),
-    5: ("#ffffff", "#c62839"),
-}
+from tformer.show.words import share, visible
+from tformer.text.tokenizer import quoted
 
 
 def _levels(colours: dict[int, tuple[str, str]]) -> str:
@@ -107,10 +94,9 @@ def _shown(raw: bytes) -> str:
 
 
 def _span(token: Token, of: int) -> str:
-    guess = "itself" if token.expected == token.raw else quoted(token.expected)
     said = (
         f"{quoted(token.raw)}: {token.loss:.4f} nats ({share(token.probability)}), "
         f"rank {token.rank:,} of {of:,}, after {token.context:,} tokens; "
-        f"expected {guess} ({share(token.expected_probability)})"
+        f"expected {guess_of(token)} ({share(token.expected_probability)})"
     )
     return f'<span class="l{level(token.loss)}" title="{escape(said)}">{_shown(token.raw)}</span>'

@@ -14,18 +14,19 @@ import torch
 
 from tformer.errors import TformerError
 from tformer.evals.attention import attention_weights
-from tformer.evals.generations import columns_of, table_rows
 from tformer.figures import Bars, Figure, Heat, Lines, Numbers, Series
 from tformer.files import write_file
 from tformer.model import Transformer
 from tformer.run.data import recorded_reversal
 from tformer.run.record import Evaluation, Record, read_evaluations, read_lines, read_record, weights_hash
 from tformer.show import page
+from tformer.show.generations_words import columns_of, table_rows
 from tformer.show.svg import figure_svg
 from tformer.text.tokenizer import Tokenizer
 
 MOST_POINTS = 400  # of a curve
-MOST_MAPS = 16  # heads that are drawn
+HEADS_ON_PAGE = 16
+TOKENS_ON_PAGE = 32  # of the text that attention is drawn on
 FACTS = {  # of a result, with what they are called
     "parameters": "parameters",
     "steps": "steps",
@@ -36,9 +37,6 @@ FACTS = {  # of a result, with what they are called
     "loss": "loss of the last step (nats per token)",
     "kept_step": "weights are of step",
 }
-
-
-MOST_TOKENS = 32  # of the text that attention is drawn on
 
 
 def write_page(folder: Path, model: Transformer) -> None:
@@ -67,7 +65,7 @@ def _attention_on(
         ids = [int(i) for i in task.fresh(1, index=1)[0][0]]
     elif samples:
         try:
-            ids = tokenizer.encode(samples[-1])[: min(MOST_TOKENS, model.config.n_ctx)]
+            ids = tokenizer.encode(samples[-1])[: min(TOKENS_ON_PAGE, model.config.n_ctx)]
         except TformerError:  # a replacement character that its alphabet lacks
             return None
     else:
@@ -93,7 +91,7 @@ def run_page(
     the weights of every head on it, shape (layer, head, query, key), of `step` if not of the weights kept.
     """
     parts = [f"<h1>{escape(name)}</h1>", f'<p class="dim">{escape(_origin(record))}</p>', _facts(record)]
-    parts += _curves(metrics)
+    parts += _training(metrics)
     parts += _by_position(metrics, record)
     parts += _samples(metrics)
     parts += _evals(evals)
@@ -145,7 +143,7 @@ def _shown(figure: Figure, name: str) -> str:
 # ---------------------------------------------------------------------------- training
 
 
-def _curves(metrics: Sequence[dict[str, Any]]) -> list[str]:
+def _training(metrics: Sequence[dict[str, Any]]) -> list[str]:
     keys = {"training": "loss", "validation": "val_loss"}
     losses = [s for said, key in keys.items() if (s := _series(said, metrics, key))]
     if not losses:
@@ -262,9 +260,9 @@ def _attention(text: str, weights: np.ndarray, step: int | None = None) -> list[
         for layer in range(weights.shape[0])
         for head in range(weights.shape[1])
     ]
-    more = f" (the first {MOST_MAPS} of {len(heads)} heads)" if len(heads) > MOST_MAPS else ""
+    more = f" (the first {HEADS_ON_PAGE} of {len(heads)} heads)" if len(heads) > HEADS_ON_PAGE else ""
     title = f"Attention by layer.head: a row for each query, a column for each key{more}"
-    figure = Heat(title, "query", "key", tuple(heads[:MOST_MAPS]))
+    figure = Heat(title, "query", "key", tuple(heads[:HEADS_ON_PAGE]))
     return [
         "<h2>Where its heads look</h2>",
         f"<p>On: <code>{escape(text)}</code>{f', after step {step:,}' if step else ''}</p>",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tformer.figures import Bars, Heat, Lines
+from tformer.show.colours import PALETTE, curve_colour
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -117,17 +118,6 @@ def attention_picture(weights: np.ndarray, tokens: Sequence[str], title: str, ki
 
 # ---------------------------------------------------------------------------- figures of pages
 
-PALETTE = (
-    "#3b82c4",
-    "#d9822b",
-    "#2a9d6f",
-    "#c4507a",
-    "#8b6fd1",
-    "#7d8590",
-    "#a8982a",
-    "#3fa7b8",
-    "#b5651d",
-)
 INK = "#010203"  # stands for the page's own text colour until the SVG is written
 
 
@@ -166,7 +156,8 @@ def _lines(figure: Lines) -> "Canvas":
     several = len(figure.series) > 1
     canvas = _canvas(6.4, 3.4 + (0.27 * -(-len(figure.series) // 2) if several else 0))
     axes = canvas.subplots()
-    for series, colour in zip(figure.series, _colours(len(figure.series)), strict=True):
+    for number, series in enumerate(figure.series):
+        colour = curve_colour(number)
         marker = "o" if len(series.x) <= 12 else None
         axes.plot(
             series.x, series.y, label=series.name, color=colour, marker=marker, markersize=3, linewidth=1.6
@@ -237,20 +228,9 @@ def _heat(figure: Heat) -> "Canvas":
     return canvas
 
 
-def _colours(n: int) -> list[str]:
-    return [PALETTE[i % len(PALETTE)] for i in range(n)]
-
-
 def _tidy(axes: Any) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 _DRAW: dict[type, Any] = {Lines: _lines, Bars: _bars, Heat: _heat}
-
-
-def pooled(weights: np.ndarray, most: int) -> np.ndarray:
-    """A matrix as one of at most `most` cells a side, each the largest that it covers."""
-    for axis, size in enumerate(weights.shape):
-        weights = np.maximum.reduceat(weights, range(0, size, -(-size // most)), axis=axis)
-    return weights

@@ -14,6 +14,7 @@ from tformer.run.record import read_lines
 from tformer.show import terminal
 from tformer.show.run_page import run_text
 from tformer.show.svg import loss_svg
+from tformer.show.words import duration
 from tformer.training.plan import Plan
 from tformer.training.session import Session
 
@@ -109,7 +110,7 @@ def summarise(result: dict[str, Any], stopped_early: bool) -> None:
     """The result of a run as a table of facts, with what to do next."""
     facts = {"run": result["run"]}
     facts["trained"] = (
-        f"{result['steps']:,} steps, {result['tokens']:,} tokens in {terminal.duration(result['seconds'])}"
+        f"{result['steps']:,} steps, {result['tokens']:,} tokens in {duration(result['seconds'])}"
         + (" (stopped early: validation no longer improves)" if stopped_early else "")
     )
     facts["loss"] = f"{result['loss']:.4f} (the last step's)" if result["loss"] is not None else "-"

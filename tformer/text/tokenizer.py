@@ -281,13 +281,21 @@ class Tokenizer:
         return self.token_bytes[i].decode("utf-8", errors="replace")
 
     def show(self, i: int) -> str:
-        """A token as a person reads it: its text, or its bytes where they are no text."""
-        raw = self.token_bytes[i]
-        try:
-            text = raw.decode()
-            return json.dumps(text, ensure_ascii=not text.isprintable())
-        except UnicodeDecodeError:
-            return "bytes " + raw.hex(" ")
+        """A token as a person reads it."""
+        return quoted(self.token_bytes[i])
+
+
+def quoted(raw: bytes) -> str:
+    r"""A token in quotes, or its bytes where they are no text.
+
+    >>> quoted("café".encode()), quoted(b"\n"), quoted(b"\xc3")
+    ('"café"', '"\\n"', 'bytes c3')
+    """
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return "bytes " + raw.hex(" ")
+    return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 # ---------------------------------------------------------------------------- the three engines
