@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from tests.answer.verdicts import verdicts
+from tests.conftest import save_run, tiny_model
 from tests.show.test_page import check
 from tformer import answer
 from tformer.answer.claims import FULL, QUICK, Claim, Experiment, Finding
@@ -17,9 +18,12 @@ from tformer.answer.experiments import experiments_of, investigate
 from tformer.answer.lab import accuracies, build, halves, load_subject, tiny, train
 from tformer.figures import Bars, Heat, Lines, Numbers, Series, Table
 from tformer.model import Transformer
+from tformer.run.record import DataFacts, Record
 from tformer.show import answer as render_answer
 from tformer.show import answer_page as report
+from tformer.text.corpus import load_corpus
 from tformer.text.data import Reversal
+from tformer.text.tokenizer import Tokenizer
 
 QUESTION = answer.questions()[0]
 
@@ -180,3 +184,16 @@ def test_a_subject_gives_ids_of_what_it_has(tmp_path):
     assert ids.shape == (3, 12) and ids.max() < 50
     assert torch.equal(ids, subject.ids(3, 64))
     assert not torch.equal(ids, subject.ids(3, 64, seed=1))
+
+
+def test_a_subject_reads_the_text_of_its_run_only_as_it_was(tmp_path):
+    """A text that has changed since is not what the run was trained on; our prose has other letters."""
+    text = tmp_path / "text.txt"
+    text.write_text("abcd" * 90 + "dcba" * 10)
+    tokenizer = Tokenizer.train("char", ["abcd"], 0)
+    facts = DataFacts(source=[str(text)], sha256=load_corpus([str(text)]).sha256)
+    model = tiny_model(vocab_size=tokenizer.vocab_size)
+    run = save_run(tmp_path / "run", model, tokenizer, record=Record(data=facts))
+    assert tokenizer.decode(load_subject(run).text_ids.tolist()) == "dcba" * 10
+    text.write_text("dcba" * 100)
+    assert load_subject(run).text_ids is None

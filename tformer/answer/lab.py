@@ -20,7 +20,6 @@ from tformer.errors import RequestError, TformerError
 from tformer.model import Transformer
 from tformer.run.data import recorded_source
 from tformer.run.loaded import LoadedRun, load_run
-from tformer.text.corpus import load_corpus
 from tformer.text.data import Batches, Reversal, rng, split_text
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.fit import Learner, Report, State, fit
@@ -92,7 +91,7 @@ def _validation_text(run: LoadedRun) -> str:
         source = recorded_source(run.folder, run.record)
         if source.is_ids or not source.is_here:
             return ""
-        return split_text(load_corpus(source.names).text, source.fraction or 1.0).val
+        return split_text(source.corpus().text, source.fraction or 1.0).val
     except RequestError:
         return ""
 
