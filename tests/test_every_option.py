@@ -20,7 +20,7 @@ import typer.main
 import yaml
 
 from tformer import load
-from tformer.answer import experiments
+from tformer.answer import investigate
 from tformer.cli import app
 from tformer.config import Config, parse_yaml
 from tformer.errors import TformerError
@@ -251,9 +251,9 @@ def run(
     # A compiler takes half a minute: tests/test_compile.py. Minutes, as many: tests/test_budget.py.
     monkeypatch.setattr(torch, "compile", lambda model: lambda ids: model(ids))
     monkeypatch.setattr("tformer.training.budget.steps_within", lambda seconds, costs, train: 2)
-    every = experiments.experiments_of
+    every = investigate.experiments_of
     monkeypatch.setattr(
-        experiments, "experiments_of", lambda question: tuple(e for e in every(question) if e.slug in CHEAP)
+        investigate, "experiments_of", lambda question: tuple(e for e in every(question) if e.slug in CHEAP)
     )
 
     def run(line: str) -> Done:

@@ -13,8 +13,9 @@ from tests.answer.verdicts import verdicts
 from tests.conftest import save_run, tiny_model
 from tests.show.test_page import check
 from tformer import answer
-from tformer.answer.claims import FULL, QUICK, Claim, Experiment, Finding
-from tformer.answer.experiments import experiments_of, investigate
+from tformer.answer.claims import Claim, Finding
+from tformer.answer.experiment import FULL, QUICK, Experiment
+from tformer.answer.investigate import experiments_of, investigate
 from tformer.answer.lab import accuracies, build, halves, load_subject, tiny, train
 from tformer.figures import Bars, Heat, Lines, Numbers, Series, Table
 from tformer.model import Transformer
@@ -34,8 +35,8 @@ class Evidence:
     value: float
 
 
-def measure(budget, seed, subject):
-    return Evidence(seed, budget.pick(quick=1.0, full=2.0) + seed)
+def measure(effort, seed, subject):
+    return Evidence(seed, effort.pick(quick=1.0, full=2.0) + seed)
 
 
 def show(measured):
@@ -78,7 +79,7 @@ def test_every_seed_is_measured_and_judged(answered):
     assert left_out.skipped == "no run" and not left_out.evidence and not left_out.finding.claims
 
 
-def test_the_budget_decides_how_many_seeds():
+def test_the_effort_decides_how_many_seeds():
     done = investigate(QUESTION, FULL, experiments=(PLAIN,))
     assert [e["value"] for e in done.results[0].evidence] == [2.0, 3.0, 4.0, 5.0]
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tformer.answer.claims import FULL, QUICK, Claim, Finding, Seeds, largest, over_seeds, smallest
+from tformer.answer.claims import Claim, Finding, largest, smallest
+from tformer.answer.experiment import FULL, QUICK, Seeds, over_seeds
 from tformer.figures import Lines, Numbers, Table
 from tformer.files import finite
 
@@ -96,7 +97,7 @@ def test_a_finding_keeps_the_order_of_each_kind():
     assert [c.measured for c in finding.claims] == [1.0, 2.0]
 
 
-def test_a_budget_picks_its_own():
+def test_an_effort_picks_its_own():
     assert QUICK.pick(quick=1, full=2) == 1
     assert FULL.pick(quick=1, full=2) == 2
 

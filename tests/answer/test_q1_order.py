@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tests.answer.subjects import subject
 from tests.answer.verdicts import refuted, shown, verdicts
 from tests.conftest import tiny_model
-from tformer.answer.claims import QUICK
+from tformer.answer.experiment import QUICK
 from tformer.answer.parts import Rotary, Unmasked
 from tformer.answer.q1_recurrence import order
 from tformer.answer.q1_recurrence.order import Variant

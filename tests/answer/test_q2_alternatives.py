@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tests.answer.verdicts import refuted, shown, verdicts
-from tformer.answer.claims import QUICK
+from tformer.answer.experiment import QUICK
 from tformer.answer.lab import build, tiny
 from tformer.answer.q2_qkv import alternatives, scores
 from tformer.text.data import Reversal

@@ -8,7 +8,7 @@ import torch
 
 from tests.answer.verdicts import refuted, shown, verdicts
 from tests.conftest import needs_nanochat, tiny_model
-from tformer.answer.claims import QUICK
+from tformer.answer.experiment import QUICK
 from tformer.answer.lab import build, calls_of, load_subject
 from tformer.answer.q2_qkv import alternatives, scale, shapes
 from tformer.answer.q2_qkv.experiments import EXPERIMENTS

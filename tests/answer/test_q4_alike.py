@@ -8,7 +8,7 @@ import torch
 from tests.answer.subjects import subject
 from tests.answer.verdicts import refuted, verdicts
 from tests.conftest import FAMILIES, tiny_model
-from tformer.answer.claims import QUICK, Seeds
+from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.parts import BOTH, NEITHER, AttentionAlone, NoSkips
 from tformer.answer.q4_skips import alike
 from tformer.answer.q4_skips.stream import RUN

@@ -7,7 +7,7 @@ from tests.answer.models import random_model
 from tests.answer.subjects import subject
 from tests.answer.verdicts import refuted, verdicts
 from tests.conftest import FAMILIES, tiny_model
-from tformer.answer.claims import QUICK, Seeds
+from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.parts import BOTH, NEITHER, NoSkips, without_norms
 from tformer.answer.q4_skips import gradients
 from tformer.answer.q4_skips.stream import RUN, deep

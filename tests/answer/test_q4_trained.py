@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.answer.verdicts import refuted, verdicts
-from tformer.answer.claims import QUICK, Seeds
+from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.parts import BOTH, NEITHER, VARIANTS, NoSkips
 from tformer.answer.q4_skips import trained
 

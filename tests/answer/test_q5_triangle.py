@@ -9,7 +9,7 @@ from tests.answer.subjects import subject
 from tests.answer.verdicts import refuted, verdicts
 from tests.conftest import FAMILIES, tiny_model
 from tformer import model as room
-from tformer.answer.claims import QUICK, Seeds
+from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.parts import reaching
 from tformer.answer.q5_mask import triangle
 from tformer.model import CausalSelfAttention, attention

@@ -8,7 +8,7 @@ import torch
 from tests.answer.models import random_model
 from tests.answer.subjects import subject
 from tests.answer.verdicts import refuted, verdicts
-from tformer.answer.claims import QUICK, Seeds
+from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.lab import build, train
 from tformer.answer.q6_heads import repeats
 from tformer.model import attention

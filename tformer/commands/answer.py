@@ -118,8 +118,8 @@ def _with_evidence(
     found: "list[Question]", full: bool, subject: "Subject | None", seed: int, report: Path | None, json: bool
 ) -> bool:
     """Run, show and write; whether every claim held."""
-    from tformer.answer.claims import FULL, QUICK
-    from tformer.answer.experiments import investigate
+    from tformer.answer.experiment import FULL, QUICK
+    from tformer.answer.investigate import investigate
     from tformer.show import answer as render_answer
     from tformer.show import terminal
     from tformer.show.answer_page import write_report

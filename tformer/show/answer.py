@@ -16,7 +16,7 @@ from tformer.show.words import duration
 
 if TYPE_CHECKING:  # they import torch
     from tformer.answer import Question
-    from tformer.answer.experiments import Answer
+    from tformer.answer.investigate import Answer
 
 
 def question(asked: "Question", console: Console) -> None:
@@ -48,7 +48,7 @@ def evidence(answer: "Answer", console: Console) -> None:
     held = sum(claim.passed for claim in claims)
     seconds = duration(sum(result.seconds for result in answer.results))
     console.print()
-    said = f"{held} of {len(claims)} claims hold ({answer.budget.name}, seed {answer.seed}, {seconds})"
+    said = f"{held} of {len(claims)} claims hold ({answer.effort.name}, seed {answer.seed}, {seconds})"
     console.print(Text(said, style="bold green" if held == len(claims) else "bold red"))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from tformer import __version__
-from tformer.answer.experiments import Answer, Result
+from tformer.answer.investigate import Answer, ExperimentResult
 from tformer.figures import Numbers, Table
 from tformer.files import write_file
 from tformer.show import page
@@ -30,7 +30,7 @@ def origin(answers: Sequence[Answer], run: Path | None) -> str:
     seconds = sum(result.seconds for answer in answers for result in answer.results)
     on = f", on the run {run}" if run else ""
     return (
-        f"Every number was measured by tformer {__version__} (budget {first.budget.name}, seed "
+        f"Every number was measured by tformer {__version__} (budget {first.effort.name}, seed "
         f"{first.seed}{on}) in {seconds:.0f} s on {datetime.date.today().isoformat()}, with Python "
         f"{platform.python_version()} and PyTorch {torch.__version__}, one thread of {platform.machine()}. "
         "± is the 95 % interval of the mean over seeds, by Student's t; of two seeds both values are given. "
@@ -65,7 +65,7 @@ def html_report(answers: Sequence[Answer], run: Path | None) -> str:
     return page.page(TITLE, "\n".join(parts))
 
 
-def _html_result(result: Result, name: str) -> str:
+def _html_result(result: ExperimentResult, name: str) -> str:
     parts = [f"<h4>{escape(result.title)}</h4>"]
     if result.skipped:
         return "\n".join([*parts, f'<p class="dim">Left out: {escape(result.skipped)}</p>'])
@@ -97,7 +97,7 @@ def markdown_report(answers: Sequence[Answer], run: Path | None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_result(result: Result, name: str) -> list[str]:
+def _markdown_result(result: ExperimentResult, name: str) -> list[str]:
     parts = [f"#### {result.title}"]
     if result.skipped:
         return [*parts, f"Left out: {result.skipped}"]

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, build, n_parameters, tiny, train
 from tformer.answer.parts import start_random
 from tformer.answer.q1_recurrence.lstm import as_large_as, build_lstm
@@ -78,10 +79,10 @@ def step_ms(model: nn.Module, length: int, steps: int, sequences: int, seed: int
     return 1000 * statistics.median(b - a for a, b in pairwise(ends[1:]))
 
 
-def measure_steps(budget: Budget, seed: int, subject: Subject | None) -> StepsEvidence:
+def measure_steps(effort: Effort, seed: int, subject: Subject | None) -> StepsEvidence:
     """Count on one sequence, with the run's architecture if there is one; time small models of one size."""
-    longest = budget.pick(quick=128, full=512)
-    timed = tuple(2**i for i in range(4, budget.pick(quick=9, full=10)))
+    longest = effort.pick(quick=128, full=512)
+    timed = tuple(2**i for i in range(4, effort.pick(quick=9, full=10)))
     model = build(tiny(vocab_size=SYMBOLS, n_ctx=timed[-1]), seed)
     config = as_large_as(n_parameters(model), SYMBOLS, model.config.d_model)
     counted = (subject.model if subject else model).config
@@ -89,7 +90,7 @@ def measure_steps(budget: Budget, seed: int, subject: Subject | None) -> StepsEv
     inspected = copy.deepcopy(subject.model if subject else model).double()
     recurrent = build_lstm(config, seed).double()
     ids = torch.randint(min(SYMBOLS, counted.vocab_size), (1, lengths[-1]))
-    steps, sequences = budget.pick(quick=5, full=12), 4
+    steps, sequences = effort.pick(quick=5, full=12), 4
     return StepsEvidence(
         lengths,
         tuple(chain_of(inspected, ids[:, :n]) for n in lengths),
@@ -181,12 +182,12 @@ def reach(model: nn.Module, ids: Tensor, draws: int = 8) -> tuple[float, ...]:
 
 
 def measure_reach(
-    budget: Budget, seed: int, subject: Subject | None, forget_biases: Mapping[str, float] = FORGET_BIASES
+    effort: Effort, seed: int, subject: Subject | None, forget_biases: Mapping[str, float] = FORGET_BIASES
 ) -> ReachEvidence:
     """Models with random weights of one size, in float64; and the run, on its own text."""
     length = 2 * FAR
     model = build(tiny(vocab_size=SYMBOLS, n_ctx=length), seed, start_random)
-    ids = torch.randint(SYMBOLS, (budget.pick(quick=4, full=16), length))
+    ids = torch.randint(SYMBOLS, (effort.pick(quick=4, full=16), length))
     shares = {"transformer": reach(model.double().eval(), ids)}
     for name, bias in forget_biases.items():
         config = as_large_as(n_parameters(model), SYMBOLS, model.config.d_model, bias)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import (
     Subject,
     accuracies,
@@ -63,9 +64,9 @@ def continued(model: Transformer, kept: Tensor, ids: Tensor) -> Tensor:
     return model(ids[:, n:], cache)[:, -1]
 
 
-def measure_carried(budget: Budget, seed: int, subject: Subject | None) -> CarriedEvidence:
+def measure_carried(effort: Effort, seed: int, subject: Subject | None) -> CarriedEvidence:
     """Read a text, keep nothing but what is carried, go on; compare with reading all of it at once."""
-    longest = budget.pick(quick=256, full=1024)
+    longest = effort.pick(quick=256, full=1024)
     if subject:
         model, ids = subject.model.eval(), subject.ids(1, longest, seed)
     else:
@@ -170,10 +171,10 @@ class RecallEvidence:
     chance: float
 
 
-def measure_recall(budget: Budget, seed: int, subject: Subject | None) -> RecallEvidence:
+def measure_recall(effort: Effort, seed: int, subject: Subject | None) -> RecallEvidence:
     """Train each model afresh for each distance, on the same batches."""
-    distances = budget.pick(quick=(4, 16), full=(4, 8, 16, 32))
-    steps = budget.pick(quick=120, full=300)
+    distances = effort.pick(quick=(4, 16), full=(4, 8, 16, 32))
+    steps = effort.pick(quick=120, full=300)
     accuracy: dict[str, list[float]] = {name: [] for name in LEARNERS}
     share: dict[str, list[float]] = {name: [] for name in LEARNERS}
     parameters: dict[str, int] = {}
@@ -257,10 +258,10 @@ def known_half(model: nn.Module, task: Reversal) -> tuple[float, ...]:
     return tuple(map(float, accuracies(model, task)[task.length - 1 :]))
 
 
-def measure_reversal(budget: Budget, seed: int, subject: Subject | None) -> ReversalEvidence:
+def measure_reversal(effort: Effort, seed: int, subject: Subject | None) -> ReversalEvidence:
     """Train a transformer and an LSTM of its size for the same steps, and the LSTM for more of them."""
-    task = Reversal(budget.pick(quick=6, full=10), 10, seed)
-    steps, longer = budget.pick(quick=(100, 250), full=(150, 900))  # few, yet enough for the transformer
+    task = Reversal(effort.pick(quick=6, full=10), 10, seed)
+    steps, longer = effort.pick(quick=(100, 250), full=(150, 900))  # few, yet enough for the transformer
     config = tiny(vocab_size=task.symbols, n_ctx=task.n_ctx)
     accuracy, parameters = {}, {}
     steps_of = {TRANSFORMER: steps, LSTM: steps, LONGER: longer}

@@ -8,7 +8,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, accuracies, build, relative_difference, tiny, train
 from tformer.answer.parts import Rotary, Timeless, Unmasked, shrink_positions, start_random
 from tformer.answer.tasks import Previous, Stream
@@ -42,9 +43,9 @@ def timeless(model: Transformer, n_layers: int, kind: type[CausalSelfAttention] 
 
 
 @torch.inference_mode()
-def measure_permutation(budget: Budget, seed: int, subject: Subject | None) -> PermutationEvidence:
+def measure_permutation(effort: Effort, seed: int, subject: Subject | None) -> PermutationEvidence:
     """Reorder the inputs of models with random weights, or with those of the run, in float64."""
-    length = budget.pick(quick=24, full=64)
+    length = effort.pick(quick=24, full=64)
     if subject:
         model, ids = subject.model, subject.ids(4, length, seed)
     else:
@@ -147,11 +148,11 @@ class OrderEvidence:
 
 
 def measure_order(
-    budget: Budget, seed: int, subject: Subject | None, variants: Sequence[Variant] = VARIANTS
+    effort: Effort, seed: int, subject: Subject | None, variants: Sequence[Variant] = VARIANTS
 ) -> OrderEvidence:
     """Train each variant from the same draw on the same batches."""
-    task = Previous(budget.pick(quick=8, full=12), seed)
-    steps, width = budget.pick(quick=(100, 48), full=(300, 64))
+    task = Previous(effort.pick(quick=8, full=12), seed)
+    steps, width = effort.pick(quick=(100, 48), full=(300, 64))
     accuracy = {}
     for variant in variants:
         config = tiny(

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_least, at_most, largest
+from tformer.answer.claims import Finding, at_least, at_most, largest
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import (
     Subject,
     accuracies,
@@ -48,9 +49,9 @@ class KinEvidence:
     straight_through: float  # norm of the gradient that training is told instead
 
 
-def measure_kin(budget: Budget, seed: int, subject: Subject | None) -> KinEvidence:
+def measure_kin(effort: Effort, seed: int, subject: Subject | None) -> KinEvidence:
     """On Q, K and V of a layer of the run, or of a fresh module, in float64."""
-    n = budget.pick(quick=32, full=64)
+    n = effort.pick(quick=32, full=64)
     if subject:
         model, ids = subject.model, subject.ids(2, n, seed)
     else:
@@ -225,11 +226,11 @@ class LearnersEvidence:
     by_score: dict[str, Learner]
 
 
-def measure_learners(budget: Budget, seed: int, subject: Subject | None) -> LearnersEvidence:
+def measure_learners(effort: Effort, seed: int, subject: Subject | None) -> LearnersEvidence:
     """One block with one head on reversal: where to look has to come from its scores."""
-    task = Reversal(budget.pick(quick=6, full=8), budget.pick(quick=8, full=12), seed)
+    task = Reversal(effort.pick(quick=6, full=8), effort.pick(quick=8, full=12), seed)
     config = tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, n_layers=1, n_heads=1)
-    steps = budget.pick(quick=100, full=400)
+    steps = effort.pick(quick=100, full=400)
     by_score = {
         name: trained_learner(build(config, seed, with_scores(name)), task, steps, seed) for name in SCORES
     }

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_most, largest
+from tformer.answer.claims import Finding, at_most, largest
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, build, calls_of, relative_difference, tiny
 from tformer.figures import Numbers, Table
 from tformer.kv_cache import KVCache
@@ -62,9 +63,9 @@ class ShapeEvidence:
     wide_difference: float  # attention of V · P from (attention of V) · P, of its largest number
 
 
-def measure_shapes(budget: Budget, seed: int, subject: Subject | None) -> ShapeEvidence:
+def measure_shapes(effort: Effort, seed: int, subject: Subject | None) -> ShapeEvidence:
     """Trace the run, or two fresh models: one like GPT-2, one with fewer key heads than query heads."""
-    n = budget.pick(quick=12, full=64)
+    n = effort.pick(quick=12, full=64)
     if subject:
         models = {subject.folder.name: subject.model}
         inputs = subject.ids(2, n, seed)

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Claim, Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, build, n_parameters, too_short
 from tformer.answer.parts import exchanged, with_mlps
 from tformer.answer.q3_mlps.facts import facts_of, learned_by_heart
@@ -120,16 +121,16 @@ class LikenessEvidence:
     own: bool  # trained here
 
 
-def measure_likeness(budget: Budget, seed: int, subject: Subject | None) -> LikenessEvidence:
+def measure_likeness(effort: Effort, seed: int, subject: Subject | None) -> LikenessEvidence:
     """Compare the MLPs of all pairs of blocks: their weights, what they make of the same states."""
     if subject:
-        model, ids = subject.model, subject.ids(budget.pick(quick=8, full=32), 32, seed)
+        model, ids = subject.model, subject.ids(effort.pick(quick=8, full=32), 32, seed)
         inputs, targets = ids[:, :-1], ids[:, 1:]
     else:
-        model = learned_by_heart(budget, seed)
-        inputs, targets = (torch.from_numpy(a) for a in facts_of(budget, seed).all())
+        model = learned_by_heart(effort, seed)
+        inputs, targets = (torch.from_numpy(a) for a in facts_of(effort, seed).all())
     torch.manual_seed(seed)
-    compared = compare_pairs(model, inputs, targets, most=budget.pick(quick=5, full=15))
+    compared = compare_pairs(model, inputs, targets, most=effort.pick(quick=5, full=15))
 
     def mean(quantity: Callable[[Pair], float]) -> float:
         return sum(map(quantity, compared)) / len(compared)
@@ -288,10 +289,10 @@ class PartingEvidence:
 
 
 def measure_parting(
-    budget: Budget, seed: int, subject: Subject | None, variant: str = "same start"
+    effort: Effort, seed: int, subject: Subject | None, variant: str = "same start"
 ) -> PartingEvidence:
     """Start all MLPs from the same weights, train, and compare what was added."""
-    after = learned_by_heart(budget, seed, variant)
+    after = learned_by_heart(effort, seed, variant)
     before = build(after.config, seed, partial(with_mlps, variant=variant))  # the same draw
     old, new = ([flat(block.mlp) for block in blocks_of(model)] for model in (before, after))
     compared = pairs(len(new), most=15)

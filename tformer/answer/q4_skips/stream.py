@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tformer.answer.claims import E, Seeds
+from tformer.answer.experiment import E, Seeds
 from tformer.answer.lab import build, tiny
 from tformer.answer.parts import start_random
 from tformer.figures import Series

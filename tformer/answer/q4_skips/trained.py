@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Claim, Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, accuracies, build, fresh_tensors, halves, tiny, train
 from tformer.answer.parts import (
     BOTH,
@@ -68,19 +69,19 @@ class TrainingEvidence:
         return next(t for t in self.trained if (t.depth, t.variant) == (depth, variant))
 
 
-def measure_training(budget: Budget, seed: int, subject: Subject | None) -> TrainingEvidence:
+def measure_training(effort: Effort, seed: int, subject: Subject | None) -> TrainingEvidence:
     """The same draw, data and steps for every variant of a depth."""
     task = Reversal(**TASK, seed=seed)
-    steps = budget.pick(quick=80, full=100)
-    rates = budget.pick(quick=(FAST,), full=(FAST, SLOW))
+    steps = effort.pick(quick=80, full=100)
+    rates = effort.pick(quick=(FAST,), full=(FAST, SLOW))
     trained = [
         best_of_rates(Plan(depth, name, kind), task, steps, rates)
-        for depth in budget.pick(quick=(2, 8), full=(2, 4, 8, 16))
+        for depth in effort.pick(quick=(2, 8), full=(2, 4, 8, 16))
         for name, kind in VARIANTS.items()
     ]
     copying = Plan(COPY_DEPTH, COPY, NoSkips, start_copying)
     trained.append(best_of_rates(copying, task, steps, (SLOW,)))
-    others = budget.pick(quick={}, full={GPT2: start_gpt2, ORTHOGONAL: start_orthogonal})
+    others = effort.pick(quick={}, full={GPT2: start_gpt2, ORTHOGONAL: start_orthogonal})
     for name, start in others.items():
         trained.append(best_of_rates(Plan(COPY_DEPTH, name, NoSkips, start), task, steps, rates))
     return TrainingEvidence(1 / task.symbols, steps, trained)

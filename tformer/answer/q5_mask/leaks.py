@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Claim, Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, accuracies, build, fresh_tensors, halves, tiny, train
 from tformer.answer.parts import reaching, unmasked, zeroed_after
 from tformer.answer.q5_mask.prefixes import prefix_losses
@@ -116,10 +117,10 @@ def is_stopped(task: Reversal, seed: int) -> bool:
     return False
 
 
-def measure_leaks(budget: Budget, seed: int, subject: Subject | None) -> LeakEvidence:
+def measure_leaks(effort: Effort, seed: int, subject: Subject | None) -> LeakEvidence:
     """Train on reversal with each mask; the run's own table, if it is a run on reversal."""
     task = Reversal(4, 8, seed=seed)
-    steps, n = budget.pick(quick=150, full=300), budget.pick(quick=1000, full=2000)
+    steps, n = effort.pick(quick=150, full=300), effort.pick(quick=1000, full=2000)
     variants = {}
     for name, formula in FORMULAS.items():
         model = small_model(task, seed, formula)

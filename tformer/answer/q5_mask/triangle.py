@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Claim, Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, build, tiny
 from tformer.answer.parts import copy_of, reaching, start_random, unmasked
 from tformer.figures import Cell, Heat, Table
@@ -42,9 +43,9 @@ class JacobianEvidence:
     matrices: dict[str, list[list[float]]]
 
 
-def measure_jacobian(budget: Budget, seed: int, subject: Subject | None) -> JacobianEvidence:
+def measure_jacobian(effort: Effort, seed: int, subject: Subject | None) -> JacobianEvidence:
     """Of the run, or of random weights, with three masks."""
-    length = budget.pick(quick=12, full=24)
+    length = effort.pick(quick=12, full=24)
     if subject:
         model, ids = subject.model, subject.ids(1, length, seed)
     else:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tformer.answer.claims import Experiment
+from tformer.answer.experiment import Experiment
 from tformer.answer.q6_heads import removed, repeats, several
 
 EXPERIMENTS: tuple[Experiment[Any], ...] = (

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Claim, Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, accuracies, build, fresh_tensors, halves, tiny, train
 from tformer.evals.attention import CARRIES, attention_weights, mirror
 from tformer.figures import Cell, Heat, Table
@@ -28,10 +29,10 @@ class SumEvidence:
 
 
 @torch.inference_mode()
-def measure_sum(budget: Budget, seed: int, subject: Subject | None) -> SumEvidence:
+def measure_sum(effort: Effort, seed: int, subject: Subject | None) -> SumEvidence:
     """Attention's output, against the sum of what each head alone adds to the residual stream."""
     if subject:
-        model, ids = subject.model, subject.ids(2, budget.pick(quick=32, full=128), seed)
+        model, ids = subject.model, subject.ids(2, effort.pick(quick=32, full=128), seed)
     else:
         model = build(tiny(vocab_size=32, n_ctx=32), seed)
         ids = torch.randint(32, (2, 32))
@@ -85,14 +86,14 @@ class MirrorEvidence:
     own: bool
 
 
-def measure_mirror(budget: Budget, seed: int, subject: Subject | None) -> MirrorEvidence:
+def measure_mirror(effort: Effort, seed: int, subject: Subject | None) -> MirrorEvidence:
     """Where heads look, and the accuracy without each, on the run or on a model trained here."""
     if subject and subject.task:
         return _mirrored(subject.model, subject.task, seed, own=False)
-    task = Reversal(budget.pick(quick=5, full=8), budget.pick(quick=10, full=16), seed)
-    width = budget.pick(quick=32, full=64)
+    task = Reversal(effort.pick(quick=5, full=8), effort.pick(quick=10, full=16), seed)
+    width = effort.pick(quick=32, full=64)
     model = build(tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, d_model=width), seed)
-    steps, lr = budget.pick(quick=120, full=500), budget.pick(quick=6e-3, full=3e-3)
+    steps, lr = effort.pick(quick=120, full=500), effort.pick(quick=6e-3, full=3e-3)
     train(model, task, steps, seed, batch_size=32, lr=lr)
     return _mirrored(model, task, seed, own=True)
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tformer.answer import lab
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Claim, Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, build, tiny, train
 from tformer.answer.q6_heads.looks import (
     HeadScores,
@@ -61,11 +62,11 @@ def random_repeats(vocab_size: int, n: int, length: int, seed: int) -> Tensor:
     return torch.from_numpy(np.concatenate((half, half), axis=1))
 
 
-def measure_repeats(budget: Budget, seed: int, subject: Subject | None) -> RepeatsEvidence:
+def measure_repeats(effort: Effort, seed: int, subject: Subject | None) -> RepeatsEvidence:
     """Score the heads of the run, or of a model trained here on repeating sequences."""
     if subject and not subject.task:
         length = min(24, subject.model.config.n_ctx // 2)
-        n = budget.pick(quick=4, full=16)
+        n = effort.pick(quick=4, full=16)
         ids = random_repeats(subject.model.config.vocab_size, n, length, seed)
         known = (torch.arange(ids.shape[1] - 1) >= length).expand(len(ids), -1)
         evidence = examine_heads(subject.model, ids, known)
@@ -78,7 +79,7 @@ def measure_repeats(budget: Budget, seed: int, subject: Subject | None) -> Repea
             text_uniform=looking_everywhere(text),
         )
     task = Repeats(16, 18, (4, 7), seed)
-    steps = budget.pick(quick=160, full=500)
+    steps = effort.pick(quick=160, full=500)
     two, one = (learn_repeats(task, steps, n_layers) for n_layers in (2, 1))
     ids, known = task.fresh_and_known(300)
     return replace(examine_heads(two, ids, known), one_layer=accuracy_on(one, ids, known), own=True)

@@ -8,16 +8,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from tformer.answer import Question
-from tformer.answer.claims import Budget, Claim, Experiment, Finding, Seeds
+from tformer.answer.claims import Claim, Finding
+from tformer.answer.experiment import Effort, Experiment, Seeds
 from tformer.answer.lab import Subject
 from tformer.device import one_thread
 
 SEEDS_APART = 1000  # so that --seed 0 and --seed 1 share no draw
-Progress = Callable[[str, int, int], None]  # what is being measured; seeds done, in all
+ExperimentProgress = Callable[[str, int, int], None]  # what is being measured; seeds done, in all
 
 
 @dataclass(frozen=True)
-class Result:
+class ExperimentResult:
     """One experiment done: what was measured for each seed, and what it shows. Or why it was left out."""
 
     slug: str
@@ -33,9 +34,9 @@ class Answer:
     """A question with the results of its experiments."""
 
     question: Question
-    budget: Budget
+    effort: Effort
     seed: int
-    results: tuple[Result, ...]
+    results: tuple[ExperimentResult, ...]
 
     @property
     def claims(self) -> list[Claim]:
@@ -53,7 +54,7 @@ class Answer:
             "question": self.question.title,
             "number": self.question.number,
             "slug": self.question.slug,
-            "budget": self.budget.name,
+            "budget": self.effort.name,
             "seed": self.seed,
             "claims": [claim.as_dict() for claim in self.claims],
             "evidence": {
@@ -85,10 +86,10 @@ def experiments_of(question: Question) -> tuple[Experiment[Any], ...]:
 
 def investigate(
     question: Question,
-    budget: Budget,
+    effort: Effort,
     seed: int = 0,
     subject: Subject | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: ExperimentProgress = lambda what, done, total: None,
     experiments: Sequence[Experiment[Any]] | None = None,
 ) -> Answer:
     """Run experiments of a question: its own, unless others are given.
@@ -97,21 +98,23 @@ def investigate(
     """
     if experiments is None:
         experiments = experiments_of(question)
-    total = sum(e.seeds(budget) for e in experiments)
+    total = sum(e.seeds(effort) for e in experiments)
     results, done = [], 0
     with one_thread():
         for experiment in experiments:
-            began, n = time.perf_counter(), experiment.seeds(budget)
+            began, n = time.perf_counter(), experiment.seeds(effort)
             why = experiment.skip(subject)
             measured = []
             for i in range(n):
                 progress(experiment.title, done, total)
                 if not why:
-                    measured.append(experiment.measure(budget, SEEDS_APART * seed + i, subject))
+                    measured.append(experiment.measure(effort, SEEDS_APART * seed + i, subject))
                 done += 1
             finding = experiment.show(Seeds(measured)) if measured else Finding()
             evidence = tuple(asdict(e) for e in measured)
             seconds = time.perf_counter() - began
-            results.append(Result(experiment.slug, experiment.title, evidence, finding, seconds, why or ""))
+            results.append(
+                ExperimentResult(experiment.slug, experiment.title, evidence, finding, seconds, why or "")
+            )
     progress("", total, total)
-    return Answer(question, budget, seed, tuple(results))
+    return Answer(question, effort, seed, tuple(results))
