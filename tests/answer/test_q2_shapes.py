@@ -26,7 +26,7 @@ ONE_QUERY = "One query on cached keys gives what the last of all queries gives"
 ALL_HOLD = dict.fromkeys((ONE_WIDTH, POSITIONS, EXISTS, ONE_QUERY), True)
 
 
-def test_slugs_are_unique_and_the_budget_has_seeds():
+def test_slugs_are_unique_and_the_effort_has_seeds():
     assert [e.slug for e in EXPERIMENTS] == ["shapes", "scale", "kin", "trained", "cost"]
     assert all(e.quick_seeds >= 2 for e in EXPERIMENTS)
 

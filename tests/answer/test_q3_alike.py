@@ -108,7 +108,7 @@ def test_a_reversal_run_is_compared_on_its_own_sequences(model):
 
 def test_the_same_gradients_would_be_found(monkeypatch):
     """One MLP for all blocks, examined as if they were several: what training added is the same."""
-    monkeypatch.setattr(facts, "facts_of", lambda effort, seed: Facts(64, seed))
+    monkeypatch.setattr(facts, "facts_for", lambda effort, seed: Facts(64, seed))
     facts.learned_by_heart.cache_clear()
     evidence = alike.measure_parting(QUICK, 0, None, variant="shared")
     facts.learned_by_heart.cache_clear()

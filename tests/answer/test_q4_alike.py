@@ -34,8 +34,8 @@ def test_measures_of_likeness_by_arithmetic():
 
 def test_positions_become_alike_without_skips_alone(monkeypatch):
     assert verdicts(measured()) == {ALIKE: True, ATTENTION_ALONE: True, APART: True}
-    monkeypatch.setitem(alike.VARIANTS, BOTH, NoSkips)
-    monkeypatch.setitem(alike.VARIANTS, NEITHER, Block)
+    monkeypatch.setitem(alike.SKIP_VARIANTS, BOTH, NoSkips)
+    monkeypatch.setitem(alike.SKIP_VARIANTS, NEITHER, Block)
     monkeypatch.setattr(alike, "AttentionAloneNoSkip", AttentionAlone)
     assert refuted(measured()) == {ALIKE, ATTENTION_ALONE, APART}
 

@@ -38,8 +38,8 @@ def test_gradients_are_those_of_autograd():
 
 def test_gradients_of_queries_need_skips_and_their_size_norms(monkeypatch):
     assert verdicts(measured()) == dict.fromkeys((VANISHES, NORMS_KEEP, USELESS, USEFUL), True)
-    monkeypatch.setitem(gradients.VARIANTS, BOTH, NoSkips)
-    monkeypatch.setitem(gradients.VARIANTS, NEITHER, Block)
+    monkeypatch.setitem(gradients.SKIP_VARIANTS, BOTH, NoSkips)
+    monkeypatch.setitem(gradients.SKIP_VARIANTS, NEITHER, Block)
     monkeypatch.setattr(gradients, "without_norms", lambda model: model)
     assert refuted(measured()) == {VANISHES, USELESS, USEFUL}, "with both skips and norms nothing vanishes"
 

@@ -43,8 +43,8 @@ def test_the_lens_at_the_end_reads_the_model_itself(model):
 
 def test_the_lens_reads_a_stream_with_skips_alone(monkeypatch):
     assert verdicts(measured()) == {IS_SUM: True, READ_EARLY: True, READ_LATE: True}
-    monkeypatch.setitem(lens.VARIANTS, BOTH, NoSkips)
-    monkeypatch.setitem(lens.VARIANTS, NEITHER, Block)
+    monkeypatch.setitem(lens.SKIP_VARIANTS, BOTH, NoSkips)
+    monkeypatch.setitem(lens.SKIP_VARIANTS, NEITHER, Block)
     assert refuted(measured()) == {IS_SUM, READ_EARLY, READ_LATE}
 
 

@@ -44,8 +44,8 @@ def test_the_reversal_table_tells_masks_apart():
 
 
 def test_every_claim_on_leaks_falls_when_the_masks_are_exchanged(monkeypatch):
-    monkeypatch.setitem(leaks.FORMULAS, leaks.RIGHT, unmasked)
-    monkeypatch.setitem(leaks.FORMULAS, leaks.NONE, attention)
+    monkeypatch.setitem(leaks.LEAK_FORMULAS, leaks.RIGHT, unmasked)
+    monkeypatch.setitem(leaks.LEAK_FORMULAS, leaks.NONE, attention)
     monkeypatch.setattr(leaks, "TOO_SHORT", attention)
     monkeypatch.setattr(leaks, "Unshifted", lambda task: task)
     assert refuted(measured()) == CLAIMS

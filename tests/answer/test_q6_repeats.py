@@ -72,6 +72,6 @@ def test_a_foreign_run_is_scored_and_nothing_claimed():
 
 
 def test_a_run_of_five_positions_is_left_out():
-    assert "5 positions" in (repeats.too_short(subject(random_model(n_ctx=5))) or "")
-    assert repeats.too_short(subject(random_model(n_ctx=6))) is None
-    assert repeats.too_short(None) is None
+    assert "5 positions" in (repeats.too_short_to_repeat(subject(random_model(n_ctx=5))) or "")
+    assert repeats.too_short_to_repeat(subject(random_model(n_ctx=6))) is None
+    assert repeats.too_short_to_repeat(None) is None

@@ -156,7 +156,7 @@ class AttentionAloneNoSkip(Block):
 
 
 BOTH, NEITHER = "both skips", "no skips"
-VARIANTS: dict[str, type[Block]] = {
+SKIP_VARIANTS: dict[str, type[Block]] = {
     BOTH: Block,
     "none at attention": NoAttentionSkip,
     "none at the MLP": NoMLPSkip,

@@ -116,7 +116,7 @@ def show_permutation(seeds: Seeds[PermutationEvidence]) -> Finding:
 
 
 @dataclass(frozen=True)
-class Variant:
+class OrderVariant:
     """A GPT-2 block or two with one kind of positions; the rest is the same for all."""
 
     name: str
@@ -127,15 +127,15 @@ class Variant:
 
 BARE, MASK_ALONE = "none, 1 layer", "none, 2 layers"
 PLACED = (
-    Variant("sinusoidal, 1 layer", "sinusoidal", 1, shrink_positions),
-    Variant("learned, 1 layer", "learned", 1),
-    Variant("rotary, 1 layer", "none", 1, partial(put_attention, kind=Rotary)),
+    OrderVariant("sinusoidal, 1 layer", "sinusoidal", 1, shrink_positions),
+    OrderVariant("learned, 1 layer", "learned", 1),
+    OrderVariant("rotary, 1 layer", "none", 1, partial(put_attention, kind=Rotary)),
 )
-VARIANTS = (
-    Variant(BARE, "none", 1),
+ORDER_VARIANTS = (
+    OrderVariant(BARE, "none", 1),
     *PLACED,
-    Variant(MASK_ALONE, "none", 2),
-    Variant("none, 2 layers, no mask", "none", 2, partial(put_attention, kind=Unmasked)),
+    OrderVariant(MASK_ALONE, "none", 2),
+    OrderVariant("none, 2 layers, no mask", "none", 2, partial(put_attention, kind=Unmasked)),
 )
 
 
@@ -148,7 +148,7 @@ class OrderEvidence:
 
 
 def measure_order(
-    effort: Effort, seed: int, subject: Subject | None, variants: Sequence[Variant] = VARIANTS
+    effort: Effort, seed: int, subject: Subject | None, variants: Sequence[OrderVariant] = ORDER_VARIANTS
 ) -> OrderEvidence:
     """Train each variant from the same draw on the same batches."""
     task = Previous(effort.pick(quick=8, full=12), seed)

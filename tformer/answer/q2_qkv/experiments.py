@@ -29,8 +29,8 @@ EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment(
         "trained",
         "Eight of them, head to head",
-        alternatives.measure_learners,
-        alternatives.show_learners,
+        alternatives.measure_trained_scores,
+        alternatives.show_trained_scores,
         quick_seeds=3,
         full_seeds=5,
     ),

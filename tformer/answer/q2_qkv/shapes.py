@@ -26,7 +26,7 @@ AXES = {  # of each traced tensor
     "weights": ("batch", "head", "query", "key"),
     "output": ("batch", "head", "query", "d_head"),
 }
-COLUMNS = ("batch", "head", "query", "key", "d_head")
+AXIS_COLUMNS = ("batch", "head", "query", "key", "d_head")
 Shapes = dict[str, tuple[int, ...]]
 
 # ---------------------------------------------------------------------------- measuring
@@ -236,7 +236,7 @@ def _tables(found: Trace) -> tuple[Table, ...]:
 
     def row(name: str, tensor: str, shape: tuple[int, ...]) -> tuple[str | Numbers, ...]:
         sizes = dict(zip(AXES[tensor], map(str, shape), strict=True))
-        return (name, *(sizes.get(column, "–") for column in COLUMNS))
+        return (name, *(sizes.get(column, "–") for column in AXIS_COLUMNS))
 
     heads = found.different_key_heads
     note = f" ({heads} different K)" if heads < found.n_query_heads else ""
@@ -245,6 +245,6 @@ def _tables(found: Trace) -> tuple[Table, ...]:
     cached = tuple(row(f"{name} in the cache", name, shape) for name, shape in found.cached.items())
     title = f"{found.model}: layer 1 of {found.layers}"
     return (
-        Table(f"{title}, all at once{note}", ("", *COLUMNS), whole),
-        Table(f"{title}, the last position with a KV cache", ("", *COLUMNS), (*cached, *step)),
+        Table(f"{title}, all at once{note}", ("", *AXIS_COLUMNS), whole),
+        Table(f"{title}, the last position with a KV cache", ("", *AXIS_COLUMNS), (*cached, *step)),
     )

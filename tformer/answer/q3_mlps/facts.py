@@ -31,7 +31,7 @@ def remembered(model: nn.Module, facts: Facts) -> Remembered:
     return Remembered(loss, float((logits.argmax(-1) == values).double().mean()))
 
 
-def facts_of(effort: Effort, seed: int) -> Facts:
+def facts_for(effort: Effort, seed: int) -> Facts:
     """As many facts as separate MLPs can learn in the steps given."""
     return Facts(effort.pick(quick=512, full=1024), seed)
 
@@ -39,7 +39,7 @@ def facts_of(effort: Effort, seed: int) -> Facts:
 @cache
 def learned_by_heart(effort: Effort, seed: int, variant: str = "separate") -> Transformer:
     """Three blocks whose MLPs, and nothing else, have learned facts. Computed once for each variant."""
-    facts = facts_of(effort, seed)
+    facts = facts_for(effort, seed)
     config = tiny(vocab_size=facts.n, n_ctx=1, n_layers=3, n_heads=1, d_model=32, d_mlp=64, tied=False)
     model = build(config, seed, lambda model: with_mlps(only_mlps_learn(model), variant))
     train(model, facts, effort.pick(quick=200, full=600), seed, batch_size=facts.n // 2, lr=1e-2)

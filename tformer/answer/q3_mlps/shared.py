@@ -7,12 +7,12 @@ from tformer.answer.claims import Finding, at_least
 from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, accuracies, halves, n_parameters
 from tformer.answer.q3_mlps.alike import flat
-from tformer.answer.q3_mlps.facts import facts_of, learned_by_heart, remembered, reversing
+from tformer.answer.q3_mlps.facts import facts_for, learned_by_heart, remembered, reversing
 from tformer.figures import Numbers, Table
 from tformer.watch import blocks_of
 
 SEPARATE, SHARED, WIDE = "separate", "shared", "shared, wide"
-VARIANTS = (SEPARATE, SHARED, WIDE)
+MLP_VARIANTS = (SEPARATE, SHARED, WIDE)
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class SharedEvidence:
 
 def measure_shared(effort: Effort, seed: int, subject: Subject | None) -> SharedEvidence:
     """Train the three variants on facts, which need MLPs, and on the reversal, which need not."""
-    facts = facts_of(effort, seed)
+    facts = facts_for(effort, seed)
     evidence = SharedEvidence({}, {}, {}, {}, {})
-    for variant in VARIANTS:
+    for variant in MLP_VARIANTS:
         model = learned_by_heart(effort, seed, variant)
         evidence.loss[variant], evidence.known[variant] = remembered(model, facts)
         distinct = {id(block.mlp): block.mlp for block in blocks_of(model)}.values()
@@ -72,7 +72,7 @@ def show_shared(seeds: Seeds[SharedEvidence]) -> Finding:
         Table(
             "Facts learned by the MLPs of three blocks, and the reversal",
             ("MLPs", "parameters", "products", "facts known", "reversal"),
-            tuple(map(row, VARIANTS)),
+            tuple(map(row, MLP_VARIANTS)),
         ),
         at_least(
             "One MLP for all blocks, of the same width, remembers fewer facts than separate ones",

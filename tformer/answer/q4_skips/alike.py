@@ -11,7 +11,7 @@ from tformer.answer.lab import Subject
 from tformer.answer.parts import (
     BOTH,
     NEITHER,
-    VARIANTS,
+    SKIP_VARIANTS,
     AttentionAlone,
     AttentionAloneNoSkip,
     NoSkips,
@@ -85,7 +85,7 @@ def depths(model: Transformer, ids: Tensor) -> Depths:
 def measure_collapse(effort: Effort, seed: int, subject: Subject | None) -> CollapseEvidence:
     """16 blocks with random weights, skips taken out; and the run, as it is and without its skips."""
     length = effort.pick(quick=32, full=64)
-    kinds = VARIANTS | {ALONE: AttentionAlone, ALONE_NO_SKIP: AttentionAloneNoSkip}
+    kinds = SKIP_VARIANTS | {ALONE: AttentionAlone, ALONE_NO_SKIP: AttentionAloneNoSkip}
     ids = random_ids(seed, 8, length)
     variants = {name: depths(deep(kind, seed, length), ids) for name, kind in kinds.items()}
     if subject:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tformer.answer.claims import Finding, at_least, at_most
 from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, build, fresh_tensors, tiny, train
-from tformer.answer.parts import BOTH, NEITHER, VARIANTS, start_random
+from tformer.answer.parts import BOTH, NEITHER, SKIP_VARIANTS, start_random
 from tformer.answer.q4_skips.stream import RUN, curve, streams
 from tformer.figures import Cell, Lines, Series, Table
 from tformer.loss import cross_entropy
@@ -74,7 +74,7 @@ def measure_lens(effort: Effort, seed: int, subject: Subject | None) -> LensEvid
     config = tiny(vocab_size=8, n_ctx=task.n_ctx, n_layers=3, n_heads=2, d_model=32)
     readings = {}
     for name in (BOTH, NEITHER):
-        model = put_blocks(build(config, seed, start_random), VARIANTS[name])
+        model = put_blocks(build(config, seed, start_random), SKIP_VARIANTS[name])
         train(model, task, effort.pick(quick=100, full=200), seed, batch_size=32, lr=4e-3)
         readings[name] = lens(model, inputs, targets, task.length - 1)
     return _evidence(readings, task.symbols)

@@ -22,7 +22,7 @@ EXPERIMENTS: tuple[Experiment[Any], ...] = (
         repeats.show_repeats,
         quick_seeds=2,
         full_seeds=5,
-        skip=repeats.too_short,
+        skip=repeats.too_short_to_repeat,
     ),
     Experiment(
         "several",

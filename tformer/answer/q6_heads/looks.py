@@ -11,7 +11,7 @@ from torch import Tensor
 from tformer.model import Formula, Transformer, attention
 from tformer.watch import attentions_of, with_formula
 
-Kind = Literal["previous", "repeated", "first"]  # of tokens that a query may look at
+PlaceKind = Literal["previous", "repeated", "first"]  # of tokens that a query may look at
 
 
 class Looks(NamedTuple):
@@ -34,7 +34,7 @@ class HeadScores:
     previous_most: float  # share of those queries whose largest weight is on the token before
     repeated_most: float
 
-    def on(self, kind: Kind) -> float:
+    def on(self, kind: PlaceKind) -> float:
         """The weight on tokens of this kind."""
         return float(getattr(self, kind))
 
@@ -90,7 +90,7 @@ def looking_everywhere(ids: Tensor) -> HeadScores:
     return head_scores(weights, ids)[0]
 
 
-def strongest(scores: Sequence[HeadScores], kind: Kind) -> HeadScores:
+def strongest(scores: Sequence[HeadScores], kind: PlaceKind) -> HeadScores:
     """The head that gives most weight to tokens of a kind."""
     return max(scores, key=lambda head: head.on(kind))
 

@@ -14,7 +14,7 @@ from tformer.model import Transformer
 from tformer.text.data import Reversal
 from tformer.watch import Head, blocks_of, module_calls, without_heads
 
-SHOWN, MAPS = 8, 4  # heads in the table of ablations, and in the picture
+N_ABLATED, N_PICTURED = 8, 4  # heads in the table of ablations, and in the picture
 SOLVED = 0.9  # accuracy of the second half from which on a run is said to reverse
 
 # ---------------------------------------------------------------------------- a sum over heads
@@ -115,12 +115,12 @@ def _mirrored(model: Transformer, task: Reversal, seed: int, own: bool) -> Mirro
         uniform=result.uniform,
         accuracy=accuracy([]),
         chance=1 / task.symbols,
-        zeroed=[accuracy([head]) for head in heads[:SHOWN]],
-        averaged=[accuracy([head], mean=True) for head in heads[:SHOWN]],
+        zeroed=[accuracy([head]) for head in heads[:N_ABLATED]],
+        averaged=[accuracy([head], mean=True) for head in heads[:N_ABLATED]],
         without_lookers=accuracy(lookers),
         without_others=accuracy(others, mean=True),
         lookers=len(lookers),
-        weights=[weights[layer, :, head].mean(0).tolist() for layer, head in heads[:MAPS]],
+        weights=[weights[layer, :, head].mean(0).tolist() for layer, head in heads[:N_PICTURED]],
         own=own,
     )
 
