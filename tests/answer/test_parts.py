@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.answer.models import random_model
+from tests.answer.subjects import random_model
 from tformer.answer import parts
 from tformer.answer.parts import BOTH, SKIP_VARIANTS
 from tformer.model import causal_mask

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.answer.models import random_model
-from tests.answer.subjects import subject
+from tests.answer.subjects import random_model, subject
 from tests.answer.verdicts import refuted, shown, verdicts
 from tformer.answer import parts
 from tformer.answer.experiment import QUICK

@@ -5,8 +5,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from tests.answer.models import random_model
-from tests.answer.subjects import subject
+from tests.answer.subjects import random_model, subject
 from tests.answer.verdicts import refuted, verdicts
 from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.lab import build, train
