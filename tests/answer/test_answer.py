@@ -20,8 +20,8 @@ from tformer.answer.lab import accuracies, build, halves, load_subject, tiny, tr
 from tformer.figures import Bars, Heat, Lines, Numbers, Series, Table
 from tformer.model import Transformer
 from tformer.run.record import DataFacts, Record
-from tformer.show import answer as render_answer
 from tformer.show import answer_page as report
+from tformer.show.answer import show_evidence
 from tformer.text.corpus import load_corpus
 from tformer.text.data import Reversal
 from tformer.text.tokenizer import Tokenizer
@@ -113,7 +113,7 @@ def test_every_question_has_experiments_with_names_of_their_own(question):
 
 def shown(answered, **options):
     console = Console(width=80, record=True, file=io.StringIO(), **options)
-    render_answer.evidence(answered, console)
+    show_evidence(answered, console)
     return console.export_text()
 
 

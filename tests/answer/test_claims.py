@@ -67,6 +67,15 @@ def test_of_two_seeds_both_values_are_shown():
     assert low == pytest.approx(2 - 4.303 / 3**0.5, rel=1e-3) and low + high == pytest.approx(4)
 
 
+def test_a_column_is_numeric_if_all_its_cells_are_numbers():
+    number = Numbers((1.0,))
+    assert Table("t", ("", "a", "b"), (("x", number, number), ("y", number, "-"))).numeric == (
+        False,
+        True,
+        False,
+    )
+
+
 def test_a_curve_over_seeds_is_the_mean_between_the_lowest_and_the_highest():
     curve = over_seeds("loss", (1, 2, 3), [[1.0, 2.0, 3.0], [3.0, 2.0, 5.0]])
     assert curve.y == (2.0, 2.0, 4.0)

@@ -468,7 +468,8 @@ def test_free_words_find_the_nearest_question(tmp_path):
 
 def test_words_that_no_title_has_are_looked_for_in_the_answers():
     found = {
-        words: find(words)[0][0].number for words in ("does order matter", "residual", "mlp", "induction")
+        words: find(words).questions[0].number
+        for words in ("does order matter", "residual", "mlp", "induction")
     }
     assert found == {"does order matter": 1, "residual": 4, "mlp": 3, "induction": 6}
     for words in ("nonsense", "why", "what is the"):

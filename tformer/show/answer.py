@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from tformer.answer.claims import Claim
-from tformer.figures import Numbers, Table
+from tformer.figures import Table
 from tformer.show import terminal
 from tformer.show.charts import draw
 from tformer.show.words import duration
@@ -19,12 +19,12 @@ if TYPE_CHECKING:  # they import torch
     from tformer.answer.investigate import Answer
 
 
-def question(asked: "Question", console: Console) -> None:
+def show_question(asked: "Question", console: Console) -> None:
     """The question and its short answer."""
     terminal.markdown(f"# {asked.number}. {asked.title}\n\n{asked.short}\n", console)
 
 
-def evidence(answer: "Answer", console: Console) -> None:
+def show_evidence(answer: "Answer", console: Console) -> None:
     """Every experiment: what was done, tables, plots, claims."""
     for result in answer.results:
         console.print()
@@ -48,11 +48,11 @@ def evidence(answer: "Answer", console: Console) -> None:
     held = sum(claim.passed for claim in claims)
     seconds = duration(sum(result.seconds for result in answer.results))
     console.print()
-    said = f"{held} of {len(claims)} claims hold ({answer.effort.name}, seed {answer.seed}, {seconds})"
-    console.print(Text(said, style="bold green" if held == len(claims) else "bold red"))
+    verdict = f"{held} of {len(claims)} claims hold ({answer.effort.name}, seed {answer.seed}, {seconds})"
+    console.print(Text(verdict, style="bold green" if held == len(claims) else "bold red"))
 
 
-def summary(answers: "Sequence[Answer]", console: Console) -> None:
+def show_summary(answers: "Sequence[Answer]", console: Console) -> None:
     """One line for each question."""
     rows = [
         (a.question.number, a.question.slug, f"{sum(c.passed for c in a.claims)} of {len(a.claims)}")
@@ -66,9 +66,9 @@ def _claim(claim: Claim, console: Console) -> None:
     style = "green" if claim.passed else "bold red"
     mark = "✓" if claim.passed else "✗"
     if console.is_terminal:  # a second line stands under the first
-        said = Grid.grid(padding=(0, 1, 0, 0))
-        said.add_row(Text(mark, style=style), Text(claim.claim, style=style))
-        console.print(said)
+        beside = Grid.grid(padding=(0, 1, 0, 0))
+        beside.add_row(Text(mark, style=style), Text(claim.claim, style=style))
+        console.print(beside)
     else:
         console.print(Text(f"{mark} {claim.claim}", style=style))
     shown = Text(claim.verdict, style="dim")
@@ -76,7 +76,7 @@ def _claim(claim: Claim, console: Console) -> None:
 
 
 def _table(table: Table, console: Console) -> None:
-    right = [c for i, c in enumerate(table.columns) if all(isinstance(row[i], Numbers) for row in table.rows)]
+    right = [column for column, numeric in zip(table.columns, table.numeric, strict=True) if numeric]
     grid = terminal.table(console, *table.columns, title=table.title, right=right)
     for row in table.rows:
         grid.add_row(*(Text(str(cell)) for cell in row))

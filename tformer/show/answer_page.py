@@ -10,7 +10,7 @@ import torch
 
 from tformer import __version__
 from tformer.answer.investigate import Answer, ExperimentResult
-from tformer.figures import Numbers, Table
+from tformer.figures import Table
 from tformer.files import write_file
 from tformer.show import page
 from tformer.show.svg import figure_svg
@@ -38,10 +38,8 @@ def origin(answers: Sequence[Answer], run: Path | None) -> str:
     )
 
 
-def _cells(table: Table) -> tuple[list[list[str]], list[bool]]:
-    rows = [[str(cell) for cell in row] for row in table.rows]
-    numeric = [all(isinstance(row[i], Numbers) for row in table.rows) for i in range(len(table.columns))]
-    return rows, numeric
+def _cells(table: Table) -> list[list[str]]:
+    return [[str(cell) for cell in row] for row in table.rows]
 
 
 # ---------------------------------------------------------------------------- HTML
@@ -72,7 +70,7 @@ def _html_result(result: ExperimentResult, name: str) -> str:
     if result.finding.said:
         parts.append(page.markdown(result.finding.said))
     for table in result.finding.tables:
-        parts.append(page.table(table.title, table.columns, *_cells(table)))
+        parts.append(page.table(table.title, table.columns, _cells(table), table.numeric))
     for i, figure in enumerate(result.finding.figures):
         parts.append(page.figure(figure_svg(figure, f"{name}-{i}"), figure.title))
     for claim in result.finding.claims:
@@ -104,14 +102,12 @@ def _markdown_result(result: ExperimentResult, name: str) -> list[str]:
     if result.finding.said:
         parts.append(result.finding.said)
     for table in result.finding.tables:
-        rows, numeric = _cells(table)
-        rule = ["---:" if n else "---" for n in numeric]
-        lines = [list(table.columns), rule, *rows]
+        rule = ["---:" if numeric else "---" for numeric in table.numeric]
+        lines = [list(table.columns), rule, *_cells(table)]
         body = "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines)
         parts += ([f"*{table.title}*"] if table.title else []) + [body]
     for i, figure in enumerate(result.finding.figures):
-        svg = figure_svg(figure, f"{name}-{i}").strip()
-        parts.append(f"<figure>\n{svg}\n<figcaption>{escape(figure.title)}</figcaption>\n</figure>")
+        parts.append(page.figure(figure_svg(figure, f"{name}-{i}"), figure.title))
     for claim in result.finding.claims:
         parts.append(f"- **{'✓' if claim.passed else '✗'} {claim.claim}** ({claim.verdict})")
     return parts

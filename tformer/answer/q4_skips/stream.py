@@ -47,5 +47,6 @@ def log_curve(seeds: Seeds[E], name: str, x: Sequence[float], y: Callable[[E], S
     return _of_three_or_more(seeds, seeds.log_curve(name, x, y))
 
 
+# Not a rule of `Seeds` itself: the other questions draw the band of two seeds as well, which is those two.
 def _of_three_or_more(seeds: Seeds[E], drawn: Series) -> Series:
     return drawn if len(seeds) > 2 else replace(drawn, low=(), high=())

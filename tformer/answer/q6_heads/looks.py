@@ -104,7 +104,7 @@ def not_looking_back_by(model: Transformer, distance: int, layers: Collection[in
             q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float = 0.0
         ) -> tuple[Tensor, Tensor]:
             n = mask.shape[-1]
-            hidden = torch.ones(n, n, dtype=torch.bool).diag().diag_embed(-distance)[:n, :n]
+            hidden = torch.ones(n, n, dtype=torch.bool).tril(-distance).triu(-distance)
             return formula(q, k, v, mask & ~hidden, dropout)
 
         return elsewhere

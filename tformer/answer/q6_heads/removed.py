@@ -5,9 +5,19 @@ from dataclasses import dataclass
 
 import torch
 
-from tformer.answer.claims import Claim, Finding, at_least, at_most
+from tformer.answer.claims import Claim, Finding, at_least, at_most, largest
 from tformer.answer.experiment import Effort, Seeds
-from tformer.answer.lab import Subject, accuracies, build, fresh_tensors, halves, tiny, train
+from tformer.answer.lab import (
+    Subject,
+    accuracies,
+    build,
+    fresh_tensors,
+    halves,
+    relative_difference,
+    tiny,
+    train,
+)
+from tformer.answer.parts import draw_matrix
 from tformer.evals.attention import CARRIES, attention_weights, mirror
 from tformer.figures import Cell, Heat, Table
 from tformer.model import Transformer
@@ -37,8 +47,8 @@ def measure_sum(effort: Effort, seed: int, subject: Subject | None) -> SumEviden
         model = build(tiny(vocab_size=32, n_ctx=32), seed)
         ids = torch.randint(32, (2, 32))
         for block in blocks_of(model):  # it starts at zero
-            block.attn.out.weight.normal_(std=model.config.d_model**-0.5)
-    worst, n_heads = 0.0, model.config.n_heads
+            draw_matrix(block.attn.out.weight)
+    differences, n_heads = [], model.config.n_heads
     with module_calls([block.attn.out for block in blocks_of(model)]) as calls:
         model.eval()(ids)
     for layer, call in enumerate(calls):
@@ -49,8 +59,8 @@ def measure_sum(effort: Effort, seed: int, subject: Subject | None) -> SumEviden
             others = [(layer, other) for other in range(n_heads) if other != head]
             with without_heads(model, others):
                 summed += out(gathered) - nothing
-        worst = max(worst, float((whole - summed).abs().max() / whole.abs().max().clamp(min=1e-30)))
-    return SumEvidence(worst, n_heads)
+        differences.append(relative_difference(summed, whole, least=1e-30))
+    return SumEvidence(largest(differences), n_heads)
 
 
 def show_sum(seeds: Seeds[SumEvidence]) -> Finding:
@@ -101,7 +111,7 @@ def measure_mirror(effort: Effort, seed: int, subject: Subject | None) -> Mirror
 def _mirrored(model: Transformer, task: Reversal, seed: int, own: bool) -> MirrorEvidence:
     result = mirror(model, task, index=1 + seed)
     heads = [(head.layer - 1, head.head - 1) for head in result.heads]
-    lookers = [(head.layer - 1, head.head - 1) for head in result.heads if head.share >= CARRIES]
+    lookers = [(head.layer - 1, head.head - 1) for head in result.carriers]
     others = [head for head in heads if head not in lookers]
 
     def accuracy(removed: Collection[Head], mean: bool = False) -> float:
