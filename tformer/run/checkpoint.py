@@ -44,6 +44,7 @@ from tformer.run.huggingface import (
     tokenizer_config,
 )
 from tformer.run.record import NAME, Record, read_lines, read_record
+from tformer.run.swap import CHECKPOINTS, build, discard, lock, sweep, take_place
 from tformer.text.tokenizer import Tokenizer
 from tformer.yaml_text import dump_yaml
 
@@ -52,18 +53,6 @@ CHECKPOINT_NAME = re.compile(r"step-(\d{8})")
 MANIFEST = "manifest.json"
 TENSOR_FILES = ("model.safetensors", "optimizer.safetensors")
 MAX_MANIFEST_BYTES = 1 << 20
-RUN_FILES = (
-    "config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "generation_config.json",
-    "tformer.yaml",
-    "metrics.jsonl",
-    "evals.jsonl",
-    "loss.svg",
-    "report.html",
-)
 
 
 def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
@@ -86,69 +75,85 @@ class Checkpoint:
 
 
 class Run:
-    """A run directory open for writing. One process at a time: a second is refused."""
+    """A run directory open for writing. One process at a time: a second is refused.
+
+    A run that begins is built apart (`here` is where it is being written) until it takes its place in
+    `folder`.
+    """
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder = self.here = folder
         self.is_new = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder, os.O_RDONLY) if os.name != "nt" else None
+            self._lock = lock(folder)
+        except BlockingIOError:
+            raise RequestError(
+                f"{folder} is being written by another process", "", "wait for it, or give another --out"
+            ) from None
         except OSError as error:
             raise cannot_write(folder, error) from None
-        if self._lock is not None:
-            import fcntl
-
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.close()
-                raise RequestError(
-                    f"{folder} is being written by another process", "", "wait for it, or give another --out"
-                ) from None
-            except OSError:  # a file system without locks
-                pass
 
     def close(self) -> None:
         """Let another process write."""
+        if not self.is_in_place:
+            with contextlib.suppress(OSError):
+                discard(self.here)
+            self.here = self.folder
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
+    def sweep(self) -> None:
+        """Remove what processes left that were killed."""
+        try:
+            sweep(self.folder)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from None
+
+    def build(self) -> None:
+        """Begin a run: what is there stays as it is until the new one takes its place."""
+        self.here = build(self.folder)
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the directory is the run that is written."""
+        return self.here == self.folder
+
+    def take_place(self) -> None:
+        """Be the run of the directory, instead of what is there."""
+        if not self.is_in_place:
+            take_place(self.folder)
+            self.here = self.folder
+
     @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
-        return self.folder / "checkpoints"
-
-    def clear(self) -> None:
-        """Remove what an earlier run wrote here: `--overwrite`."""
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
-        for name in RUN_FILES:
-            (self.folder / name).unlink(missing_ok=True)
+        return self.here / CHECKPOINTS
 
     def write_identity(self, config: Config, tokenizer: Tokenizer) -> None:
         """Everything but weights that makes this a Hugging Face model directory."""
-        write_file(self.folder / "tokenizer.json", tokenizer.to_json().encode())
-        write_json(self.folder / "tokenizer_config.json", tokenizer_config(config.model.n_ctx))
-        write_json(self.folder / "generation_config.json", generation_config(tokenizer.start_id))
-        write_json(self.folder / "config.json", to_hf_config(config.model, tokenizer.start_id))
+        write_file(self.here / "tokenizer.json", tokenizer.to_json().encode())
+        write_json(self.here / "tokenizer_config.json", tokenizer_config(config.model.n_ctx))
+        write_json(self.here / "generation_config.json", generation_config(tokenizer.start_id))
+        write_json(self.here / "config.json", to_hf_config(config.model, tokenizer.start_id))
 
     def write_record(self, config: Config, record: Record) -> None:
         """`tformer.yaml`: the whole effective configuration, and under `record` what it met."""
         text = dump_yaml(config.model_dump() | {"record": record.as_dict()})
-        write_file(self.folder / NAME, text.encode())
+        write_file(self.here / NAME, text.encode())
 
     def write_weights(self, model: Transformer) -> None:
         """`model.safetensors`, the weights that other tools load."""
         data = tensors_to_bytes(to_hf(model.config, model.state_dict()))
-        write_file(self.folder / "model.safetensors", data)
+        write_file(self.here / "model.safetensors", data)
 
     # ------------------------------------------------------------------ metrics
 
     @property
     def metrics(self) -> Path:
         """One JSON object a line."""
-        return self.folder / "metrics.jsonl"
+        return self.here / "metrics.jsonl"
 
     def log(self, values: dict[str, Any]) -> None:
         """Append a line to `metrics.jsonl`."""
@@ -251,7 +256,7 @@ class Run:
 
     def record(self) -> Record:
         """`tformer.yaml`, parsed; empty where there is none."""
-        return read_record(self.folder)
+        return read_record(self.here)
 
 
 def manifest_hash(manifest: dict[str, Any]) -> str:

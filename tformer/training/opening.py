@@ -12,6 +12,7 @@ in `Plan.notes` and `Session.warnings`.
 import hashlib
 import platform
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ def prepare(plan: Plan, progress: Progress = lambda done, total: None) -> Prepar
     or is not what the run began with.
     """
     request, recorded = plan.request, plan.recorded
-    own = Tokenizer.load(plan.folder) if plan.resuming else None
+    own = _own_tokenizer(plan.folder, recorded) if plan.resuming else None
     if plan.pretrained:
         own = plan.pretrained.tokenizer
     data = prepare_data(plan.config, list(request.sources), own, recorded.data.sha256, progress)
@@ -80,6 +81,14 @@ def prepare(plan: Plan, progress: Progress = lambda done, total: None) -> Prepar
         limit=limit,
         overwrite=request.overwrite,
     )
+
+
+def _own_tokenizer(folder: Path, recorded: Record) -> Tokenizer | None:
+    """That of a run that goes on; None for one that was killed before it had any: it is made again."""
+    if (folder / "tokenizer.json").exists() or (folder / "checkpoints").exists():
+        return Tokenizer.load(folder)
+    origin = recorded.init_from
+    return Tokenizer.load(Path(origin.source)) if origin else None
 
 
 # ---------------------------------------------------------------------------- the session

@@ -53,11 +53,12 @@ class Session:
 
         Of a run that goes on, metrics past its step are dropped: they are written again.
         """
-        if overwrite:
-            self.run.clear()
-        self.run.write_record(self.config, self.record)  # first: from here on, the folder is known for a run
+        if overwrite or self.run.record().is_empty:
+            self.run.build()
         self.run.write_identity(self.config, self.data.tokenizer)
         self.run.rewind_metrics(self.state.step)
+        self.run.write_record(self.config, self.record)
+        self.run.take_place()
 
     def validate(self) -> tuple[float, float]:
         """Loss in nats a token and bits per byte on the whole validation part."""
