@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def run(args: Sequence[str], cwd: Path, kill_at: int = NEVER) -> tuple[int, str]
 
     `kill_at` is the number, from 1, of the operation before which it dies.
     """
+    _load()
     said, told = os.pipe()
     child = os.fork()
     if child == 0:
@@ -34,6 +36,19 @@ def run(args: Sequence[str], cwd: Path, kill_at: int = NEVER) -> tuple[int, str]
     with os.fdopen(said, encoding="utf-8", errors="replace") as stream:
         text = stream.read()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
+
+
+@cache
+def _load() -> None:
+    """Have at hand what the copies need, so that each is quick; matplotlib looks for its fonts once."""
+    import tformer.commands.sample
+    import tformer.commands.train
+    import tformer.run.loaded
+    import tformer.show.training
+    import tformer.training.opening  # noqa: F401
+    from tformer.show.svg import loss_svg
+
+    loss_svg([{"step": 1, "loss": 1.0, "lr": 1.0}], "")
 
 
 def _become(args: Sequence[str], cwd: Path, kill_at: int) -> None:

@@ -63,6 +63,10 @@ def made(tmp_path_factory) -> tuple[Path, dict[str, tuple[object, ...]]]:
     return folder, ends
 
 
+def weights_of(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
 def left_behind(folder: Path) -> list[str]:
     return [str(p.relative_to(folder)) for p in folder.rglob(".t*")]
 
@@ -71,9 +75,12 @@ def left_behind(folder: Path) -> list[str]:
 SOME = (2, 4, 7, 11, 16, 22, 27, 34, 48, 70)
 
 
-@pytest.mark.parametrize("first", [pytest.param(1, id="every", marks=pytest.mark.slow), 0])
-def test_a_run_that_is_killed_anywhere_is_continued_by_the_same_command_to_the_bit(first, made, tmp_path):
-    turns = range(1, 1000) if first else SOME
+EVERY = pytest.param(range(1, 1000), id="every", marks=pytest.mark.slow)
+each = pytest.mark.parametrize("turns", [EVERY, pytest.param(SOME, id="some")])
+
+
+@each
+def test_a_run_that_is_killed_anywhere_is_continued_by_the_same_command_to_the_bit(turns, made, tmp_path):
     for turn in turns:
         folder = place(tmp_path / str(turn))
         killed, said = run([*TRAIN, "--resume"], folder, turn)
@@ -83,6 +90,29 @@ def test_a_run_that_is_killed_anywhere_is_continued_by_the_same_command_to_the_b
         code, said = run([*TRAIN, "--resume"], folder)
         assert code == 0, f"killed at {turn}: {said}"
         assert state(folder / "run") == made[1]["new"], f"killed at {turn}"
+        assert left_behind(folder) == [], f"killed at {turn}"
+        shutil.rmtree(folder)
+    assert turn > 60, "a run has that many operations"
+
+
+@each
+def test_a_run_that_is_overwritten_is_there_until_the_new_one_has_weights(turns, made, tmp_path):
+    for turn in turns:
+        folder = place(tmp_path / str(turn))
+        shutil.copytree(made[0] / "run", folder / "run")
+        killed, said = run([*TRAIN, "--overwrite"], folder, turn)
+        if killed != -9:
+            assert killed == 0, said
+            break
+        code, said = run(SAMPLE, folder)
+        assert code == 0, f"killed at {turn}: {said}"
+        if weights_of(folder / "run") == made[1]["old"][2][0]:
+            assert state(folder / "run") == made[1]["old"], f"killed at {turn}"
+        else:
+            code, said = run([*TRAIN, "--resume"], folder)
+            assert code == 0 and state(folder / "run") == made[1]["new"], f"killed at {turn}: {said}"
+        code, said = run([*TRAIN, "--overwrite"], folder)
+        assert code == 0 and state(folder / "run") == made[1]["new"], f"killed at {turn}: {said}"
         assert left_behind(folder) == [], f"killed at {turn}"
         shutil.rmtree(folder)
     assert turn > 60, "a run has that many operations"

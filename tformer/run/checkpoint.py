@@ -144,9 +144,10 @@ class Run:
         write_file(self.here / NAME, text.encode())
 
     def write_weights(self, model: Transformer) -> None:
-        """`model.safetensors`, the weights that other tools load."""
+        """`model.safetensors`, the weights that other tools load; with them a run takes its place."""
         data = tensors_to_bytes(to_hf(model.config, model.state_dict()))
         write_file(self.here / "model.safetensors", data)
+        self.take_place()
 
     # ------------------------------------------------------------------ metrics
 

@@ -83,8 +83,12 @@ def drawing_seconds(clock: Clock = time.perf_counter) -> float:
 
 
 def draw(session: Session) -> None:
-    """Write `loss.svg` and `report.html` as things stand, with the weights of this step."""
-    _draw(session, session.model, session.state.step)
+    """Write `loss.svg` and `report.html` as things stand, with the weights of this step.
+
+    While another run stands in the directory, until this one has weights, the pictures are that one's.
+    """
+    if session.run.is_in_place:
+        _draw(session, session.model, session.state.step)
 
 
 def draw_last(session: Session) -> None:

@@ -49,16 +49,19 @@ class Session:
         return replace(self, config=config, record=self.record.updated(budget=budget))
 
     def begin(self, overwrite: bool = False) -> None:
-        """Write what a run has before its first step; `overwrite`: instead of what an earlier run left there.
+        """Write what a run has before its first step; `overwrite`: instead of the run that is there.
 
-        Of a run that goes on, metrics past its step are dropped: they are written again.
+        That one stays until the new one has weights. Of a run that goes on, metrics past its step are
+        dropped: they are written again.
         """
-        if overwrite or self.run.record().is_empty:
+        fresh = self.run.record().is_empty
+        if overwrite or fresh:
             self.run.build()
         self.run.write_identity(self.config, self.data.tokenizer)
         self.run.rewind_metrics(self.state.step)
         self.run.write_record(self.config, self.record)
-        self.run.take_place()
+        if fresh:
+            self.run.take_place()
 
     def validate(self) -> tuple[float, float]:
         """Loss in nats a token and bits per byte on the whole validation part."""
@@ -107,8 +110,10 @@ class Session:
             self.save()
 
     def save(self) -> None:
-        """Write a checkpoint, and the weights where the last ones are those that are kept."""
+        """Write the weights where the last ones are those that are kept, and a checkpoint."""
         train = self.config.train
+        if train.keep == "last" or self.state.best_step == 0:  # nothing better was judged
+            self.run.write_weights(self.model)
         identity = {
             "seed": train.seed,
             "versions": self.record.versions,
@@ -121,8 +126,6 @@ class Session:
             train.keep_checkpoints,
             identity,
         )
-        if train.keep == "last" or self.state.best_step == 0:  # nothing better was judged
-            self.run.write_weights(self.model)
 
     def summary(self) -> dict[str, Any]:
         """The result of a run: the last loss, and the validation loss of the weights that are kept."""
