@@ -13,10 +13,8 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,6 @@ from tformer.files import (
     TEMPORARY,
     append_line,
     cannot_write,
-    read_json,
     sync_folder,
     write_file,
     write_json,
@@ -37,41 +34,32 @@ from tformer.files import (
 )
 from tformer.model import Transformer
 from tformer.run.huggingface import (
-    from_hf,
     generation_config,
     to_hf,
     to_hf_config,
     tokenizer_config,
+)
+from tformer.run.manifest import (
+    CHECKPOINT_NAME,
+    FORMAT,
+    MANIFEST,
+    NOBODY,
+    Checkpoint,
+    Damaged,
+    Owner,
+    checkpoint_name,
+    manifest_hash,
+    read_checkpoint,
 )
 from tformer.run.record import NAME, Record, read_lines, read_record
 from tformer.run.swap import CHECKPOINTS, build, discard, lock, sweep, take_place
 from tformer.text.tokenizer import Tokenizer
 from tformer.yaml_text import dump_yaml
 
-FORMAT = 1
-CHECKPOINT_NAME = re.compile(r"step-(\d{8})")
-MANIFEST = "manifest.json"
-TENSOR_FILES = ("model.safetensors", "optimizer.safetensors")
-MAX_MANIFEST_BYTES = 1 << 20
-
 
 def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
     """A safetensors file; transformers refuses one that does not say `format: pt`."""
     return safetensors.torch.save(tensors, metadata={"format": "pt"})
-
-
-# ---------------------------------------------------------------------------- runs
-
-
-@dataclass
-class Checkpoint:
-    """What a verified checkpoint holds, parsed: tensors by name, and the state as it was given."""
-
-    step: int
-    state: dict[str, Any]
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    manifest: dict[str, Any]
 
 
 class Run:
@@ -84,6 +72,7 @@ class Run:
     def __init__(self, folder: Path):
         self.folder = self.here = folder
         self.is_new = not folder.exists()
+        self.passed_over: set[str] = set()  # checkpoints that were not whole when they were read
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock(folder)
@@ -181,9 +170,10 @@ class Run:
     ) -> Path:
         """Save all that training goes on from, then remove all but the `keep` newest.
 
+        What was passed over as damaged does not count: it is renamed, so that nothing reads it, and stays.
         `state` has the `step`, and is given back as it is; so are the tensors of `optimizer`.
         """
-        name = f"step-{state['step']:08d}"
+        name = checkpoint_name(state["step"])
         final, temporary = self.checkpoints / name, self.checkpoints / f"{TEMPORARY}{name}"
         files = {
             "model.safetensors": tensors_to_bytes(to_hf(model.config, model.state_dict())),
@@ -210,7 +200,9 @@ class Run:
             for file, data in contents.items():  # the manifest last
                 write_new(temporary / file, lambda stream, data=data: stream.write(data))  # type: ignore[misc]
             sync_folder(temporary)
-            if final.exists():  # the same step again, after a corrupt one was passed over
+            if name in self.passed_over:
+                self._put_aside(name)
+            elif final.exists():  # the same step again
                 shutil.rmtree(final)
             os.rename(temporary, final)
             sync_folder(self.checkpoints)
@@ -221,12 +213,23 @@ class Run:
                 error.strerror or str(error),
                 "the one before it is whole: continue with --resume",
             ) from None
-        # Newer ones than this were passed over as damaged: they do not count, and they go.
         names = self._names()
         here = names.index(name)
-        for old in [*names[:here], *names[here + keep :]]:
+        for newer in names[:here]:
+            self._put_aside(newer)
+        for old in names[here + keep :]:
             shutil.rmtree(self.checkpoints / old, ignore_errors=True)
         return final
+
+    def _put_aside(self, name: str) -> None:
+        """Rename a checkpoint that was passed over: somebody may still make something of it."""
+        aside, n = self.checkpoints / f"damaged-{name}", 1
+        while aside.exists():
+            n += 1
+            aside = self.checkpoints / f"damaged-{name}-{n}"
+        with contextlib.suppress(OSError):
+            os.rename(self.checkpoints / name, aside)
+        self.passed_over.discard(name)
 
     def _names(self) -> list[str]:
         """Checkpoints by name, newest first; temporary ones are none."""
@@ -235,18 +238,21 @@ class Run:
         names = [p.name for p in self.checkpoints.iterdir() if CHECKPOINT_NAME.fullmatch(p.name)]
         return sorted(names, reverse=True)
 
-    def read_checkpoint(self, model: Transformer) -> tuple[Checkpoint | None, list[str]]:
+    def read_checkpoint(
+        self, model: Transformer, owner: Owner = NOBODY
+    ) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint that is whole, and what was wrong with newer ones.
 
         None where there is no checkpoint yet. Raises TformerError if there are some and none is whole: a
-        run never starts from zero in silence.
+        run never starts from zero in silence. RequestError for one that is not `owner`'s.
         """
         problems: list[str] = []
         for name in self._names():
             try:
-                return _read_checkpoint(self.checkpoints / name, model), problems
-            except TformerError as error:
+                return read_checkpoint(self.checkpoints / name, model, owner), problems
+            except Damaged as error:
                 problems.append(f"{name}: {error}")
+                self.passed_over.add(name)
         if problems:
             raise TformerError(
                 f"no checkpoint in {self.checkpoints} is whole",
@@ -258,45 +264,6 @@ class Run:
     def record(self) -> Record:
         """`tformer.yaml`, parsed; empty where there is none."""
         return read_record(self.here)
-
-
-def manifest_hash(manifest: dict[str, Any]) -> str:
-    """sha256 of everything in a manifest but this."""
-    rest = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _read_checkpoint(folder: Path, model: Transformer) -> Checkpoint:
-    """Parse a checkpoint if it is whole. Raises TformerError saying what is wrong with it."""
-    try:
-        if (folder / MANIFEST).stat().st_size > MAX_MANIFEST_BYTES:
-            raise TformerError(f"{MANIFEST} is too large to be one")
-        manifest = read_json(folder / MANIFEST)
-        if manifest.get("format") != FORMAT:
-            raise TformerError(f"format {manifest.get('format')}", f"this version reads {FORMAT}", "upgrade")
-        if manifest.get("sha256") != manifest_hash(manifest):
-            raise TformerError(f"{MANIFEST} does not have its sha256")
-        parsed = {name: _read_tensors(folder / name, manifest["files"][name]) for name in TENSOR_FILES}
-        state, step = manifest["state"], int(manifest["state"]["step"])
-    except OSError as error:
-        raise TformerError(f"cannot read {folder}", error.strerror or str(error)) from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise TformerError(f"{MANIFEST} is not one of ours", repr(error)) from None
-    weights = from_hf(model.config, parsed["model.safetensors"], str(folder))
-    return Checkpoint(step, state, weights, parsed["optimizer.safetensors"], manifest)
-
-
-def _read_tensors(path: Path, promised: dict[str, Any]) -> dict[str, Tensor]:
-    """Sizes and hashes first; then the very bytes that were hashed are parsed."""
-    if not path.is_file() or path.stat().st_size != promised["bytes"]:
-        raise TformerError(f"{path.name} is missing or of the wrong size")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != promised["sha256"]:
-        raise TformerError(f"{path.name} does not have its sha256")
-    try:
-        return safetensors.torch.load(data)
-    except Exception as error:  # the parser's own type, or one of several of Python's
-        raise TformerError(f"{path.name} cannot be parsed", str(error)) from None
 
 
 @contextlib.contextmanager

@@ -97,6 +97,7 @@ class Record(Part):
     """
 
     settings: dict[str, dict[str, Any]] = Field(default={}, exclude=True)
+    id: str | None = None  # random: whose a checkpoint is
     versions: dict[str, Any] = {}
     device: str | None = None
     threads: int | None = None

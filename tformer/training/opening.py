@@ -11,6 +11,7 @@ in `Plan.notes` and `Session.warnings`.
 
 import hashlib
 import platform
+import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from tformer import __version__
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.model import Transformer
-from tformer.run.checkpoint import Checkpoint, Run
+from tformer.run.checkpoint import Run
 from tformer.run.data import Data, Progress, prepare_data
+from tformer.run.manifest import Checkpoint
 from tformer.run.pretrained import Pretrained, read_pretrained
 from tformer.run.record import Record, TokenizerFacts
 from tformer.text.tokenizer import Tokenizer
@@ -33,7 +35,7 @@ from tformer.training.fit import State
 from tformer.training.noted import NextWords, loss_by_position, read_next_words, sampled_line
 from tformer.training.optim import Optimizers
 from tformer.training.plan import Plan
-from tformer.training.session import Measure, Session
+from tformer.training.session import Measure, Session, owner_of
 from tformer.training.settings import decide
 
 # ---------------------------------------------------------------------------- what it is made of
@@ -86,7 +88,16 @@ def prepare(plan: Plan, progress: Progress = lambda done, total: None) -> Prepar
 def _own_tokenizer(folder: Path, recorded: Record) -> Tokenizer | None:
     """That of a run that goes on; None for one that was killed before it had any: it is made again."""
     if (folder / "tokenizer.json").exists() or (folder / "checkpoints").exists():
-        return Tokenizer.load(folder)
+        tokenizer = Tokenizer.load(folder)
+        found = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+        known = recorded.tokenizer.sha256 if recorded.tokenizer else None
+        if known and found != known:
+            raise RequestError(
+                f"{folder / 'tokenizer.json'} is not the one that this run was trained with",
+                f"sha256 {found[:12]}…, recorded is {known[:12]}…",
+                "put it back, or leave --resume out to start another run",
+            )
+        return tokenizer
     origin = recorded.init_from
     return Tokenizer.load(Path(origin.source)) if origin else None
 
@@ -116,7 +127,8 @@ def build_session(run: Run, prepared: Prepared) -> Session:
     torch.manual_seed(config.train.seed)
     model = Transformer(config.model)
     record = _record(run, prepared)
-    checkpoint, problems = (None, []) if prepared.overwrite else run.read_checkpoint(model)
+    owner = owner_of(config, record)
+    checkpoint, problems = (None, []) if prepared.overwrite else run.read_checkpoint(model, owner)
     weights = _weights(checkpoint, prepared.pretrained, record)
     if weights is not None:
         model.load_state_dict(weights)
@@ -153,6 +165,10 @@ def _record(run: Run, prepared: Prepared) -> Record:
     known = Record() if prepared.overwrite else run.record()
     # A run that goes on is not at its end until it gets there.
     record = known.without("result") if known.as_dict() else new_record(prepared.data, prepared.device)
+    if record.id is None:
+        record = record.updated(id=secrets.token_hex(8))
+    if record.tokenizer is None or not (run.folder / "tokenizer.json").exists():  # it was made again
+        record = record.updated(tokenizer=tokenizer_facts(prepared.data.tokenizer))
     if prepared.pretrained:
         record = record.updated(init_from=prepared.pretrained.origin)
     if prepared.preset:
@@ -164,7 +180,6 @@ def _record(run: Run, prepared: Prepared) -> Record:
 
 def new_record(data: Data, device: torch.device) -> Record:
     """What a run meets as it begins: versions, device, data."""
-    tokenizer = data.tokenizer
     return Record(
         versions={
             "tformer": __version__,
@@ -175,11 +190,16 @@ def new_record(data: Data, device: torch.device) -> Record:
         device=str(device),
         threads=torch.get_num_threads(),
         data=data.facts,
-        tokenizer=TokenizerFacts(
-            kind=tokenizer.kind,
-            size=tokenizer.vocab_size,
-            sha256=hashlib.sha256(tokenizer.to_json().encode()).hexdigest(),
-        ),
+        tokenizer=tokenizer_facts(data.tokenizer),
+    )
+
+
+def tokenizer_facts(tokenizer: Tokenizer) -> TokenizerFacts:
+    """What `tformer.yaml` keeps of a tokenizer."""
+    return TokenizerFacts(
+        kind=tokenizer.kind,
+        size=tokenizer.vocab_size,
+        sha256=hashlib.sha256(tokenizer.to_json().encode()).hexdigest(),
     )
 
 

@@ -14,10 +14,12 @@ from tformer.evals.loss import LossResult, batch_loss, text_loss
 from tformer.model import Transformer
 from tformer.run.checkpoint import Run
 from tformer.run.data import Data
+from tformer.run.manifest import Owner
 from tformer.run.record import Record, Result, TimeBudget
 from tformer.training.expected import expectation
 from tformer.training.fit import Learner, Report, State, Validate, fit, is_due
 from tformer.training.optim import Optimizers
+from tformer.training.settings import kept_settings
 
 VALIDATION = 1 << 32  # which fresh reversal sequences are judged on while training
 
@@ -48,6 +50,11 @@ class Session:
         config = self.config.updated("train", steps=budget.steps)
         return replace(self, config=config, record=self.record.updated(budget=budget))
 
+    @property
+    def owner(self) -> Owner:
+        """Whose its checkpoints are."""
+        return owner_of(self.config, self.record)
+
     def begin(self, overwrite: bool = False) -> None:
         """Write what a run has before its first step; `overwrite`: instead of the run that is there.
 
@@ -57,7 +64,8 @@ class Session:
         fresh = self.run.record().is_empty
         if overwrite or fresh:
             self.run.build()
-        self.run.write_identity(self.config, self.data.tokenizer)
+        if fresh or overwrite or not (self.run.here / "tokenizer.json").exists():
+            self.run.write_identity(self.config, self.data.tokenizer)
         self.run.rewind_metrics(self.state.step)
         self.run.write_record(self.config, self.record)
         if fresh:
@@ -115,6 +123,7 @@ class Session:
         if train.keep == "last" or self.state.best_step == 0:  # nothing better was judged
             self.run.write_weights(self.model)
         identity = {
+            "owner": self.owner.as_dict(),
             "seed": train.seed,
             "versions": self.record.versions,
             "data": self.data.facts.as_dict(),
@@ -157,6 +166,12 @@ class Session:
         self.record = self.record.updated(result=Result.model_validate(kept))
         self.run.write_record(self.config, self.record)
         return result
+
+
+def owner_of(config: Config, record: Record) -> Owner:
+    """Whose the checkpoints of a run are."""
+    tokenizer = record.tokenizer.sha256 if record.tokenizer else None
+    return Owner(record.id, tokenizer, record.data.sha256, kept_settings(config))
 
 
 def metrics_line(report: Report) -> dict[str, Any]:
