@@ -63,9 +63,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(here):
     shutil.rmtree(here / "run" / "checkpoints")
     shutil.copytree(here / "other" / "checkpoints", here / "run" / "checkpoints")
     before = (here / "run" / "model.safetensors").read_bytes()
-    with pytest.raises(
-        RequestError, match=r"checkpoint of another run \(run .*train\.seed 5, here"
-    ):
+    with pytest.raises(RequestError, match=r"checkpoint of another run \(run .*train\.seed 5, here"):
         train(*MORE)
     assert (here / "run" / "model.safetensors").read_bytes() == before
 

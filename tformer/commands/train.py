@@ -138,10 +138,14 @@ def command(
         minutes=minutes,
         began=began,
     )
-    with ExitStack() as stack:
+    from tformer.show.listener import whoever_listens
+
+    with whoever_listens() as listener, ExitStack() as stack:
         passed = _train(_open(request, stack), json)
     if not passed:
         raise typer.Exit(1)
+    if listener.is_gone:  # the training was worth finishing; whoever asked for it is told all the same
+        raise BrokenPipeError
 
 
 def check_minutes(minutes: float | None, command_line: "Layer") -> None:
@@ -195,13 +199,17 @@ def _train(session: "Session", json: bool) -> bool:
 
     run, train = session.run, session.config.train
     pictures = Pictures(session)
-    with _signals() as seen, TrainingProgress(train.steps, session.state.step) as shown:
+    with (
+        _signals() as seen,
+        TrainingProgress(train.steps, session.state.step) as shown,
+        session.rescued(),
+    ):
         for report in session.train(stop=lambda: bool(seen)):
             shown.update(report)
             pictures.refresh()
     step, stopped_early = session.state.step, is_exhausted(session.state, train)
     if seen and step < train.steps and not stopped_early:
-        draw(session)
+        pictures.attempt(draw)
         terminal.say(f"stopped after step {step}; {run.folder} is saved: continue with --resume")
         raise Stopped(seen[0])
     result = session.finish()
@@ -212,7 +220,7 @@ def _train(session: "Session", json: bool) -> bool:
         passed = result["passed"] = verdict.passed
         on = f"{verdict.positions[0].n:,} fresh sequences"
         keep_evaluation(run.folder, "reversal", asdict(verdict), on)
-    draw_last(session)
+    pictures.attempt(draw_last)
     if json:
         print_json(result)
     else:

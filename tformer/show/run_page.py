@@ -41,7 +41,7 @@ FACTS = {  # of a result, with what they are called
 
 def write_page(folder: Path, model: Transformer) -> None:
     """Write `report.html` of a run from what lies in it; `model` is its weights, to see where heads look."""
-    write_file(folder / "report.html", run_text(folder, model).encode())
+    write_file(folder / "report.html", run_text(folder, model).encode(errors="backslashreplace"))
 
 
 def run_text(folder: Path, model: Transformer, step: int | None = None) -> str:

@@ -60,6 +60,7 @@ class Pictures:
 
     def __init__(self, session: Session, share: float = SHARE, clock: Clock = time.perf_counter):
         self.session, self.share, self.clock = session, share, clock
+        self.has_failed = False
         self.began, self.spent, self.cost = clock(), 0.0, FIRST_PICTURE
 
     def refresh(self) -> bool:
@@ -67,10 +68,20 @@ class Pictures:
         began = self.clock()
         if self.spent + self.cost > self.share * (began - self.began):
             return False
-        draw(self.session)
+        self.attempt(draw)
         self.cost = self.clock() - began
         self.spent += self.cost
         return True
+
+    def attempt(self, work: Callable[[Session], None]) -> None:
+        """Draw. Where that fails it is said, once, and training goes on: a picture is worth no step."""
+        try:
+            work(self.session)
+        except Exception as error:
+            if not self.has_failed:
+                why = " ".join(str(error).split()) or type(error).__name__
+                terminal.warn(f"loss.svg and report.html could not be drawn, and training goes on: {why}")
+            self.has_failed = True
 
 
 def drawing_seconds(clock: Clock = time.perf_counter) -> float:
@@ -103,8 +114,8 @@ def draw_last(session: Session) -> None:
 def _draw(session: Session, model: Transformer, step: int | None = None) -> None:
     folder = session.run.folder
     curve = loss_svg(read_lines(session.run.metrics), folder.name)
-    write_file(folder / "loss.svg", curve.encode())
-    write_file(folder / "report.html", run_text(folder, model, step).encode())
+    write_file(folder / "loss.svg", curve.encode(errors="backslashreplace"))
+    write_file(folder / "report.html", run_text(folder, model, step).encode(errors="backslashreplace"))
 
 
 # ---------------------------------------------------------------------------- how it ended

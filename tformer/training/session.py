@@ -4,12 +4,14 @@ Knows nothing of terminals, pictures or command lines; `opening` builds it.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from tformer.config import Config
+from tformer.errors import TformerError
 from tformer.evals.loss import LossResult, batch_loss, text_loss
 from tformer.model import Transformer
 from tformer.run.checkpoint import Run
@@ -17,7 +19,7 @@ from tformer.run.data import Data
 from tformer.run.manifest import Owner
 from tformer.run.record import Record, Result, TimeBudget
 from tformer.training.expected import expectation
-from tformer.training.fit import Learner, Report, State, Validate, fit, is_due
+from tformer.training.fit import DivergedError, Learner, Report, State, Validate, fit, is_due
 from tformer.training.optim import Optimizers
 from tformer.training.settings import kept_settings
 
@@ -44,6 +46,8 @@ class Session:
     at_evaluation: tuple[Measure, ...] = ()  # what else is measured where it is evaluated
     forward: Callable[[Tensor], Tensor] | None = None  # stands in for the model's own: a compiled one
     judged: LossResult | None = None  # by the last validation, on text
+    learner: Learner | None = None  # once it trains
+    saved: int = 0  # the step of the last checkpoint
 
     def within(self, budget: TimeBudget) -> "Session":
         """A copy that takes the steps that a time has room for, and records how they were found."""
@@ -97,8 +101,8 @@ class Session:
     def train(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
         """Train to the end or until `stop()`, writing metrics, weights and checkpoints as it goes."""
         config, run = self.config.train, self.run
-        learner = Learner(self.model, self.optimizers, self.forward)
-        saved = self.state.step
+        learner = self.learner = Learner(self.model, self.optimizers, self.forward)
+        self.saved = self.state.step
         for report in fit(learner, self.data.batches, config, self.state, self.validator):
             state = self.state = report.state
             if is_due(state.step, config):
@@ -110,12 +114,30 @@ class Session:
                 run.write_weights(self.model)
             if ended or (config.checkpoint_every and state.step % config.checkpoint_every == 0):
                 self.save()
-                saved = state.step
             yield report
             if not ended and stop():
                 break
-        if self.state.step > saved:
+        if self.state.step > self.saved:
             self.save()
+
+    @contextmanager
+    def rescued(self) -> Iterator[None]:
+        """Save before an error of any kind leaves the block, if that is worth it.
+
+        It is not where training diverged, nor in the middle of an update.
+        """
+        try:
+            yield
+        except DivergedError:
+            raise
+        except BaseException:
+            whole = self.learner.whole if self.learner else None
+            if whole and whole.step > self.saved:
+                if whole.step > self.state.step:  # its evaluation came to nothing
+                    self.state = whole
+                with suppress(TformerError):  # what ended it is the news
+                    self.save()
+            raise
 
     def save(self) -> None:
         """Write the weights where the last ones are those that are kept, and a checkpoint."""
@@ -135,6 +157,7 @@ class Session:
             train.keep_checkpoints,
             identity,
         )
+        self.saved = self.state.step
 
     def summary(self) -> dict[str, Any]:
         """The result of a run: the last loss, and the validation loss of the weights that are kept."""
