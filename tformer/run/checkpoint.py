@@ -132,11 +132,15 @@ class Run:
         text = dump_yaml(config.model_dump() | {"record": record.as_dict()})
         write_file(self.here / NAME, text.encode())
 
-    def write_weights(self, model: Transformer) -> None:
-        """`model.safetensors`, the weights that other tools load; with them a run takes its place."""
+    def write_weights(self, model: Transformer) -> str:
+        """`model.safetensors`, the weights that other tools load; with them a run takes its place.
+
+        Returns their sha256.
+        """
         data = tensors_to_bytes(to_hf(model.config, model.state_dict()))
         write_file(self.here / "model.safetensors", data)
         self.take_place()
+        return hashlib.sha256(data).hexdigest()
 
     # ------------------------------------------------------------------ metrics
 

@@ -76,6 +76,15 @@ class TimeBudget(Part):
     seconds_per_evaluation: float
 
 
+class Kept(Part):
+    """Which weights model.safetensors holds: of which step, and their loss where that was measured."""
+
+    step: int
+    sha256: str
+    val_loss: float | None = None  # nats per token
+    bits_per_byte: float | None = None
+
+
 class Result(Part):
     """How a run ended. Losses are nats per token; `val_loss` is that of the weights of `kept_step`."""
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from tformer.files import write_file
 from tformer.model import Transformer
-from tformer.run.huggingface import load_model
 from tformer.run.record import read_lines
 from tformer.show import terminal
 from tformer.show.run_page import run_text
@@ -104,11 +103,7 @@ def draw(session: Session) -> None:
 
 def draw_last(session: Session) -> None:
     """Write both with the weights that the run keeps, which may be those of an earlier step."""
-    result = session.record.result
-    kept = result.kept_step if result else None
-    device = next(session.model.parameters()).device
-    folder = session.run.folder
-    _draw(session, session.model if kept == session.state.step else load_model(folder, device))
+    _draw(session, session.kept_model())
 
 
 def _draw(session: Session, model: Transformer, step: int | None = None) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from tformer import __version__
@@ -27,7 +28,7 @@ from tformer.run.checkpoint import Run
 from tformer.run.data import Data, Progress, prepare_data
 from tformer.run.manifest import Checkpoint
 from tformer.run.pretrained import Pretrained, read_pretrained
-from tformer.run.record import Record, TokenizerFacts
+from tformer.run.record import Kept, Record, TokenizerFacts, weights_hash
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.budget import TimeLimit, settle
 from tformer.training.compiled import CompileError, compile_forward
@@ -156,6 +157,7 @@ def build_session(run: Run, prepared: Prepared) -> Session:
         record,
         tuple(warnings),
         prepared.at_evaluation,
+        kept=_kept(run, checkpoint, state) if checkpoint else None,
     )
     return _compiled(session) if config.train.compile == "on" and state.step < config.train.steps else session
 
@@ -212,6 +214,25 @@ def _weights(
     if pretrained is None and record.init_from:  # it was killed before it saved any
         pretrained = read_pretrained(record.init_from.source, record.init_from.sha256)
     return pretrained.state if pretrained else None
+
+
+def _kept(run: Run, checkpoint: Checkpoint, state: State) -> Kept | None:
+    """Which weights lie in model.safetensors, by the checkpoint; None where they are not those."""
+    if not (run.folder / "model.safetensors").exists():
+        return None
+    here, said = weights_hash(run.folder), checkpoint.manifest.get("kept")
+    if said is None:  # of an older version: the checkpoint's own, or the best so far
+        own = here == checkpoint.manifest["files"]["model.safetensors"]["sha256"]
+        step = state.step if own else state.best_step
+        line = next((m for m in run.read_metrics() if m.get("step") == step), None)
+        if line is None or not step:
+            return None
+        said = {"step": step, "sha256": here, **{k: line.get(k) for k in ("val_loss", "bits_per_byte")}}
+    try:
+        kept = Kept.model_validate(said)
+    except ValidationError:
+        return None
+    return kept if kept.sha256 == here else None
 
 
 def _compiled(session: Session) -> Session:

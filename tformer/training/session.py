@@ -16,8 +16,9 @@ from tformer.evals.loss import LossResult, batch_loss, text_loss
 from tformer.model import Transformer
 from tformer.run.checkpoint import Run
 from tformer.run.data import Data
+from tformer.run.huggingface import load_model
 from tformer.run.manifest import Owner
-from tformer.run.record import Record, Result, TimeBudget
+from tformer.run.record import Kept, Record, Result, TimeBudget
 from tformer.training.expected import expectation
 from tformer.training.fit import DivergedError, Learner, Report, State, Validate, fit, is_due
 from tformer.training.optim import Optimizers
@@ -48,6 +49,8 @@ class Session:
     judged: LossResult | None = None  # by the last validation, on text
     learner: Learner | None = None  # once it trains
     saved: int = 0  # the step of the last checkpoint
+    report: Report | None = None  # of the last step
+    kept: Kept | None = None  # what lies in model.safetensors
 
     def within(self, budget: TimeBudget) -> "Session":
         """A copy that takes the steps that a time has room for, and records how they were found."""
@@ -71,6 +74,8 @@ class Session:
         if fresh or overwrite or not (self.run.here / "tokenizer.json").exists():
             self.run.write_identity(self.config, self.data.tokenizer)
         self.run.rewind_metrics(self.state.step)
+        if self.state.step and self.kept is None:  # what lies there is of a step that is yet to come again
+            self.keep_weights()
         self.run.write_record(self.config, self.record)
         if fresh:
             self.run.take_place()
@@ -110,8 +115,9 @@ class Session:
             ended = state.step == config.steps or report.stops_early
             if state.step % config.log_every == 0 or report.val_loss is not None or report.noted or ended:
                 run.log(metrics_line(report))
-            if report.is_best and config.keep == "best":
-                run.write_weights(self.model)
+            self.report = report
+            if config.keep == "best" and self.is_better(report):
+                self.keep_weights()
             if ended or (config.checkpoint_every and state.step % config.checkpoint_every == 0):
                 self.save()
             yield report
@@ -139,13 +145,38 @@ class Session:
                     self.save()
             raise
 
+    def is_better(self, report: Report) -> bool:
+        """Whether an evaluation is better than that of the weights that are kept, if they had any."""
+        if report.val_loss is None:
+            return False
+        known = self.kept.val_loss if self.kept else None
+        return known is None or report.val_loss < known
+
+    def keep_weights(self) -> None:
+        """Write the weights of this step as those of the run, and remember how they were judged."""
+        step, report = self.state.step, self.report
+        sha256 = self.run.write_weights(self.model)
+        if report and report.state.step == step:
+            judged = report.val_loss, report.bits_per_byte
+        else:
+            lines = [line for line in self.run.read_metrics() if line.get("step") == step]
+            judged = (lines[-1].get("val_loss"), lines[-1].get("bits_per_byte")) if lines else (None, None)
+        self.kept = Kept(step=step, sha256=sha256, val_loss=judged[0], bits_per_byte=judged[1])
+
+    def kept_model(self) -> Transformer:
+        """The model with the weights that are kept, which may be those of an earlier step."""
+        if self.kept and self.kept.step != self.state.step:
+            return load_model(self.run.folder, next(self.model.parameters()).device)
+        return self.model
+
     def save(self) -> None:
         """Write the weights where the last ones are those that are kept, and a checkpoint."""
         train = self.config.train
         if train.keep == "last" or self.state.best_step == 0:  # nothing better was judged
-            self.run.write_weights(self.model)
+            self.keep_weights()
         identity = {
             "owner": self.owner.as_dict(),
+            "kept": self.kept.as_dict() if self.kept else None,
             "seed": train.seed,
             "versions": self.record.versions,
             "data": self.data.facts.as_dict(),
@@ -161,32 +192,30 @@ class Session:
 
     def summary(self) -> dict[str, Any]:
         """The result of a run: the last loss, and the validation loss of the weights that are kept."""
-        metrics = self.run.read_metrics()
-        evaluated = [m for m in metrics if m.get("val_loss") is not None]
-        kept = None
-        if evaluated:
-            best = self.config.train.keep == "best"
-            kept = min(evaluated, key=lambda m: m["val_loss"]) if best else evaluated[-1]
+        metrics, kept = self.run.read_metrics(), self.kept
         return {
             "run": str(self.run.folder),
             "steps": self.state.step,
             "tokens": self.state.tokens,
             "seconds": round(self.state.seconds, 3),
             "loss": metrics[-1]["loss"] if metrics else None,
-            "val_loss": kept["val_loss"] if kept else None,
-            "bits_per_byte": kept["bits_per_byte"] if kept else None,
+            "val_loss": kept.val_loss if kept else None,
+            "bits_per_byte": kept.bits_per_byte if kept else None,
             "parameters": self.model.n_parameters,
-            "kept_step": kept["step"] if kept else self.state.step,
+            "kept_step": kept.step if kept else self.state.step,
         }
 
     def finish(self) -> dict[str, Any]:
         """Record that the run came to its end, and how."""
-        if not (self.run.folder / "model.safetensors").exists():
-            self.run.write_weights(self.model)
+        if self.kept is None:
+            self.keep_weights()
+        if self.kept and self.kept.val_loss is None and self.validator:
+            loss, bits_per_byte = replace(self, model=self.kept_model()).validate()
+            self.kept = self.kept.model_copy(update={"val_loss": loss, "bits_per_byte": bits_per_byte})
         result = self.summary()
         result |= expectation(self.config, self.record, result).as_dict()
-        kept = {key: value for key, value in result.items() if key != "run"}
-        self.record = self.record.updated(result=Result.model_validate(kept))
+        told = {key: value for key, value in result.items() if key != "run"}
+        self.record = self.record.updated(result=Result.model_validate(told))
         self.run.write_record(self.config, self.record)
         return result
 
