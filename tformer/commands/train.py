@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ from tformer.errors import SIGNALLED, RequestError, Stopped
 
 if TYPE_CHECKING:
     from tformer.config import Layer
+    from tformer.evals.reversal import ReversalResult
     from tformer.training.plan import TrainRequest
     from tformer.training.session import Session
 
@@ -187,10 +188,6 @@ def _open(request: "TrainRequest", stack: ExitStack) -> "Session":
 
 def _train(session: "Session", json: bool) -> bool:
     """Train, judge, show how it went. Whether the verdict, where there is one, is favourable."""
-    from dataclasses import asdict
-
-    from tformer.evals.reversal import reversal
-    from tformer.run.record import keep_evaluation
     from tformer.show import terminal
     from tformer.show.progress import TrainingProgress
     from tformer.show.reversal import reversal_table
@@ -215,17 +212,36 @@ def _train(session: "Session", json: bool) -> bool:
     result = session.finish()
     passed = True
     if session.data.reversal:
-        verdict = reversal(session.model, session.data.reversal, precision=train.precision)
+        verdict = _verdict(session)
         reversal_table(verdict, terminal.err())
         passed = result["passed"] = verdict.passed
-        on = f"{verdict.positions[0].n:,} fresh sequences"
-        keep_evaluation(run.folder, "reversal", asdict(verdict), on)
     pictures.attempt(draw_last)
     if json:
         print_json(result)
     else:
         summarise(result, stopped_early)
     return passed
+
+
+def _verdict(session: "Session") -> "ReversalResult":
+    """On the weights that are kept: the one that the run has already, or a new one, kept in it."""
+    from dataclasses import asdict
+
+    from pydantic import TypeAdapter, ValidationError
+
+    from tformer.evals.reversal import N, ReversalResult, reversal
+    from tformer.run.record import keep_evaluation, read_evaluations
+
+    task, folder, kept = session.data.reversal, session.run.folder, session.kept
+    assert task and kept, "a run on reversal that is at its end"
+    on = f"{N:,} fresh sequences"
+    for line in read_evaluations(folder):
+        if (line.task, line.on, line.weights) == ("reversal", on, kept.sha256):
+            with suppress(ValidationError):
+                return TypeAdapter(ReversalResult).validate_python(line.result)
+    verdict = reversal(session.kept_model(), task, N, session.config.train.precision)
+    keep_evaluation(folder, "reversal", asdict(verdict), on, kept.sha256)
+    return verdict
 
 
 @contextmanager

@@ -225,11 +225,17 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     return found
 
 
-def keep_evaluation(folder: Path, task: str, result: dict[str, Any], on: str = "") -> None:
-    """Add what an evaluation found to `evals.jsonl` of a run. Nothing is kept in a foreign directory."""
+def keep_evaluation(
+    folder: Path, task: str, result: dict[str, Any], on: str = "", weights: str | None = None
+) -> None:
+    """Add what an evaluation found to `evals.jsonl` of a run. Nothing is kept in a foreign directory.
+
+    `weights` is the sha256 of those that were judged; those that lie there if left out.
+    """
     if (folder / NAME).exists():
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        line = Evaluation(task=task, on=on, when=now, weights=weights_hash(folder), result=result)
+        weights = weights or weights_hash(folder)
+        line = Evaluation(task=task, on=on, when=now, weights=weights, result=result)
         append_line(folder / "evals.jsonl", line.as_dict())
 
 
