@@ -40,7 +40,6 @@ from tformer.run.huggingface import (
     tokenizer_config,
 )
 from tformer.run.manifest import (
-    CHECKPOINT_NAME,
     FORMAT,
     MANIFEST,
     NOBODY,
@@ -50,6 +49,7 @@ from tformer.run.manifest import (
     checkpoint_name,
     manifest_hash,
     read_checkpoint,
+    step_of,
 )
 from tformer.run.record import NAME, Record, read_lines, read_record
 from tformer.run.swap import CHECKPOINTS, build, discard, lock, sweep, take_place
@@ -239,8 +239,8 @@ class Run:
         """Checkpoints by name, newest first; temporary ones are none."""
         if not self.checkpoints.is_dir():
             return []
-        names = [p.name for p in self.checkpoints.iterdir() if CHECKPOINT_NAME.fullmatch(p.name)]
-        return sorted(names, reverse=True)
+        names = [p.name for p in self.checkpoints.iterdir() if step_of(p.name) >= 0]
+        return sorted(names, key=step_of, reverse=True)
 
     def read_checkpoint(
         self, model: Transformer, owner: Owner = NOBODY

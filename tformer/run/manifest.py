@@ -20,7 +20,7 @@ from tformer.model import Transformer
 from tformer.run.huggingface import from_hf
 
 FORMAT = 1
-CHECKPOINT_NAME = re.compile(r"step-(\d{8})")
+CHECKPOINT_NAME = re.compile(r"step-(\d{8}|[1-9]\d{8,})")
 MANIFEST = "manifest.json"
 TENSOR_FILES = ("model.safetensors", "optimizer.safetensors")
 MAX_MANIFEST_BYTES = 1 << 20
@@ -31,6 +31,12 @@ LATER = "nothing was changed: try again, or move it away to go on from the one b
 def checkpoint_name(step: int) -> str:
     """The folder of a step."""
     return f"step-{step:08d}"
+
+
+def step_of(name: str) -> int:
+    """The step of such a folder; -1 for any other."""
+    found = CHECKPOINT_NAME.fullmatch(name)
+    return int(found[1]) if found else -1
 
 
 class Damaged(TformerError):
