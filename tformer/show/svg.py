@@ -56,7 +56,8 @@ def loss_svg(metrics: Sequence[dict[str, Any]], title: str) -> str:
             ha="right",
             color=VAL,
         )
-    axes.set(ylabel="cross-entropy (nats per token)", title=title)
+    axes.set_title(title.encode(errors="backslashreplace").decode(), parse_math=False)
+    axes.set_ylabel("cross-entropy (nats per token)")
     axes.margins(y=0.1)  # room below for the number
     (below or [axes])[0].set_xlabel("step")
     axes.grid(alpha=0.25)
