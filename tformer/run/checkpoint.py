@@ -27,6 +27,7 @@ from tformer.files import (
     TEMPORARY,
     append_line,
     cannot_write,
+    sync_file,
     sync_folder,
     write_file,
     write_json,
@@ -75,6 +76,8 @@ class Run:
         self.passed_over: set[str] = set()  # checkpoints that were not whole when they were read
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if self.is_new:
+                sync_folder(folder.parent)
             self._lock = lock(folder)
         except BlockingIOError:
             raise RequestError(
@@ -195,7 +198,11 @@ class Run:
             },
         }
         try:
+            is_first = not self.checkpoints.exists()
             self.checkpoints.mkdir(exist_ok=True)
+            if is_first:
+                sync_folder(self.here)
+            sync_file(self.metrics)  # no line that the checkpoint has passed may be missing
             for left in self.checkpoints.glob(f"{TEMPORARY}*"):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
             temporary.mkdir()
