@@ -98,6 +98,15 @@ class Result(Part):
     kept_step: int | None = None
 
 
+class Continued(Part):
+    """Where a run went on in another environment than before, and in which."""
+
+    after_step: int
+    versions: dict[str, Any] = {}
+    device: str | None = None
+    threads: int | None = None
+
+
 class Record(Part):
     """`tformer.yaml`: the settings of a run as they were written, and what it met.
 
@@ -117,6 +126,7 @@ class Record(Part):
     eval_data: Passages | None = None
     compile_failed: str | None = None  # why torch.compile could not be used
     budget: TimeBudget | None = None
+    sessions: list[Continued] = []  # those that were not as the one before them; the first is above
     result: Result | None = None
 
     @property

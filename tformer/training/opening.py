@@ -14,6 +14,7 @@ import platform
 import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from tformer.run.checkpoint import Run
 from tformer.run.data import Data, Progress, prepare_data
 from tformer.run.manifest import Checkpoint
 from tformer.run.pretrained import Pretrained, read_pretrained
-from tformer.run.record import Kept, Record, TokenizerFacts, weights_hash
+from tformer.run.record import Continued, Kept, Record, TokenizerFacts, weights_hash
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.budget import TimeLimit, settle
 from tformer.training.compiled import CompileError, compile_forward
@@ -88,7 +89,7 @@ def prepare(plan: Plan, progress: Progress = lambda done, total: None) -> Prepar
 
 def _own_tokenizer(folder: Path, recorded: Record) -> Tokenizer | None:
     """That of a run that goes on; None for one that was killed before it had any: it is made again."""
-    if (folder / "tokenizer.json").exists() or (folder / "checkpoints").exists():
+    if (folder / "tokenizer.json").exists() or any((folder / "checkpoints").glob("step-*")):
         tokenizer = Tokenizer.load(folder)
         found = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
         known = recorded.tokenizer.sha256 if recorded.tokenizer else None
@@ -145,8 +146,12 @@ def build_session(run: Run, prepared: Prepared) -> Session:
             "give more, or leave --steps out",
         )
     skipped = prepared.words.passages.skipped if prepared.words else {}
+    changed: list[str] = []
+    if not (prepared.overwrite or run.record().is_empty or state.step == config.train.steps):
+        record, changed = _continued(record, device, state.step)
     warnings = [f"passed over {count:,} passages of --eval-data: {why}" for why, count in skipped.items()]
     warnings += [f"passed over a checkpoint: {problem}" for problem in problems]
+    warnings += changed
     session = Session(
         run,
         config,
@@ -182,18 +187,35 @@ def _record(run: Run, prepared: Prepared) -> Record:
 
 def new_record(data: Data, device: torch.device) -> Record:
     """What a run meets as it begins: versions, device, data."""
-    return Record(
-        versions={
+    return Record(**_environment(device), data=data.facts, tokenizer=tokenizer_facts(data.tokenizer))
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    """What the bits of a training depend on, beside what it is told."""
+    return {
+        "versions": {
             "tformer": __version__,
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "numpy": np.__version__,
         },
-        device=str(device),
-        threads=torch.get_num_threads(),
-        data=data.facts,
-        tokenizer=tokenizer_facts(data.tokenizer),
-    )
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _continued(record: Record, device: torch.device, step: int) -> tuple[Record, list[str]]:
+    """The record of a run that goes on after a step, and what is not as it was before, if anything."""
+    now, before = _environment(device), record.sessions[-1] if record.sessions else record
+    if step == 0:  # nothing of before is left
+        return record.updated(**now).without("sessions"), []
+    parts = [(name, before.versions.get(name), found) for name, found in now["versions"].items()]
+    parts += [(name, getattr(before, name), now[name]) for name in ("device", "threads")]
+    told = [f"{name} {old}, now {new}" for name, old, new in parts if old is not None and old != new]
+    if not told:
+        return record, []
+    record = record.updated(sessions=[*record.sessions, Continued(after_step=step, **now)])
+    return record, [f"the run was made with {'; '.join(told)}: its bits may be others than in one piece"]
 
 
 def tokenizer_facts(tokenizer: Tokenizer) -> TokenizerFacts:
