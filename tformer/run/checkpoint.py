@@ -52,7 +52,7 @@ from tformer.run.manifest import (
     read_checkpoint,
     step_of,
 )
-from tformer.run.record import NAME, Record, read_lines, read_record
+from tformer.run.record import NAME, Record, read_metrics, read_record
 from tformer.run.swap import CHECKPOINTS, build, discard, lock, sweep, take_place
 from tformer.text.tokenizer import Tokenizer
 from tformer.yaml_text import dump_yaml
@@ -158,7 +158,7 @@ class Run:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines so far; a last line that was cut short is passed over."""
-        return read_lines(self.metrics)
+        return read_metrics(self.metrics)
 
     def rewind_metrics(self, step: int) -> None:
         """Drop lines past a step, which a resumed run writes again."""

@@ -8,6 +8,7 @@ written here is damage, and is named. Imports no torch.
 import datetime
 import hashlib
 import json
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -207,9 +208,42 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     with suppress(FileNotFoundError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 lines.append(json.loads(line))
     return [line for line in lines if isinstance(line, dict)]
+
+
+NUMBERS = (
+    "tokens",
+    "seconds",
+    "loss",
+    "lr",
+    "grad_norm",
+    "val_loss",
+    "bits_per_byte",
+    "next_word_loss",
+)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`. One without a step, or with a word for a number, is passed over."""
+    return [line for line in read_lines(path) if _is_metrics(line)]
+
+
+def _is_metrics(line: dict[str, Any]) -> bool:
+    step, positions = line.get("step"), line.get("by_position", [])
+    return (
+        isinstance(step, int)
+        and not isinstance(step, bool)
+        and all(_is_number(line[name]) for name in NUMBERS if name in line)
+        and isinstance(line.get("sample", ""), str)
+        and isinstance(positions, list)
+        and all(isinstance(p, list) and len(p) == 2 and all(map(_is_number, p)) for p in positions)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class Evaluation(Part):

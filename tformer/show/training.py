@@ -9,7 +9,6 @@ from typing import Any
 
 from tformer.files import write_file
 from tformer.model import Transformer
-from tformer.run.record import read_lines
 from tformer.show import terminal
 from tformer.show.run_page import run_text
 from tformer.show.svg import loss_svg
@@ -108,7 +107,7 @@ def draw_last(session: Session) -> None:
 
 def _draw(session: Session, model: Transformer, step: int | None = None) -> None:
     folder = session.run.folder
-    curve = loss_svg(read_lines(session.run.metrics), folder.name)
+    curve = loss_svg(session.run.read_metrics(), folder.name)
     write_file(folder / "loss.svg", curve.encode(errors="backslashreplace"))
     write_file(folder / "report.html", run_text(folder, model, step).encode(errors="backslashreplace"))
 

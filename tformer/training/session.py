@@ -198,7 +198,7 @@ class Session:
             "steps": self.state.step,
             "tokens": self.state.tokens,
             "seconds": round(self.state.seconds, 3),
-            "loss": metrics[-1]["loss"] if metrics else None,
+            "loss": metrics[-1].get("loss") if metrics else None,
             "val_loss": kept.val_loss if kept else None,
             "bits_per_byte": kept.bits_per_byte if kept else None,
             "parameters": self.model.n_parameters,
