@@ -43,6 +43,10 @@ class State:
             raise TformerError(
                 "the state of a checkpoint is another version's", f"it has {unknown[0]}", "upgrade"
             )
+        for name, value in values.items():
+            known = (int,) if cls.__annotations__[name] is int else (int, float, type(None))
+            if isinstance(value, bool) or not isinstance(value, known):
+                raise TformerError("the state of a checkpoint is not one of ours", f"{name} is {value!r}")
         return cls(**{k: math.inf if v is None else v for k, v in values.items()})  # type: ignore[arg-type]
 
 
