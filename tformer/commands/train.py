@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tformer.training.plan import TrainRequest
     from tformer.training.session import Session
 
+SHOW_CURSOR = "\x1b[?25h"  # a live line hides it
 DAILY, DATA = "What people change daily", "Configuration"
 
 EXAMPLES = (
@@ -246,15 +247,25 @@ def _verdict(session: "Session") -> "ReversalResult":
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The first SIGINT, SIGTERM or SIGHUP is noted, to be obeyed after the step; a second leaves at once."""
+    """The first SIGINT, SIGTERM or SIGHUP is noted, to be obeyed after the step; a second leaves at once.
+
+    It is answered in a line at once: a step and its evaluation may take minutes.
+    """
     import os
 
     seen: list[int] = []
 
+    def tell(text: str) -> None:  # nothing but the system: a handler may come in the middle of a print
+        with suppress(OSError):
+            os.write(2, text.encode())
+
     def note(number: int, frame: object) -> None:
+        live = os.isatty(2)
         if seen:
+            tell(SHOW_CURSOR if live else "")
             os._exit(SIGNALLED + number)
         seen.append(number)
+        tell(("\n" if live else "") + "stopping after this step; once more to leave at once\n")
 
     watched = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]
     before = {n: signal.signal(n, note) for n in watched if signal.getsignal(n) is not signal.SIG_IGN}
