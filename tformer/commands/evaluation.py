@@ -102,7 +102,7 @@ def keep(run: "LoadedRun", task: str, result: dict[str, Any], on: str = "") -> N
     from tformer.show.run_page import write_page
 
     try:
-        keep_evaluation(run.folder, task, result, on)
+        keep_evaluation(run.folder, task, result, on, run.weights_sha256)
         write_page(run.folder, run.model)
     except (OSError, TformerError) as error:
         why = error.strerror if isinstance(error, OSError) else None

@@ -38,13 +38,14 @@ class ReversalResult:
     passed: bool
 
 
+N = 2000  # sequences that a verdict is made on, where nothing else is asked for
 CONFIDENCE = 0.999
 SECOND_HALF_AT_LEAST = 0.999
 
 
 @torch.inference_mode()
 def reversal(
-    model: Transformer, task: Reversal, n: int = 2000, precision: str = "fp32", index: int = 0
+    model: Transformer, task: Reversal, n: int = N, precision: str = "fp32", index: int = 0
 ) -> ReversalResult:
     """Accuracy on `n` fresh sequences, position by position, and whether the mask is right.
 
