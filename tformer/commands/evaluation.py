@@ -102,7 +102,14 @@ def keep(run: "LoadedRun", task: str, result: dict[str, Any], on: str = "") -> N
 
     try:
         keep_evaluation(run.folder, task, result, on)
+    except (OSError, TformerError) as error:
+        terminal.warn(f"the result is not kept in {run.folder}: {_why(error)}")
+        return
+    try:
         write_page(run.folder, run.model)
     except (OSError, TformerError) as error:
-        why = error.strerror if isinstance(error, OSError) else None
-        terminal.warn(f"the result is not kept in {run.folder}: {why or error}")
+        terminal.warn(f"{run.folder}/report.html is not renewed: {_why(error)}")
+
+
+def _why(error: OSError | TformerError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
