@@ -20,6 +20,7 @@ from tformer.progress import Progress, silent
 from tformer.run.data import ANOTHER_TEXT, Source, given_source, recorded_source
 from tformer.run.loaded import LoadedRun
 from tformer.run.record import Record, read_lines, read_record
+from tformer.text.data import token_hash
 from tformer.text.tokenizer import Tokenizer
 
 
@@ -51,7 +52,7 @@ def one_text(folders: Sequence[Path], data: Sequence[str]) -> OneText:
     if source.is_ids:
         _check_same_vocabulary(tokenizers, source.names[0])
         ids = source.ids(tokenizers[first])
-        of_runs, digest = dict.fromkeys(folders, ids), None
+        of_runs, digest = dict.fromkeys(folders, ids), token_hash(ids)
     else:
         corpus = source.corpus()
         text, digest = source.text(corpus), corpus.sha256
@@ -60,7 +61,7 @@ def one_text(folders: Sequence[Path], data: Sequence[str]) -> OneText:
         else:
             of_runs = {folder: _encoded(folder, tokenizers[folder], text) for folder in folders}
     # A validation part is of a text that was trained on, and was not trained on itself.
-    seen_by = [f for f in folders if source.fraction == 1 and digest and records[f].data.sha256 == digest]
+    seen_by = [f for f in folders if source.fraction == 1 and records[f].data.sha256 == digest]
     return OneText(of_runs, source.on, seen_by)
 
 

@@ -61,7 +61,9 @@ def comparison_view(compared: Comparison, console: Console) -> None:
     terminal.fact_table(console, compared.facts)
     grid = _run_table(compared.rows, console, narrow=False)
     width = terminal.natural_width(grid, console)
-    if console.is_terminal and width > console.width:
+    if not console.is_terminal:
+        grid.width = width  # COLUMNS may be less, and then the names of the runs would be the first to go
+    elif width > console.width:
         grid = _run_table(compared.rows, console, narrow=True)
     console.print(grid)
     for note in compared.notes:
