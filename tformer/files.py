@@ -27,6 +27,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Make what was written to a file durable, if there is one."""
+    with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
 def write_new(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write and sync a file that nobody reads yet."""
     with path.open("w+b") as file:

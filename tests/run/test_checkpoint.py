@@ -241,7 +241,7 @@ DAMAGE = {
     "manifest a list": lambda folder: (folder / "manifest.json").write_text("[]"),
     "manifest huge": lambda folder: (folder / "manifest.json").write_bytes(b" " * (2 << 20)),
     "manifest deep": lambda folder: (folder / "manifest.json").write_text("[" * 100_000),
-    "newer format": edit(lambda m: m.update(format=2)),
+    "older format": edit(lambda m: m.update(format=0)),
     "no format": edit(lambda m: m.pop("format")),
     "no files": edit(lambda m: m.pop("files")),
     "files a list": edit(lambda m: m.update(files=[1])),

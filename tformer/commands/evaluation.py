@@ -101,7 +101,7 @@ def keep(run: "LoadedRun", task: str, result: dict[str, Any], on: str = "") -> N
     from tformer.show.run_page import write_page
 
     try:
-        keep_evaluation(run.folder, task, result, on)
+        keep_evaluation(run.folder, task, result, on, run.weights_sha256)
     except (OSError, TformerError) as error:
         terminal.warn(f"the result is not kept in {run.folder}: {_why(error)}")
         return

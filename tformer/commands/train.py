@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +14,11 @@ from tformer.errors import SIGNALLED, RequestError, Stopped
 
 if TYPE_CHECKING:
     from tformer.config import Layer
+    from tformer.evals.reversal import ReversalResult
     from tformer.training.plan import TrainRequest
     from tformer.training.session import Session
 
+SHOW_CURSOR = "\x1b[?25h"  # a live line hides it
 DAILY, DATA = "What people change daily", "Configuration"
 
 EXAMPLES = (
@@ -138,10 +140,14 @@ def command(
         minutes=minutes,
         began=began,
     )
-    with ExitStack() as stack:
+    from tformer.show.listener import whoever_listens
+
+    with whoever_listens() as listener, ExitStack() as stack:
         passed = _train(_open(request, stack), json)
     if not passed:
         raise typer.Exit(1)
+    if listener.is_gone:  # the training was worth finishing; whoever asked for it is told all the same
+        raise BrokenPipeError
 
 
 def check_minutes(minutes: float | None, command_line: "Layer") -> None:
@@ -185,10 +191,6 @@ def _open(request: "TrainRequest", stack: ExitStack) -> "Session":
 
 def _train(session: "Session", json: bool) -> bool:
     """Train, judge, show how it went. Whether the verdict, where there is one, is favourable."""
-    from dataclasses import asdict
-
-    from tformer.evals.reversal import reversal
-    from tformer.run.record import keep_evaluation
     from tformer.show import terminal
     from tformer.show.progress import TrainingProgress
     from tformer.show.reversal import reversal_table
@@ -197,24 +199,26 @@ def _train(session: "Session", json: bool) -> bool:
 
     run, train = session.run, session.config.train
     pictures = Pictures(session)
-    with _signals() as seen, TrainingProgress(train.steps, session.state.step) as shown:
+    with (
+        _signals() as seen,
+        TrainingProgress(train.steps, session.state.step) as shown,
+        session.rescued(),
+    ):
         for report in session.train(stop=lambda: bool(seen)):
             shown.update(report)
             pictures.refresh()
     step, stopped_early = session.state.step, is_exhausted(session.state, train)
     if seen and step < train.steps and not stopped_early:
-        draw(session)
+        pictures.attempt(draw)
         terminal.say(f"stopped after step {step}; {run.folder} is saved: continue with --resume")
         raise Stopped(seen[0])
     result = session.finish()
     passed = True
     if session.data.reversal:
-        verdict = reversal(session.model, session.data.reversal, precision=train.precision)
+        verdict = _verdict(session)
         reversal_table(verdict, terminal.err())
         passed = result["passed"] = verdict.passed
-        on = f"{verdict.positions[0].n:,} fresh sequences"
-        keep_evaluation(run.folder, "reversal", asdict(verdict), on)
-    draw_last(session)
+    pictures.attempt(draw_last)
     if json:
         print_json(result)
     else:
@@ -222,17 +226,48 @@ def _train(session: "Session", json: bool) -> bool:
     return passed
 
 
+def _verdict(session: "Session") -> "ReversalResult":
+    """On the weights that are kept: the one that the run has already, or a new one, kept in it."""
+    from dataclasses import asdict
+
+    from pydantic import TypeAdapter, ValidationError
+
+    from tformer.evals.reversal import N, ReversalResult, reversal
+    from tformer.run.record import keep_evaluation, read_evaluations
+
+    task, folder, kept = session.data.reversal, session.run.folder, session.kept
+    assert task and kept, "a run on reversal that is at its end"
+    on = f"{N:,} fresh sequences"
+    for line in read_evaluations(folder):
+        if (line.task, line.on, line.weights) == ("reversal", on, kept.sha256):
+            with suppress(ValidationError):
+                return TypeAdapter(ReversalResult).validate_python(line.result)
+    verdict = reversal(session.kept_model(), task, N, session.config.train.precision)
+    keep_evaluation(folder, "reversal", asdict(verdict), on, kept.sha256)
+    return verdict
+
+
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The first SIGINT, SIGTERM or SIGHUP is noted, to be obeyed after the step; a second leaves at once."""
+    """The first SIGINT, SIGTERM or SIGHUP is noted, to be obeyed after the step; a second leaves at once.
+
+    It is answered in a line at once: a step and its evaluation may take minutes.
+    """
     import os
 
     seen: list[int] = []
 
+    def tell(text: str) -> None:  # nothing but the system: a handler may come in the middle of a print
+        with suppress(OSError):
+            os.write(2, text.encode())
+
     def note(number: int, frame: object) -> None:
+        live = os.isatty(2)
         if seen:
+            tell(SHOW_CURSOR if live else "")
             os._exit(SIGNALLED + number)
         seen.append(number)
+        tell(("\n" if live else "") + "stopping after this step; once more to leave at once\n")
 
     watched = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]
     before = {n: signal.signal(n, note) for n in watched if signal.getsignal(n) is not signal.SIG_IGN}

@@ -19,7 +19,7 @@ from tformer.files import finite
 from tformer.progress import Progress, silent
 from tformer.run.data import ANOTHER_TEXT, Source, given_source, recorded_source
 from tformer.run.loaded import LoadedRun
-from tformer.run.record import Record, read_lines, read_record
+from tformer.run.record import Record, read_metrics, read_record
 from tformer.text.data import token_hash
 from tformer.text.tokenizer import Tokenizer
 
@@ -182,7 +182,7 @@ def tokens_seen(folder: Path, record: Record) -> int | None:
     result = record.result
     if result is None:
         return None
-    for line in read_lines(folder / "metrics.jsonl"):
+    for line in read_metrics(folder / "metrics.jsonl"):
         if line.get("step") == result.kept_step:
             return line.get("tokens")
     return result.tokens

@@ -13,6 +13,7 @@ from tformer.evals.statistics import binomial_interval
 from tformer.model import Transformer
 from tformer.text.data import Reversal
 
+N = 2000  # sequences that a verdict is made on, where nothing else is asked for
 CONFIDENCE = 0.999
 SECOND_HALF_AT_LEAST = 0.999
 
@@ -54,7 +55,7 @@ class ReversalResult:
 
 @torch.inference_mode()
 def reversal(
-    model: Transformer, task: Reversal, n: int = 2000, precision: str = "fp32", index: int = 0
+    model: Transformer, task: Reversal, n: int = N, precision: str = "fp32", index: int = 0
 ) -> ReversalResult:
     """Accuracy on `n` fresh sequences, position by position, and whether the mask is right.
 

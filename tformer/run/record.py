@@ -8,6 +8,7 @@ written here is damage, and is named. Imports no torch.
 import datetime
 import hashlib
 import json
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,15 @@ class TimeBudget(Part):
     seconds_per_evaluation: float
 
 
+class Kept(Part):
+    """Which weights model.safetensors holds: of which step, and their loss where that was measured."""
+
+    step: int
+    sha256: str
+    val_loss: float | None = None  # nats per token
+    bits_per_byte: float | None = None
+
+
 class Result(Part):
     """How a run ended. Losses are nats per token; `val_loss` is that of the weights of `kept_step`."""
 
@@ -89,6 +99,15 @@ class Result(Part):
     kept_step: int | None = None
 
 
+class Continued(Part):
+    """Where a run went on in another environment than before, and in which."""
+
+    after_step: int
+    versions: dict[str, Any] = {}
+    device: str | None = None
+    threads: int | None = None
+
+
 class Record(Part):
     """`tformer.yaml`: the settings of a run as they were written, and what it met.
 
@@ -97,6 +116,7 @@ class Record(Part):
     """
 
     settings: dict[str, dict[str, Any]] = Field(default={}, exclude=True)
+    id: str | None = None  # random: whose a checkpoint is
     versions: dict[str, Any] = {}
     device: str | None = None
     threads: int | None = None
@@ -107,6 +127,7 @@ class Record(Part):
     eval_data: Passages | None = None
     compile_failed: str | None = None  # why torch.compile could not be used
     budget: TimeBudget | None = None
+    sessions: list[Continued] = []  # those that were not as the one before them; the first is above
     result: Result | None = None
 
     @property
@@ -187,9 +208,42 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     with suppress(FileNotFoundError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 lines.append(json.loads(line))
     return [line for line in lines if isinstance(line, dict)]
+
+
+NUMBERS = (
+    "tokens",
+    "seconds",
+    "loss",
+    "lr",
+    "grad_norm",
+    "val_loss",
+    "bits_per_byte",
+    "next_word_loss",
+)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`. One without a step, or with a word for a number, is passed over."""
+    return [line for line in read_lines(path) if _is_metrics(line)]
+
+
+def _is_metrics(line: dict[str, Any]) -> bool:
+    step, positions = line.get("step"), line.get("by_position", [])
+    return (
+        isinstance(step, int)
+        and not isinstance(step, bool)
+        and all(_is_number(line[name]) for name in NUMBERS if name in line)
+        and isinstance(line.get("sample", ""), str)
+        and isinstance(positions, list)
+        and all(isinstance(p, list) and len(p) == 2 and all(map(_is_number, p)) for p in positions)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class Evaluation(Part):
@@ -215,11 +269,17 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     return found
 
 
-def keep_evaluation(folder: Path, task: str, result: dict[str, Any], on: str = "") -> None:
-    """Add what an evaluation found to `evals.jsonl` of a run. Nothing is kept in a foreign directory."""
+def keep_evaluation(
+    folder: Path, task: str, result: dict[str, Any], on: str = "", weights: str | None = None
+) -> None:
+    """Add what an evaluation found to `evals.jsonl` of a run. Nothing is kept in a foreign directory.
+
+    `weights` is the sha256 of those that were judged; those that lie there if left out.
+    """
     if (folder / NAME).exists():
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        line = Evaluation(task=task, on=on, when=now, weights=weights_hash(folder), result=result)
+        weights = weights or weights_hash(folder)
+        line = Evaluation(task=task, on=on, when=now, weights=weights, result=result)
         append_line(folder / "evals.jsonl", line.as_dict())
 
 

@@ -18,7 +18,7 @@ from tformer.figures import Bars, Figure, Heat, Lines, Numbers, Series
 from tformer.files import write_file
 from tformer.model import Transformer
 from tformer.run.data import recorded_reversal
-from tformer.run.record import Evaluation, Record, read_evaluations, read_lines, read_record, weights_hash
+from tformer.run.record import Evaluation, Record, read_evaluations, read_metrics, read_record, weights_hash
 from tformer.show import page
 from tformer.show.generations_words import columns_of, table_rows
 from tformer.show.loss_words import position_figure
@@ -46,13 +46,13 @@ LAMBADA_NAMES = {  # the whole word is not the last token: the page names both
 
 def write_page(folder: Path, model: Transformer) -> None:
     """Write `report.html` of a run from what lies in it; `model` is its weights, to see where heads look."""
-    write_file(folder / "report.html", run_text(folder, model).encode())
+    write_file(folder / "report.html", run_text(folder, model).encode(errors="backslashreplace"))
 
 
 def run_text(folder: Path, model: Transformer, step: int | None = None) -> str:
     """The page of a run from what lies in it; `model` are its weights, or those of a step as it trains."""
     record = read_record(folder)
-    metrics = read_lines(folder / "metrics.jsonl")
+    metrics = read_metrics(folder / "metrics.jsonl")
     here = weights_hash(folder) if (folder / "model.safetensors").exists() else None
     evals = [line for line in read_evaluations(folder) if here and line.weights == here]
     maps = _attention_on(folder, record, metrics, model)

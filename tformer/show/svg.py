@@ -38,8 +38,7 @@ def loss_svg(metrics: Sequence[dict[str, Any]], title: str) -> str:
     axes, *below = figure.subplots(len(ratios), sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
     if words:
         _last_words(below[0], words)
-    steps = [m["step"] for m in metrics]
-    axes.plot(steps, [m["loss"] for m in metrics], color=TRAIN, linewidth=1, label="training")
+    axes.plot(*_points(metrics, "loss"), color=TRAIN, linewidth=1, label="training")
     evaluated = [m for m in metrics if m.get("val_loss") is not None]
     if evaluated:
         axes.plot(
@@ -59,14 +58,13 @@ def loss_svg(metrics: Sequence[dict[str, Any]], title: str) -> str:
             ha="right",
             color=VAL,
         )
-    axes.set(ylabel="cross-entropy (nats per token)", title=title)
+    axes.set_title(title.encode(errors="backslashreplace").decode(), parse_math=False)
+    axes.set_ylabel("cross-entropy (nats per token)")
     axes.margins(y=0.1)  # room below for the number
     (below or [axes])[0].set_xlabel("step")
     axes.grid(alpha=0.25)
     rate = axes.twinx()
-    rate.plot(
-        steps, [m["lr"] for m in metrics], color=RATE, linewidth=1, linestyle=":", label="learning rate"
-    )
+    rate.plot(*_points(metrics, "lr"), color=RATE, linewidth=1, linestyle=":", label="learning rate")
     rate.set_ylabel("learning rate", color=RATE)
     rate.set_ylim(bottom=0)
     lines = [*axes.get_lines(), *rate.get_lines()]
@@ -74,6 +72,12 @@ def loss_svg(metrics: Sequence[dict[str, Any]], title: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _points(metrics: Sequence[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    """Steps, and what was measured at them."""
+    seen = [(m["step"], m[name]) for m in metrics if m.get(name) is not None]
+    return [step for step, _ in seen], [value for _, value in seen]
 
 
 def _last_words(axes: Any, words: Sequence[tuple[int, float]]) -> None:

@@ -9,8 +9,6 @@ from typing import Any
 
 from tformer.files import write_file
 from tformer.model import Transformer
-from tformer.run.huggingface import load_model
-from tformer.run.record import read_lines
 from tformer.show import terminal
 from tformer.show.run_page import run_text
 from tformer.show.svg import loss_svg
@@ -60,6 +58,7 @@ class Pictures:
 
     def __init__(self, session: Session, share: float = SHARE, clock: Clock = time.perf_counter):
         self.session, self.share, self.clock = session, share, clock
+        self.has_failed = False
         self.began, self.spent, self.cost = clock(), 0.0, FIRST_PICTURE
 
     def refresh(self) -> bool:
@@ -67,10 +66,20 @@ class Pictures:
         began = self.clock()
         if self.spent + self.cost > self.share * (began - self.began):
             return False
-        draw(self.session)
+        self.attempt(draw)
         self.cost = self.clock() - began
         self.spent += self.cost
         return True
+
+    def attempt(self, work: Callable[[Session], None]) -> None:
+        """Draw. Where that fails it is said, once, and training goes on: a picture is worth no step."""
+        try:
+            work(self.session)
+        except Exception as error:
+            if not self.has_failed:
+                why = " ".join(str(error).split()) or type(error).__name__
+                terminal.warn(f"loss.svg and report.html could not be drawn, and training goes on: {why}")
+            self.has_failed = True
 
 
 def drawing_seconds(clock: Clock = time.perf_counter) -> float:
@@ -83,24 +92,24 @@ def drawing_seconds(clock: Clock = time.perf_counter) -> float:
 
 
 def draw(session: Session) -> None:
-    """Write `loss.svg` and `report.html` as things stand, with the weights of this step."""
-    _draw(session, session.model, session.state.step)
+    """Write `loss.svg` and `report.html` as things stand, with the weights of this step.
+
+    While another run stands in the directory, until this one has weights, the pictures are that one's.
+    """
+    if session.run.is_in_place:
+        _draw(session, session.model, session.state.step)
 
 
 def draw_last(session: Session) -> None:
     """Write both with the weights that the run keeps, which may be those of an earlier step."""
-    result = session.record.result
-    kept = result.kept_step if result else None
-    device = next(session.model.parameters()).device
-    folder = session.run.folder
-    _draw(session, session.model if kept == session.state.step else load_model(folder, device))
+    _draw(session, session.kept_model())
 
 
 def _draw(session: Session, model: Transformer, step: int | None = None) -> None:
     folder = session.run.folder
-    curve = loss_svg(read_lines(session.run.metrics), folder.name)
-    write_file(folder / "loss.svg", curve.encode())
-    write_file(folder / "report.html", run_text(folder, model, step).encode())
+    curve = loss_svg(session.run.read_metrics(), folder.name)
+    write_file(folder / "loss.svg", curve.encode(errors="backslashreplace"))
+    write_file(folder / "report.html", run_text(folder, model, step).encode(errors="backslashreplace"))
 
 
 # ---------------------------------------------------------------------------- how it ended

@@ -43,6 +43,10 @@ class State:
             raise TformerError(
                 "the state of a checkpoint is another version's", f"it has {unknown[0]}", "upgrade"
             )
+        for name, value in values.items():
+            known = (int,) if cls.__annotations__[name] is int else (int, float, type(None))
+            if isinstance(value, bool) or not isinstance(value, known):
+                raise TformerError("the state of a checkpoint is not one of ours", f"{name} is {value!r}")
         return cls(**{k: math.inf if v is None else v for k, v in values.items()})  # type: ignore[arg-type]
 
 
@@ -78,17 +82,19 @@ class DivergedError(TformerError):
 Validate = Callable[[], tuple[float, float]]  # loss in nats a token, bits per byte
 
 
-@dataclass(frozen=True)
+@dataclass
 class Learner:
     """What is trained, and what by.
 
     `model` is a Transformer or has what is used of it: logits of ids, and `config.dropout`. `forward` stands
-    in for the model's own where there is one (a compiled one).
+    in for the model's own where there is one (a compiled one). `whole` is where training stands with its
+    last update; None before the first, and while one is being made.
     """
 
     model: nn.Module
     optimizers: Optimizers
     forward: Callable[[Tensor], Tensor] | None = None
+    whole: State | None = None
 
 
 def fit(
@@ -132,8 +138,9 @@ def fit(
                 f"loss {loss.item():.4g}, gradient norm {grad_norm:.4g}; the update was not made",
                 f"lower the learning rate (--lr {train.lr / 3:.2g}) or lengthen train.warmup_steps",
             )
+        learner.whole = None
         optimizers.step(lr)
-        state = replace(
+        state = learner.whole = replace(
             state,
             step=step + 1,
             tokens=state.tokens + targets.numel(),

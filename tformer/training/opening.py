@@ -11,20 +11,25 @@ in `Plan.notes` and `Session.warnings`.
 
 import hashlib
 import platform
+import secrets
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from tformer import __version__
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.model import Transformer
-from tformer.run.checkpoint import Checkpoint, Run
+from tformer.run.checkpoint import Run
 from tformer.run.data import Data, Progress, prepare_data
+from tformer.run.manifest import Checkpoint
 from tformer.run.pretrained import Pretrained, read_pretrained
-from tformer.run.record import Record, TokenizerFacts
+from tformer.run.record import Continued, Kept, Record, TokenizerFacts, weights_hash
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.budget import TimeLimit, settle
 from tformer.training.compiled import CompileError, compile_forward
@@ -32,7 +37,7 @@ from tformer.training.fit import State
 from tformer.training.noted import NextWords, loss_by_position, read_next_words, sampled_line
 from tformer.training.optim import Optimizers
 from tformer.training.plan import Plan
-from tformer.training.session import Measure, Session
+from tformer.training.session import Measure, Session, owner_of
 from tformer.training.settings import decide
 
 # ---------------------------------------------------------------------------- what it is made of
@@ -60,7 +65,7 @@ def prepare(plan: Plan, progress: Progress = lambda done, total: None) -> Prepar
     or is not what the run began with.
     """
     request, recorded = plan.request, plan.recorded
-    own = Tokenizer.load(plan.folder) if plan.resuming else None
+    own = _own_tokenizer(plan.folder, recorded) if plan.resuming else None
     if plan.pretrained:
         own = plan.pretrained.tokenizer
     data = prepare_data(plan.config, list(request.sources), own, recorded.data.sha256, progress)
@@ -80,6 +85,23 @@ def prepare(plan: Plan, progress: Progress = lambda done, total: None) -> Prepar
         limit=limit,
         overwrite=request.overwrite,
     )
+
+
+def _own_tokenizer(folder: Path, recorded: Record) -> Tokenizer | None:
+    """That of a run that goes on; None for one that was killed before it had any: it is made again."""
+    if (folder / "tokenizer.json").exists() or any((folder / "checkpoints").glob("step-*")):
+        tokenizer = Tokenizer.load(folder)
+        found = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+        known = recorded.tokenizer.sha256 if recorded.tokenizer else None
+        if known and found != known:
+            raise RequestError(
+                f"{folder / 'tokenizer.json'} is not the one that this run was trained with",
+                f"sha256 {found[:12]}…, recorded is {known[:12]}…",
+                "put it back, or leave --resume out to start another run",
+            )
+        return tokenizer
+    origin = recorded.init_from
+    return Tokenizer.load(Path(origin.source)) if origin else None
 
 
 # ---------------------------------------------------------------------------- the session
@@ -107,7 +129,8 @@ def build_session(run: Run, prepared: Prepared) -> Session:
     torch.manual_seed(config.train.seed)
     model = Transformer(config.model)
     record = _record(run, prepared)
-    checkpoint, problems = (None, []) if prepared.overwrite else run.read_checkpoint(model)
+    owner = owner_of(config, record)
+    checkpoint, problems = (None, []) if prepared.overwrite else run.read_checkpoint(model, owner)
     weights = _weights(checkpoint, prepared.pretrained, record)
     if weights is not None:
         model.load_state_dict(weights)
@@ -123,8 +146,12 @@ def build_session(run: Run, prepared: Prepared) -> Session:
             "give more, or leave --steps out",
         )
     skipped = prepared.words.passages.skipped if prepared.words else {}
+    changed: list[str] = []
+    if not (prepared.overwrite or run.record().is_empty or state.step == config.train.steps):
+        record, changed = _continued(record, device, state.step)
     warnings = [f"passed over {count:,} passages of --eval-data: {why}" for why, count in skipped.items()]
     warnings += [f"passed over a checkpoint: {problem}" for problem in problems]
+    warnings += changed
     session = Session(
         run,
         config,
@@ -135,6 +162,7 @@ def build_session(run: Run, prepared: Prepared) -> Session:
         record,
         tuple(warnings),
         prepared.at_evaluation,
+        kept=_kept(run, checkpoint, state) if checkpoint else None,
     )
     return _compiled(session) if config.train.compile == "on" and state.step < config.train.steps else session
 
@@ -144,6 +172,10 @@ def _record(run: Run, prepared: Prepared) -> Record:
     known = Record() if prepared.overwrite else run.record()
     # A run that goes on is not at its end until it gets there.
     record = known.without("result") if known.as_dict() else new_record(prepared.data, prepared.device)
+    if record.id is None:
+        record = record.updated(id=secrets.token_hex(8))
+    if record.tokenizer is None or not (run.folder / "tokenizer.json").exists():  # it was made again
+        record = record.updated(tokenizer=tokenizer_facts(prepared.data.tokenizer))
     if prepared.pretrained:
         record = record.updated(init_from=prepared.pretrained.origin)
     if prepared.preset:
@@ -155,22 +187,43 @@ def _record(run: Run, prepared: Prepared) -> Record:
 
 def new_record(data: Data, device: torch.device) -> Record:
     """What a run meets as it begins: versions, device, data."""
-    tokenizer = data.tokenizer
-    return Record(
-        versions={
+    return Record(**_environment(device), data=data.facts, tokenizer=tokenizer_facts(data.tokenizer))
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    """What the bits of a training depend on, beside what it is told."""
+    return {
+        "versions": {
             "tformer": __version__,
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "numpy": np.__version__,
         },
-        device=str(device),
-        threads=torch.get_num_threads(),
-        data=data.facts,
-        tokenizer=TokenizerFacts(
-            kind=tokenizer.kind,
-            size=tokenizer.vocab_size,
-            sha256=hashlib.sha256(tokenizer.to_json().encode()).hexdigest(),
-        ),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _continued(record: Record, device: torch.device, step: int) -> tuple[Record, list[str]]:
+    """The record of a run that goes on after a step, and what is not as it was before, if anything."""
+    now, before = _environment(device), record.sessions[-1] if record.sessions else record
+    if step == 0:  # nothing of before is left
+        return record.updated(**now).without("sessions"), []
+    parts = [(name, before.versions.get(name), found) for name, found in now["versions"].items()]
+    parts += [(name, getattr(before, name), now[name]) for name in ("device", "threads")]
+    told = [f"{name} {old}, now {new}" for name, old, new in parts if old is not None and old != new]
+    if not told:
+        return record, []
+    record = record.updated(sessions=[*record.sessions, Continued(after_step=step, **now)])
+    return record, [f"the run was made with {'; '.join(told)}: its bits may be others than in one piece"]
+
+
+def tokenizer_facts(tokenizer: Tokenizer) -> TokenizerFacts:
+    """What `tformer.yaml` keeps of a tokenizer."""
+    return TokenizerFacts(
+        kind=tokenizer.kind,
+        size=tokenizer.vocab_size,
+        sha256=hashlib.sha256(tokenizer.to_json().encode()).hexdigest(),
     )
 
 
@@ -183,6 +236,25 @@ def _weights(
     if pretrained is None and record.init_from:  # it was killed before it saved any
         pretrained = read_pretrained(record.init_from.source, record.init_from.sha256)
     return pretrained.state if pretrained else None
+
+
+def _kept(run: Run, checkpoint: Checkpoint, state: State) -> Kept | None:
+    """Which weights lie in model.safetensors, by the checkpoint; None where they are not those."""
+    if not (run.folder / "model.safetensors").exists():
+        return None
+    here, said = weights_hash(run.folder), checkpoint.manifest.get("kept")
+    if said is None:  # of an older version: the checkpoint's own, or the best so far
+        own = here == checkpoint.manifest["files"]["model.safetensors"]["sha256"]
+        step = state.step if own else state.best_step
+        line = next((m for m in run.read_metrics() if m.get("step") == step), None)
+        if line is None or not step:
+            return None
+        said = {"step": step, "sha256": here, **{k: line.get(k) for k in ("val_loss", "bits_per_byte")}}
+    try:
+        kept = Kept.model_validate(said)
+    except ValidationError:
+        return None
+    return kept if kept.sha256 == here else None
 
 
 def _compiled(session: Session) -> Session:

@@ -18,6 +18,7 @@ from tformer.run.checkpoint import Run, open_run
 from tformer.run.find import new_run_folder, unfinished_run
 from tformer.run.pretrained import Pretrained, is_origin, read_pretrained
 from tformer.run.record import Record, read_record
+from tformer.run.swap import is_untouched, recover
 from tformer.text.corpus import corpus_name
 from tformer.training.settings import default_preset, training_config
 
@@ -68,6 +69,7 @@ def plan_training(request: TrainRequest) -> Plan:
     sources = list(request.sources)
     name = "reversal" if sources == REVERSAL else corpus_name(sources)
     folder = _folder(request, name)
+    recover(folder)
     recorded = read_record(folder) if request.resume else Record()
     resuming = not recorded.is_empty
     _check_folder(folder, resuming, request.overwrite)
@@ -116,7 +118,7 @@ def _check_folder(folder: Path, resuming: bool, overwrite: bool) -> None:
     if not folder.is_dir():
         raise RequestError(f"{folder} is a file", "expected a folder to write a run in")
     is_run = (folder / "tformer.yaml").exists()
-    if any(folder.iterdir()) and not (overwrite and is_run):
+    if not (is_untouched(folder) or (overwrite and is_run)):
         found = "a run stands there" if is_run else "it is not empty, and not a run"
         advice = "--overwrite, --resume, or another --out" if is_run else "give another --out"
         raise RequestError(f"{folder} exists", found, advice)
@@ -163,4 +165,5 @@ def locked(plan: Plan) -> AbstractContextManager[Run]:
 def _locked(folder: Path, resuming: bool, overwrite: bool) -> Iterator[Run]:
     with open_run(folder) as run:
         _check_folder(folder, resuming, overwrite)  # again, now that nobody else can write
+        run.sweep()
         yield run

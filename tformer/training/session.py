@@ -4,20 +4,25 @@ Knows nothing of terminals, pictures or command lines; `opening` builds it.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from tformer.config import Config
+from tformer.errors import TformerError
 from tformer.evals.loss import LossResult, batch_loss, text_loss
 from tformer.model import Transformer
 from tformer.run.checkpoint import Run
 from tformer.run.data import Data
-from tformer.run.record import Record, Result, TimeBudget
+from tformer.run.huggingface import load_model
+from tformer.run.manifest import Owner
+from tformer.run.record import Kept, Record, Result, TimeBudget
 from tformer.training.expected import expectation
-from tformer.training.fit import Learner, Report, State, Validate, fit, is_due
+from tformer.training.fit import DivergedError, Learner, Report, State, Validate, fit, is_due
 from tformer.training.optim import Optimizers
+from tformer.training.settings import kept_settings
 
 VALIDATION = 1 << 32  # which fresh reversal sequences are judged on while training
 
@@ -42,22 +47,38 @@ class Session:
     at_evaluation: tuple[Measure, ...] = ()  # what else is measured where it is evaluated
     forward: Callable[[Tensor], Tensor] | None = None  # stands in for the model's own: a compiled one
     judged: LossResult | None = None  # by the last validation, on text
+    learner: Learner | None = None  # once it trains
+    saved: int = 0  # the step of the last checkpoint
+    report: Report | None = None  # of the last step
+    kept: Kept | None = None  # what lies in model.safetensors
 
     def within(self, budget: TimeBudget) -> "Session":
         """A copy that takes the steps that a time has room for, and records how they were found."""
         config = self.config.updated("train", steps=budget.steps)
         return replace(self, config=config, record=self.record.updated(budget=budget))
 
-    def begin(self, overwrite: bool = False) -> None:
-        """Write what a run has before its first step; `overwrite`: instead of what an earlier run left there.
+    @property
+    def owner(self) -> Owner:
+        """Whose its checkpoints are."""
+        return owner_of(self.config, self.record)
 
-        Of a run that goes on, metrics past its step are dropped: they are written again.
+    def begin(self, overwrite: bool = False) -> None:
+        """Write what a run has before its first step; `overwrite`: instead of the run that is there.
+
+        That one stays until the new one has weights. Of a run that goes on, metrics past its step are
+        dropped: they are written again.
         """
-        if overwrite:
-            self.run.clear()
-        self.run.write_record(self.config, self.record)  # first: from here on, the folder is known for a run
-        self.run.write_identity(self.config, self.data.tokenizer)
+        fresh = self.run.record().is_empty
+        if overwrite or fresh:
+            self.run.build()
+        if fresh or overwrite or not (self.run.here / "tokenizer.json").exists():
+            self.run.write_identity(self.config, self.data.tokenizer)
         self.run.rewind_metrics(self.state.step)
+        if self.state.step and self.kept is None:  # what lies there is of a step that is yet to come again
+            self.keep_weights()
+        self.run.write_record(self.config, self.record)
+        if fresh:
+            self.run.take_place()
 
     def validate(self) -> tuple[float, float]:
         """Loss in nats a token and bits per byte on the whole validation part."""
@@ -85,8 +106,8 @@ class Session:
     def train(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
         """Train to the end or until `stop()`, writing metrics, weights and checkpoints as it goes."""
         config, run = self.config.train, self.run
-        learner = Learner(self.model, self.optimizers, self.forward)
-        saved = self.state.step
+        learner = self.learner = Learner(self.model, self.optimizers, self.forward)
+        self.saved = self.state.step
         for report in fit(learner, self.data.batches, config, self.state, self.validator):
             state = self.state = report.state
             if is_due(state.step, config):
@@ -94,21 +115,68 @@ class Session:
             ended = state.step == config.steps or report.stops_early
             if state.step % config.log_every == 0 or report.val_loss is not None or report.noted or ended:
                 run.log(metrics_line(report))
-            if report.is_best and config.keep == "best":
-                run.write_weights(self.model)
+            self.report = report
+            if config.keep == "best" and self.is_better(report):
+                self.keep_weights()
             if ended or (config.checkpoint_every and state.step % config.checkpoint_every == 0):
                 self.save()
-                saved = state.step
             yield report
             if not ended and stop():
                 break
-        if self.state.step > saved:
+        if self.state.step > self.saved:
             self.save()
 
+    @contextmanager
+    def rescued(self) -> Iterator[None]:
+        """Save before an error of any kind leaves the block, if that is worth it.
+
+        It is not where training diverged, nor in the middle of an update.
+        """
+        try:
+            yield
+        except DivergedError:
+            raise
+        except BaseException:
+            whole = self.learner.whole if self.learner else None
+            if whole and whole.step > self.saved:
+                if whole.step > self.state.step:  # its evaluation came to nothing
+                    self.state = whole
+                with suppress(TformerError):  # what ended it is the news
+                    self.save()
+            raise
+
+    def is_better(self, report: Report) -> bool:
+        """Whether an evaluation is better than that of the weights that are kept, if they had any."""
+        if report.val_loss is None:
+            return False
+        known = self.kept.val_loss if self.kept else None
+        return known is None or report.val_loss < known
+
+    def keep_weights(self) -> None:
+        """Write the weights of this step as those of the run, and remember how they were judged."""
+        step, report = self.state.step, self.report
+        sha256 = self.run.write_weights(self.model)
+        if report and report.state.step == step:
+            judged = report.val_loss, report.bits_per_byte
+        else:
+            lines = [line for line in self.run.read_metrics() if line.get("step") == step]
+            judged = (lines[-1].get("val_loss"), lines[-1].get("bits_per_byte")) if lines else (None, None)
+        self.kept = Kept(step=step, sha256=sha256, val_loss=judged[0], bits_per_byte=judged[1])
+
+    def kept_model(self) -> Transformer:
+        """The model with the weights that are kept, which may be those of an earlier step."""
+        if self.kept and self.kept.step != self.state.step:
+            return load_model(self.run.folder, next(self.model.parameters()).device)
+        return self.model
+
     def save(self) -> None:
-        """Write a checkpoint, and the weights where the last ones are those that are kept."""
+        """Write the weights where the last ones are those that are kept, and a checkpoint."""
         train = self.config.train
+        if train.keep == "last" or self.state.best_step == 0:  # nothing better was judged
+            self.keep_weights()
         identity = {
+            "owner": self.owner.as_dict(),
+            "kept": self.kept.as_dict() if self.kept else None,
             "seed": train.seed,
             "versions": self.record.versions,
             "data": self.data.facts.as_dict(),
@@ -120,39 +188,42 @@ class Session:
             train.keep_checkpoints,
             identity,
         )
-        if train.keep == "last" or self.state.best_step == 0:  # nothing better was judged
-            self.run.write_weights(self.model)
+        self.saved = self.state.step
 
     def summary(self) -> dict[str, Any]:
         """The result of a run: the last loss, and the validation loss of the weights that are kept."""
-        metrics = self.run.read_metrics()
-        evaluated = [m for m in metrics if m.get("val_loss") is not None]
-        kept = None
-        if evaluated:
-            best = self.config.train.keep == "best"
-            kept = min(evaluated, key=lambda m: m["val_loss"]) if best else evaluated[-1]
+        metrics, kept = self.run.read_metrics(), self.kept
         return {
             "run": str(self.run.folder),
             "steps": self.state.step,
             "tokens": self.state.tokens,
             "seconds": round(self.state.seconds, 3),
-            "loss": metrics[-1]["loss"] if metrics else None,
-            "val_loss": kept["val_loss"] if kept else None,
-            "bits_per_byte": kept["bits_per_byte"] if kept else None,
+            "loss": metrics[-1].get("loss") if metrics else None,
+            "val_loss": kept.val_loss if kept else None,
+            "bits_per_byte": kept.bits_per_byte if kept else None,
             "parameters": self.model.n_parameters,
-            "kept_step": kept["step"] if kept else self.state.step,
+            "kept_step": kept.step if kept else self.state.step,
         }
 
     def finish(self) -> dict[str, Any]:
         """Record that the run came to its end, and how."""
-        if not (self.run.folder / "model.safetensors").exists():
-            self.run.write_weights(self.model)
+        if self.kept is None:
+            self.keep_weights()
+        if self.kept and self.kept.val_loss is None and self.validator:
+            loss, bits_per_byte = replace(self, model=self.kept_model()).validate()
+            self.kept = self.kept.model_copy(update={"val_loss": loss, "bits_per_byte": bits_per_byte})
         result = self.summary()
         result |= expectation(self.config, self.record, result).as_dict()
-        kept = {key: value for key, value in result.items() if key != "run"}
-        self.record = self.record.updated(result=Result.model_validate(kept))
+        told = {key: value for key, value in result.items() if key != "run"}
+        self.record = self.record.updated(result=Result.model_validate(told))
         self.run.write_record(self.config, self.record)
         return result
+
+
+def owner_of(config: Config, record: Record) -> Owner:
+    """Whose the checkpoints of a run are."""
+    tokenizer = record.tokenizer.sha256 if record.tokenizer else None
+    return Owner(record.id, tokenizer, record.data.sha256, kept_settings(config))
 
 
 def metrics_line(report: Report) -> dict[str, Any]:

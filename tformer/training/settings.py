@@ -3,6 +3,7 @@ directory fixes already.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -71,6 +72,14 @@ def resume_config(recorded: Record, explicit: Sequence[Layer]) -> Config:
                 "leave it out to continue, or leave --resume out to start another run",
             )
     return merge([Layer("tformer.yaml", own)])
+
+
+def kept_settings(config: Config) -> dict[str, dict[str, Any]]:
+    """What a run keeps from its beginning to its end, by section."""
+    kept = config.model_dump()
+    for name in (*MAY_CHANGE, "compile"):
+        del kept["train"][name]
+    return kept
 
 
 def decide(config: Config, device: torch.device, vocab_size: int) -> Config:
