@@ -248,7 +248,7 @@ def run(
     monkeypatch.chdir(place)
     monkeypatch.setenv("TFORMER_DEVICE", "cpu")
     monkeypatch.setenv("TFORMER_DEBUG", "")  # --debug sets it
-    # A compiler takes half a minute: tests/test_compile.py. Minutes, as many: tests/test_budget.py.
+    # A compiler takes half a minute, minutes as many: tests/training/test_compiled.py, test_budget.py.
     monkeypatch.setattr(torch, "compile", lambda model: lambda ids: model(ids))
     monkeypatch.setattr("tformer.training.budget.steps_within", lambda seconds, costs, train: 2)
     every = investigate.experiments_of

@@ -15,7 +15,7 @@ from tformer.config import Config
 from tformer.files import cannot_write
 from tformer.run.checkpoint import Run
 from tformer.run.huggingface import to_hf, to_hf_config
-from tformer.run.record import Record
+from tformer.run.record import Record, read_evaluations
 from tformer.text.tokenizer import Tokenizer
 
 
@@ -79,8 +79,17 @@ def test_fewer_than_one_position_is_a_wrong_request(directory):
     assert "--positions" in done.stderr
 
 
-@pytest.mark.parametrize("error", [cannot_write(Path("report.html"), OSError()), OSError(30, "read-only")])
-def test_a_verdict_that_a_run_cannot_keep_stays_the_verdict(tmp_path, monkeypatch, capsys, error):
+@pytest.mark.parametrize("error", [cannot_write(Path("a file"), OSError()), OSError(30, "read-only")])
+@pytest.mark.parametrize(
+    ("refused", "warned", "kept"),
+    [
+        ("tformer.run.record.keep_evaluation", "the result is not kept in {}", 0),
+        ("tformer.show.run_page.write_page", "{}/report.html is not renewed", 1),
+    ],
+)
+def test_a_verdict_that_a_run_cannot_keep_stays_the_verdict(
+    tmp_path, monkeypatch, capsys, error, refused, warned, kept
+):
     run = Run(tmp_path / "run")
     model, tokenizer = tiny_model(), Tokenizer.train("char", ["abcdefghijklmnopqrstuvw"])
     config = Config().updated("model", **model.config.model_dump())
@@ -92,9 +101,11 @@ def test_a_verdict_that_a_run_cannot_keep_stays_the_verdict(tmp_path, monkeypatc
     def refuse(*args):
         raise error
 
-    monkeypatch.setattr("tformer.show.run_page.write_page", refuse)
+    monkeypatch.setattr(refused, refuse)
     code = app(["eval", "causality", "--run", str(run.folder), "--device", "cpu"], standalone_mode=False)
     streams = capsys.readouterr()
     assert not code
     assert streams.out.splitlines()[-1].startswith("passed")
-    assert "not kept" in streams.err
+    assert f"warning: {warned.format(run.folder)}: " in streams.err
+    assert streams.err.count("warning") == 1
+    assert len(read_evaluations(run.folder)) == kept

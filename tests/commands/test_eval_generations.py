@@ -14,6 +14,7 @@ from tests.evals.test_overlap import naive
 from tests.evals.test_writing import PLAY
 from tformer.cli import app
 from tformer.errors import RequestError
+from tformer.evals.generations import Generations
 from tformer.run.record import DataFacts, Record, read_evaluations
 from tformer.show.generations import generations_view
 from tformer.show.run_page import run_page
@@ -131,6 +132,18 @@ def test_the_table_the_copies_and_the_samples_are_shown_and_kept(runs, capsys):
     assert "known words" in page and "T 0.8, seed 1" in page
 
 
+def test_what_is_kept_is_read_again_and_of_an_earlier_version_its_numbers(runs, capsys):
+    values = result_of(capsys, "--run", "char", "-n", "1")
+    again = json.loads(json.dumps(Generations.from_dict(values).as_dict()))
+    assert {"run": "runs/char"} | again == values
+    (line,) = read_evaluations(runs / "runs" / "char")
+    del line.result["validation"]["errors"]
+    with pytest.raises(RequestError, match="not what `eval generations` of this version finds"):
+        Generations.from_dict(line.result)
+    page = run_page("char", Record(), [], [line])
+    assert "known words" not in page and "training characters" in page
+
+
 def test_on_a_narrow_terminal_the_table_fits_and_nothing_moves_the_cursor(runs, capsys):
     result = result_of(capsys, "--run", "char")
     for sample in result["samples"]:
@@ -138,7 +151,7 @@ def test_on_a_narrow_terminal_the_table_fits_and_nothing_moves_the_cursor(runs, 
     for width, has_errors in ((80, False), (130, True)):
         file = io.StringIO()
         console = Console(file=file, width=width, force_terminal=True, color_system=None)
-        generations_view("runs/char", result, console)
+        generations_view("runs/char", Generations.from_dict(result), console)
         assert max(map(len, file.getvalue().splitlines())) <= width
         assert ESCAPE not in file.getvalue() and "\ufffd[2J" in file.getvalue()
         assert ("±" in file.getvalue()) == has_errors

@@ -8,7 +8,7 @@ import torch
 
 from tests.conftest import tiny_model
 from tformer.evals.loss import text_loss, token_losses
-from tformer.evals.tokens import LEVELS, extremes, guesses, level, surprise
+from tformer.evals.tokens import LEVELS, ReadText, extremes, guesses, level, surprise
 
 BYTES = [
     b"<b>&",
@@ -27,7 +27,7 @@ def found_in_random_text():
     model = tiny_model(std=0.6)
     ids = np.random.default_rng(1).integers(23, size=50)
     losses = token_losses(model, ids)
-    return model, ids, losses, surprise(model, ids, losses, BYTES, n=40, most=5)
+    return model, ids, losses, surprise(model, ReadText(ids, losses, BYTES), n=40, most=5)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_the_losses_shown_add_up_to_the_loss_of_that_stretch(judged):
     shown = [token.loss for token in found.stretch]
     assert len(shown) == 40
     assert found.loss == pytest.approx(text_loss(model, ids[:41], np.ones(23, dtype=int)).loss, abs=1e-5)
-    assert f"{sum(shown):.2f} together" in found.said
+    assert f"{sum(shown):.2f} together" in found.summary
     assert all(token.raw == BYTES[ids[token.place]] for token in found.stretch)
     assert all(token.probability == pytest.approx(math.exp(-token.loss)) for token in found.stretch)
 

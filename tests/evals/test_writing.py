@@ -82,19 +82,19 @@ def test_a_sentence_ends_before_white_space_or_the_end(text, ends):
 
 def test_the_error_of_a_ratio_is_that_of_a_mean_where_all_wholes_are_equal():
     parts = [3.0, 5.0, 4.0, 9.0, 1.0]
-    value, error = g.ratio(parts, [2.0] * 5)
+    value, error = g.ratio_of(parts, [2.0] * 5)
     assert value == pytest.approx(np.mean(parts) / 2)
     assert error == pytest.approx(np.std(parts, ddof=1) / math.sqrt(5) / 2)
-    assert g.ratio([1, 2, 3], [2, 4, 6])[1] == 0.0, "a ratio that never varies has no error"
-    assert g.ratio([1], [2]) == (0.5, None)
-    assert g.ratio([0, 0], [0, 0]) == g.ratio([], []) == (None, None)
+    assert g.ratio_of([1, 2, 3], [2, 4, 6])[1] == 0.0, "a ratio that never varies has no error"
+    assert g.ratio_of([1], [2]) == (0.5, None)
+    assert g.ratio_of([0, 0], [0, 0]) == g.ratio_of([], []) == (None, None)
 
 
 def test_the_error_of_a_ratio_covers_what_repeated_sampling_shows():
     draw = np.random.default_rng(0)
     wholes = draw.integers(20, 80, size=(2000, 12))
     parts = draw.binomial(wholes, draw.beta(8, 2, size=wholes.shape))  # samples differ in their rate
-    found = np.array([g.ratio(p.tolist(), w.tolist()) for p, w in zip(parts, wholes, strict=True)])
+    found = np.array([g.ratio_of(p.tolist(), w.tolist()) for p, w in zip(parts, wholes, strict=True)])
     assert found[:, 1].mean() == pytest.approx(found[:, 0].std(), rel=0.1)
 
 
@@ -103,7 +103,7 @@ def test_the_error_of_a_ratio_covers_what_repeated_sampling_shows():
 
 def measured(written, training, validation="#", vocabulary=None):
     """The measures of one column."""
-    columns, _ = g.compare([written], [g.Written("", "")], training, validation)
+    columns, *_ = g.compare([written], [g.Written("", "")], training, validation)
     return columns[0]
 
 
@@ -125,8 +125,8 @@ def test_overlap_is_that_of_the_definition(texts, training):
 
 def test_a_copy_is_told_from_text_of_ones_own():
     copied, own = g.Written("", PLAY[100:400]), g.Written("", "Quite other words stand in these lines.")
-    columns, _ = g.compare([[copied], [own], [copied, own]], [g.Written("", "x")], PLAY, "none")
-    copy, other, half = columns[:3]
+    columns, *_ = g.compare([[copied], [own], [copied, own]], [g.Written("", "x")], PLAY, "none")
+    copy, other, half = columns
     copy_of = " ".join(PLAY[100:400].split())
     assert copy.longest_overlap_text.strip() == copy_of and copy.copied == 1.0
     assert other.copied == 0.0 and other.longest_overlap < 10
@@ -144,12 +144,11 @@ def test_training_and_validation_text_are_compared_over_equal_lengths():
     validation = "zyxw" * 5
     training = "abcd" * 100 + "efgh" * 5
     texts = [g.Written("", "abcdabcd"), g.Written("", "efghefgh"), g.Written("", "zyxwzyxw")]
-    columns, equal = g.compare([[t] for t in texts], [g.Written("", "zyxw")], training, validation)
+    columns, unseen, equal = g.compare([[t] for t in texts], [g.Written("", "zyxw")], training, validation)
     assert equal == len(validation)
-    assert [c.longest_overlap for c in columns[:3]] == [8, 8, 0]
-    assert [c.equal_longest_overlap for c in columns[:3]] == [0, 8, 0], "the beginning is not in the piece"
-    assert [c.validation_longest_overlap for c in columns[:3]] == [0, 0, 8]
-    unseen = columns[3]
+    assert [c.longest_overlap for c in columns] == [8, 8, 0]
+    assert [c.equal_longest_overlap for c in columns] == [0, 8, 0], "the beginning is not in the piece"
+    assert [c.validation_longest_overlap for c in columns] == [0, 0, 8]
     assert unseen.validation_longest_overlap is unseen.validation_mean_overlap is None, "it comes from there"
 
 

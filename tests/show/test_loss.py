@@ -10,9 +10,9 @@ from tests.show.test_page import check
 from tformer.evals.tokens import level
 from tformer.figures import Lines, Series
 from tformer.show.colours import DARK, LIGHT
-from tformer.show.loss import LEVEL_STYLES, comparison, surprise_text
+from tformer.show.loss import LEVEL_STYLES, comparison_view, surprise_text
 from tformer.show.loss_page import loss_page
-from tformer.show.loss_words import COLUMNS
+from tformer.show.loss_words import Comparison
 from tformer.show.words import visible
 
 CURVE = Lines("Falling", "position", "nats", (Series("one", (1, 2, 3, 4), (4.0, 3.0, 2.0, 1.0)),), log_x=True)
@@ -61,17 +61,8 @@ def test_no_name_is_broken_where_errors_can_stand_below(width):
         "+1.1145 ± 0.0783",
         "1,508",
     ]
-    text = printed(
-        comparison,
-        {"text": "x"},
-        COLUMNS,
-        [row],
-        [],
-        CURVE,
-        width=width,
-        force_terminal=True,
-        color_system=None,
-    )
+    compared = Comparison({"text": "x"}, [row], [], CURVE)
+    text = printed(comparison_view, compared, width=width, force_terminal=True, color_system=None)
     assert "shakespeare" in text and all(len(line) <= width for line in text.splitlines())
     assert ("3.4268 ± 0.0896" in text) == (width == 160)
 

@@ -1,4 +1,7 @@
-"""`tformer eval`: judge a run. A function a task, with its own options: parse, load, measure, show, keep."""
+"""`tformer eval`: judge a run. A function a task, with its own options: parse, load, measure, show, keep.
+
+`attention` keeps nothing: it shows, and judges nothing.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tformer.commands.eval_loss import compare, judge_alone
+from tformer.commands.eval_loss import LossOptions, compare_runs, judge_alone
 from tformer.commands.evaluation import (
     OneRun,
     Overwrite,
@@ -22,7 +25,7 @@ from tformer.commands.evaluation import (
     write_out,
 )
 from tformer.commands.options import Device, Json, at_least, epilog
-from tformer.commands.tasks import Task, Tasks
+from tformer.commands.tasks import EvalCommand, EvalGroup
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ EXAMPLES = (
 )
 
 app = typer.Typer(
-    cls=Tasks,
+    cls=EvalGroup,
     rich_markup_mode="rich",
     subcommand_metavar="[TASK]",
     help="Judge a run, or any Hugging Face directory of the two families.\n\n"
@@ -52,12 +55,12 @@ app = typer.Typer(
 )
 
 
-def task(name: str, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def evaluation(name: str, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A task of that name."""
-    return app.command(name, cls=Task, epilog=epilog(*examples), rich_help_panel="Tasks")
+    return app.command(name, cls=EvalCommand, epilog=epilog(*examples), rich_help_panel="Tasks")
 
 
-@task(
+@evaluation(
     "loss",
     "tformer eval loss --run shakespeare --data my.txt",
     "tformer eval loss --run small --run large",
@@ -91,22 +94,23 @@ def eval_loss(
         raise RequestError("--tokens is for one run", f"found {len(run or ())}", "leave it out, or name one")
     at_least("--tokens", tokens, 1)
     from tformer.device import resolve_device
-    from tformer.evals.loss import one_text
+    from tformer.evals.judged import one_text
     from tformer.show import terminal
 
     resolved = resolve_device(device)
-    folders = find_runs(run, "loss", "text")
+    folders = find_runs(run, "text")
     text = one_text(folders, data or [])
     for folder in text.seen_by:
         terminal.warn(f"{folder} was trained on this very text: its loss here says little of new text")
+    options = LossOptions(tokens, out, precision, resolved, json)
     if len(folders) > 1:
         on = text.on if data else "their validation part"
-        compare(folders, text, on, out, precision, resolved, json)
+        compare_runs(folders, text, on, options)
     else:
-        judge_alone(folders[0], text, tokens, out, precision, resolved, json)
+        judge_alone(folders[0], text, options)
 
 
-@task("reversal", "tformer eval reversal", "tformer eval reversal --run mine -n 10000 --seed 7")
+@evaluation("reversal", "tformer eval reversal", "tformer eval reversal --run mine -n 10000 --seed 7")
 def eval_reversal(
     run: OneRun = None,
     n: Annotated[int, typer.Option("-n", help="How many fresh sequences.")] = 2000,
@@ -123,21 +127,21 @@ def eval_reversal(
     from tformer.evals.reversal import reversal
     from tformer.show.reversal import reversal_table
 
-    result = reversal(loaded.model, _task_of(loaded), n, precision, index=seed)
+    result = reversal(loaded.model, _reversal_of(loaded), n, precision, index=seed)
     tell(loaded.folder, asdict(result), json, lambda console: reversal_table(result, console))
     keep(loaded, "reversal", asdict(result), f"{n:,} fresh sequences")
     if not result.passed:
         raise typer.Exit(1)
 
 
-def _task_of(run: "LoadedRun") -> "Reversal":
+def _reversal_of(run: "LoadedRun") -> "Reversal":
     if run.reversal is None:
         what = f"{run.folder} is not a run on reversal"
         raise RequestError(what, "", "train one with: tformer train reversal")
     return run.reversal
 
 
-@task(
+@evaluation(
     "lambada",
     "tformer eval lambada --run shakespeare --limit 500",
     "tformer eval lambada --data passages.jsonl --json",
@@ -178,7 +182,7 @@ def eval_lambada(
     keep(loaded, "lambada", asdict(result), passages_of(result, name))
 
 
-@task("causality", "tformer eval causality --json", "tformer eval causality --run gpt2 --positions 8")
+@evaluation("causality", "tformer eval causality --json", "tformer eval causality --run gpt2 --positions 8")
 def eval_causality(
     run: OneRun = None,
     positions: Annotated[int, typer.Option(help="How many positions to change, evenly spread.")] = 64,
@@ -204,7 +208,7 @@ def eval_causality(
         raise typer.Exit(1)
 
 
-@task(
+@evaluation(
     "attention",
     "tformer eval attention --run reversal",
     'tformer eval attention --prompt "To be, or not to be" --out heads.svg',
@@ -228,29 +232,26 @@ def eval_attention(
     at_least("-n", n, 1)
     at_least("--seed", seed, 0)
     loaded = load_one(run, "attention", device)
-    import torch
-
-    from tformer.evals.attention import attention_weights, mirror
+    from tformer.evals.attention import head_maps, mirror
     from tformer.show.attention import attention_view
     from tformer.show.svg import attention_picture
 
     ids = _ids_to_show(loaded, prompt or [], data or [], seed)
-    weights = attention_weights(loaded.model, torch.tensor([ids], device=loaded.device))
-    maps = weights[:, 0].float().cpu().numpy()
-    found = mirror(loaded.model, loaded.reversal, n, index=seed) if loaded.reversal else None
+    maps = head_maps(loaded.model, ids)
+    heads = mirror(loaded.model, loaded.reversal, n, index=seed) if loaded.reversal else None
     tokens = [loaded.tokenizer.text_of(i) for i in ids]
     if out is not None:
         kind = out.suffix.removeprefix(".")
-        write_out(out, attention_picture(maps, tokens, loaded.folder.name, kind))
-    carriers = [[head.layer, head.head] for head in found.carriers] if found else []
+        write_out(out, attention_picture(maps, tokens, loaded.name, kind))
+    carriers = [[head.layer, head.head] for head in heads.carriers] if heads else []
     result = {
         "tokens": tokens,
         "ids": ids,
         "weights": maps.astype(float).round(6).tolist(),
-        "mirror": asdict(found) | {"carriers": carriers} if found else None,
+        "mirror": asdict(heads) | {"carriers": carriers} if heads else None,
     }
     folder = str(loaded.folder)
-    tell(loaded.folder, result, json, lambda console: attention_view(folder, tokens, maps, found, console))
+    tell(loaded.folder, result, json, lambda console: attention_view(folder, tokens, maps, heads, console))
 
 
 def _ids_to_show(run: "LoadedRun", prompts: list[str], data: list[str], seed: int) -> list[int]:
@@ -277,7 +278,7 @@ def _ids_to_show(run: "LoadedRun", prompts: list[str], data: list[str], seed: in
     return ids[:most]
 
 
-@task(
+@evaluation(
     "generations",
     "tformer eval generations --temperature 0.7 --temperature 1",
     'tformer eval generations --prompt "O God" -n 8 --max-tokens 100',
@@ -312,13 +313,13 @@ def eval_generations(
     for one in temperature or []:
         at_least("--temperature", one, 0)
     loaded = load_one(run, "generations", device, "text")
-    from tformer.evals.generations import Plan, generations, split_to_compare
+    from tformer.evals.generations import Draws, generations, text_to_compare
     from tformer.show.generations import generations_view
     from tformer.show.progress import steps_progress
 
-    split, source = split_to_compare(loaded, data or [])
-    plan = Plan(temperature or (), prompt or (), n, max_tokens, seed)
-    result = {"source": source} | generations(loaded, split, plan, precision, steps_progress)
-    folder = loaded.folder
-    tell(folder, result, json, lambda console: generations_view(str(folder), result, console))
-    keep(loaded, "generations", result, source)
+    text = text_to_compare(loaded, data or [])
+    draws = Draws(temperature or (), prompt or (), n, max_tokens, seed)
+    result = generations(loaded, text, draws, precision, steps_progress)
+    folder, values = loaded.folder, result.as_dict()
+    tell(folder, values, json, lambda console: generations_view(str(folder), result, console))
+    keep(loaded, "generations", values, text.source)

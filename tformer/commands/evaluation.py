@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tformer.commands.options import complete_run, completes, print_json, refuse_existing
+from tformer.commands.options import A_RUN, complete_run, completes, print_json, refuse_existing
 from tformer.errors import RequestError, TformerError
 
 if TYPE_CHECKING:
     from tformer.run.loaded import LoadedRun
 
-A_RUN = "A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out."
 OneRun = Annotated[
     list[str] | None, typer.Option("--run", metavar="<str>", help=A_RUN, autocompletion=complete_run)
 ]
@@ -25,7 +24,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file i
 
 
 def check_precision(precision: str) -> None:
-    """Raises RequestError for one that there is not."""
+    """Raises RequestError for any other."""
     if precision not in ("fp32", "bf16"):
         raise RequestError(f"--precision {precision}", "expected fp32 or bf16")
 
@@ -48,10 +47,10 @@ def write_out(out: Path, data: bytes) -> None:
     terminal.say(f"wrote {out}")
 
 
-def find_runs(names: Sequence[str] | None, task: str, suits: str | None = None) -> list[Path]:
+def find_runs(names: Sequence[str] | None, suits: str | None = None) -> list[Path]:
     """The directories of `--run`; left out, the newest run, on `suits` if that is given (text, reversal).
 
-    Raises RequestError for more than a task takes, and for one named twice.
+    Raises RequestError for one named twice.
     """
     from tformer.run.find import find_run, newest_run
     from tformer.show import terminal
@@ -61,8 +60,6 @@ def find_runs(names: Sequence[str] | None, task: str, suits: str | None = None) 
         folders = [newest_run(lambda record: suits in (None, record.task), wanted)]
         terminal.say(f"using {folders[0]}")
         return folders
-    if len(names) > 1 and task != "loss":
-        raise RequestError(f"--run given {len(names)} times", f"expected one for {task}; loss takes several")
     folders = [find_run(name) for name in names]
     real = [folder.resolve() for folder in folders]
     for name, folder in zip(names, real, strict=True):
@@ -72,12 +69,14 @@ def find_runs(names: Sequence[str] | None, task: str, suits: str | None = None) 
 
 
 def load_one(names: Sequence[str] | None, task: str, device: str, suits: str | None = None) -> "LoadedRun":
-    """The one run that is judged, with its model on the device."""
+    """The one run that is judged, with its model on the device. Raises RequestError for several."""
     from tformer.device import resolve_device
     from tformer.run.loaded import load_run
 
     resolved = resolve_device(device)
-    return load_run(find_runs(names, task, suits)[0], resolved)
+    if names and len(names) > 1:
+        raise RequestError(f"--run given {len(names)} times", f"expected one for {task}; loss takes several")
+    return load_run(find_runs(names, suits)[0], resolved)
 
 
 def tell(run: Path, result: dict[str, Any], json: bool, show: Callable[[Any], object]) -> None:
@@ -103,7 +102,14 @@ def keep(run: "LoadedRun", task: str, result: dict[str, Any], on: str = "") -> N
 
     try:
         keep_evaluation(run.folder, task, result, on, run.weights_sha256)
+    except (OSError, TformerError) as error:
+        terminal.warn(f"the result is not kept in {run.folder}: {_why(error)}")
+        return
+    try:
         write_page(run.folder, run.model)
     except (OSError, TformerError) as error:
-        why = error.strerror if isinstance(error, OSError) else None
-        terminal.warn(f"the result is not kept in {run.folder}: {why or error}")
+        terminal.warn(f"{run.folder}/report.html is not renewed: {_why(error)}")
+
+
+def _why(error: OSError | TformerError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)

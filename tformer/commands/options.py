@@ -33,13 +33,8 @@ Device = Annotated[
         autocompletion=completes("auto", "cpu", "cuda", "mps"),
     ),
 ]
-Run = Annotated[
-    str | None,
-    typer.Option(
-        help="A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out.",
-        autocompletion=complete_run,
-    ),
-]
+A_RUN = "A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out."
+Run = Annotated[str | None, typer.Option(help=A_RUN, autocompletion=complete_run)]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 

@@ -1,6 +1,6 @@
 """`tformer eval` as a group: options may stand before the task, and the task may be left out.
 
-Which task takes which option is what the tasks declare; nothing here repeats it.
+Which task takes which option is what the tasks declare; here it is looked up.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from tformer.errors import RequestError
 DEFAULTS = ("loss", "reversal")
 
 
-class Tasks(TyperGroup):
+class EvalGroup(TyperGroup):
     """The group: its first argument is a task, and its own options are those of the tasks in `DEFAULTS`."""
 
     def options_of(self, tasks: Iterable[str]) -> list[Any]:
@@ -64,8 +64,8 @@ class Tasks(TyperGroup):
         return "reversal" if read_record(folder).task == "reversal" else "loss"
 
 
-class Task(TyperCommand):
-    """A task: an option that it has not is looked for in the others."""
+class EvalCommand(TyperCommand):
+    """A task: an unknown option is looked up in the other tasks."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As Typer does. Raises RequestError naming the tasks that take an option which this one does not."""

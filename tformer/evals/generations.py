@@ -5,16 +5,17 @@ terminals.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tformer.errors import RequestError
-from tformer.evals.loss import Progress, token_losses
-from tformer.evals.writing import Written, beginnings, compare, continuations, rates, whole
+from tformer.evals.loss import token_losses
+from tformer.evals.writing import Measures, Written, beginnings, compare, continuations, rates, whole
+from tformer.progress import Progress
 from tformer.run.data import ANOTHER_TEXT, given_source, recorded_source
 from tformer.run.loaded import LoadedRun
 from tformer.run.record import VAL_FRACTION
@@ -27,7 +28,7 @@ Stage = Callable[[str], AbstractContextManager[Progress]]  # shows work of that 
 
 
 @dataclass(frozen=True)
-class Plan:
+class Draws:
     """What is sampled: at `TEMPERATURES` and from beginnings of lines, where none are given."""
 
     temperatures: Sequence[float] = ()
@@ -41,63 +42,135 @@ class Plan:
 class Drawn:
     """A sample, with all that draws it again: `tformer sample PROMPT --temperature T --seed SEED`."""
 
-    place: int  # the same for the samples of all temperatures that are drawn with the same numbers
     prompt: str
     text: str
     temperature: float
     seed: int
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A sample and its ids; `place` is that of all samples that are drawn with the same numbers."""
+
+    drawn: Drawn
+    place: int
     prompt_ids: list[int]
     ids: list[int]
 
 
-def generations(run: LoadedRun, split: Split, plan: Plan, precision: str, stage: Stage) -> dict[str, Any]:
-    """Sample; measure what came; measure as much of the validation text in the same way. As JSON has it."""
-    tokenizer = run.tokenizer
-    temperatures = list(dict.fromkeys(plan.temperatures or TEMPERATURES))
-    n = plan.n if any(temperatures) else 1  # greedy samples are all alike
+class TextToCompare(NamedTuple):
+    """A text in its two parts, and where it is from."""
+
+    split: Split
+    source: str
+
+
+@dataclass(frozen=True)
+class Generations:
+    """Samples measured beside as much validation text, and what of that is measured of the training text.
+
+    `columns` has the measures of the samples at each temperature; `continuations` are the text's own, by
+    their prompts; `equal_characters` is how much of each text overlaps are compared in.
+    """
+
+    source: str
+    seed: int
+    max_tokens: int
+    training_characters: int
+    validation_characters: int
+    equal_characters: int
+    columns: dict[float, Measures]
+    validation: Measures
+    training: dict[str, float | None]
+    samples: list[Drawn]
+    continuations: list[tuple[str, str]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `--json` has it, and `evals.jsonl`."""
+        return {
+            "source": self.source,
+            "seed": self.seed,
+            "max_tokens": self.max_tokens,
+            "training_characters": self.training_characters,
+            "validation_characters": self.validation_characters,
+            "equal_characters": self.equal_characters,
+            "temperatures": [{"temperature": t} | asdict(measures) for t, measures in self.columns.items()],
+            "validation": asdict(self.validation),
+            "training": self.training,
+            "samples": [asdict(sample) for sample in self.samples],
+            "validation_samples": [{"prompt": prompt, "text": text} for prompt, text in self.continuations],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Generations":
+        """What `as_dict` gave. Raises RequestError where that was another version's."""
+        names = ("source", "seed", "max_tokens", "training_characters", "validation_characters")
+        try:
+            return cls(
+                **{name: values[name] for name in (*names, "equal_characters", "training")},
+                columns={column["temperature"]: _measures(column) for column in values["temperatures"]},
+                validation=_measures(values["validation"]),
+                samples=[
+                    Drawn(s["prompt"], s["text"], s["temperature"], s["seed"]) for s in values["samples"]
+                ],
+                continuations=[(s["prompt"], s["text"]) for s in values["validation_samples"]],
+            )
+        except (KeyError, TypeError) as error:
+            raise RequestError("not what `eval generations` of this version finds", str(error)) from None
+
+
+def _measures(values: Mapping[str, Any]) -> Measures:
+    return Measures(**{field.name: values[field.name] for field in fields(Measures)})
+
+
+def generations(
+    run: LoadedRun, text: TextToCompare, draws: Draws, precision: str, stage: Stage
+) -> Generations:
+    """Sample; measure what came; measure as much of the validation text in the same way."""
+    split, tokenizer = text.split, run.tokenizer
+    temperatures = list(dict.fromkeys(draws.temperatures or TEMPERATURES))
+    n = draws.n if any(temperatures) else 1  # greedy samples are all alike
     some = split.val[:10_000]
-    room = plan.max_tokens * len(some) // len(tokenizer.encode(some))
-    spans = beginnings(split.val, n * (len(plan.prompts) or N_PROMPTS), room, plan.seed)
-    prompts = plan.prompts or [split.val[start:end] for start, end in spans[::n]]
+    room = draws.max_tokens * len(some) // len(tokenizer.encode(some))
+    spans = beginnings(split.val, n * (len(draws.prompts) or N_PROMPTS), room, draws.seed)
+    prompts = draws.prompts or [split.val[start:end] for start, end in spans[::n]]
     with stage("sampling") as progress:
-        drawn = _sample(run, prompts, temperatures, n, plan, progress)
+        placed = _sample(run, prompts, temperatures, replace(draws, n=n), progress)
     sizes: list[list[int]] = [[] for _ in spans]
-    for sample in drawn:
-        sizes[sample.place].append(len(sample.text))
+    for one in placed:
+        sizes[one.place].append(len(one.drawn.text))
     real = continuations(split.val, spans, [round(sum(s) / len(s)) for s in sizes])
     with stage("scoring"):
         columns = [
             [
-                _scored(run, s.prompt, s.text, s.prompt_ids, s.ids, precision)
-                for s in drawn
-                if s.temperature == temperature
+                _costed(run, Written(p.drawn.prompt, p.drawn.text), p.prompt_ids, p.ids, precision)
+                for p in placed
+                if p.drawn.temperature == temperature
             ]
             for temperature in temperatures
         ]
         unseen = [
-            _scored(run, w.before, w.text, tokenizer.encode(w.before), tokenizer.encode(w.text), precision)
-            for w in real
+            _costed(run, w, tokenizer.encode(w.before), tokenizer.encode(w.text), precision) for w in real
         ]
     with stage("looking for copies") as progress:
-        found, equal = compare(columns, unseen, split.train, split.val, progress)
-    return {
-        "seed": plan.seed,
-        "max_tokens": plan.max_tokens,
-        "training_characters": len(split.train),
-        "validation_characters": len(split.val),
-        "equal_characters": equal,
-        "temperatures": [{"temperature": t} | asdict(m) for t, m in zip(temperatures, found, strict=False)],
-        "validation": asdict(found[-1]),
-        "training": {name: value for name, (value, _) in rates([whole(split.train)]).items()},
-        "samples": [
-            {"prompt": s.prompt, "text": s.text, "temperature": s.temperature, "seed": s.seed} for s in drawn
-        ],
-        "validation_samples": [{"prompt": w.before, "text": w.text} for w in real],
-    }
+        compared = compare(columns, unseen, split.train, split.val, progress)
+    return Generations(
+        source=text.source,
+        seed=draws.seed,
+        max_tokens=draws.max_tokens,
+        training_characters=len(split.train),
+        validation_characters=len(split.val),
+        equal_characters=compared.equal_characters,
+        columns=dict(zip(temperatures, compared.columns, strict=True)),
+        validation=compared.unseen,
+        training={name: ratio.value for name, ratio in rates([whole(split.train)]).items()},
+        samples=[one.drawn for one in placed],
+        continuations=[(w.before, w.text) for w in real],
+    )
 
 
-def split_to_compare(run: LoadedRun, data: Sequence[str]) -> tuple[Split, str]:
-    """The text to compare with, in its two parts, and what it is. RequestError where there is none."""
+def text_to_compare(run: LoadedRun, data: Sequence[str]) -> TextToCompare:
+    """`data`, or what the run was trained on. RequestError where there is no text, or too little."""
     if run.record.task == "reversal":
         raise RequestError(
             f"{run.folder} is a run on reversal", "its sequences are no text", "name a run on text"
@@ -113,20 +186,19 @@ def split_to_compare(run: LoadedRun, data: Sequence[str]) -> tuple[Split, str]:
             f"{len(split.train):,} characters of training text, {len(split.val):,} of validation text",
             ANOTHER_TEXT,
         )
-    return split, names
+    return TextToCompare(split, names)
 
 
 def _sample(
     run: LoadedRun,
     prompts: Sequence[str],
     temperatures: Sequence[float],
-    n: int,
-    plan: Plan,
+    draws: Draws,
     progress: Progress,
-) -> list[Drawn]:
-    """`n` samples of each prompt at each temperature; all temperatures draw with the same seeds."""
-    total = len(temperatures) * len(prompts) * plan.max_tokens
-    done, drawn = 0, []
+) -> list[_Placed]:
+    """`draws.n` samples of each prompt at each temperature; all temperatures draw with the same seeds."""
+    total, n = len(temperatures) * len(prompts) * draws.max_tokens, draws.n
+    done, placed = 0, []
     for temperature in temperatures:
         for i, prompt in enumerate(prompts):
             ids = run.tokenizer.encode(prompt) or [run.start_id]
@@ -143,24 +215,24 @@ def _sample(
                 run.tokenizer,
                 ids,
                 alike,
-                plan.max_tokens,
+                draws.max_tokens,
                 Sampling(temperature),
-                plan.seed + i * n,
+                draws.seed + i * n,
                 on_text=on_text,
             )
-            drawn += [
-                Drawn(i * n + j, prompt, s.text, temperature, s.seed, ids, s.ids)
+            placed += [
+                _Placed(Drawn(prompt, s.text, temperature, s.seed), i * n + j, ids, s.ids)
                 for j, s in enumerate(samples)
             ]
-            done += plan.max_tokens
+            done += draws.max_tokens
             progress(done, total)
-    return drawn
+    return placed
 
 
-def _scored(
-    run: LoadedRun, before: str, text: str, before_ids: list[int], ids: list[int], precision: str
+def _costed(
+    run: LoadedRun, written: Written, before_ids: list[int], ids: list[int], precision: str
 ) -> Written:
     """A text with its cost to the model, given what is before it; bits and bytes are of the same ids."""
     losses = token_losses(run.model, np.array(before_ids + ids), precision)
     bits = float(losses[len(before_ids) - 1 :].sum()) / math.log(2)
-    return Written(before, text, bits, int(run.tokenizer.n_bytes[ids].sum()))
+    return replace(written, bits=bits, bytes=int(run.tokenizer.n_bytes[ids].sum()))

@@ -25,10 +25,11 @@ import torch
 
 from tformer.device import autocast
 from tformer.errors import RequestError
-from tformer.evals.loss import TOKENS_AT_ONCE, Progress
+from tformer.evals.loss import TOKENS_AT_ONCE
 from tformer.evals.statistics import mean_stderr
 from tformer.loss import cross_entropy
 from tformer.model import Transformer
+from tformer.progress import Progress, silent
 from tformer.sample import greedy
 from tformer.text.corpus import open_file, read_text
 from tformer.text.tokenizer import Tokenizer
@@ -167,7 +168,7 @@ def lambada(
     model: Transformer,
     passages: Encoded,
     precision: str = "fp32",
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> LambadaResult:
     """Score every token of every last word given the true tokens before it.
 

@@ -1,6 +1,6 @@
-"""How sure a number is, and whether two models differ on one text: every standard error and interval.
+"""How sure an evaluation is, and whether two models differ on one text: standard errors and intervals.
 
-Arithmetic on numbers: knows no model.
+Arithmetic on numbers: knows no model. The intervals of experiments, over their seeds, are in `figures.py`.
 
 The losses of neighbouring tokens are not independent, so a token is no unit of measurement. Nor is a
 window of n_ctx where a text has many: they share a scene and a subject. On 400,000 characters of

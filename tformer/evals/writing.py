@@ -9,11 +9,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from tformer.evals.overlap import Progress, covered, match_lengths
+from tformer.evals.overlap import covered, match_lengths
 from tformer.evals.statistics import ratio_stderr
+from tformer.progress import Progress, silent
 
 WORD = re.compile(r"\w+(?:['’]\w+)*")  # "o'er" is one word, "fire-new" two
 SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)")
@@ -72,20 +74,31 @@ class Measures:
     errors: dict[str, float | None]
 
 
-def measure(written: Sequence[Written], vocabulary: frozenset[str], overlaps: Overlaps) -> Measures:
+class Ratio(NamedTuple):
+    """A sum over another, and its standard error. None where there is nothing to divide by."""
+
+    value: float | None
+    stderr: float | None
+
+
+def measures_of(written: Sequence[Written], vocabulary: frozenset[str], overlaps: Overlaps) -> Measures:
     """Every measure of these continuations; `vocabulary` is `vocabulary_of` the training text."""
     words = [whole_words(w.text, w.before) for w in written]
     unknown = [[word for word in some if word.casefold() not in vocabulary] for some in words]
     sizes = [len(text) for text in overlaps.texts]
     ratios = {
-        "known_words": ratio(np.subtract(_sizes(words), _sizes(unknown)).tolist(), _sizes(words)),
-        "mean_longest_overlap": ratio([int(f.max(initial=0)) for f in overlaps.training], [1] * len(written)),
-        "mean_overlap": ratio(_sums(overlaps.training), sizes),
-        "copied": ratio([covered(found, COPIED) for found in overlaps.training], sizes),
-        "equal_mean_overlap": ratio(_sums(overlaps.equal), sizes),
-        "validation_mean_overlap": ratio(_sums(overlaps.validation or []), sizes),
-        "repetition": ratio([repeated(some, 4) for some in words], [len(ngrams(some, 4)) for some in words]),
-        "bits_per_byte": ratio([w.bits for w in written], [w.bytes for w in written]),
+        "known_words": ratio_of(np.subtract(_sizes(words), _sizes(unknown)).tolist(), _sizes(words)),
+        "mean_longest_overlap": ratio_of(
+            [int(f.max(initial=0)) for f in overlaps.training], [1] * len(written)
+        ),
+        "mean_overlap": ratio_of(_sums(overlaps.training), sizes),
+        "copied": ratio_of([covered(found, COPIED) for found in overlaps.training], sizes),
+        "equal_mean_overlap": ratio_of(_sums(overlaps.equal), sizes),
+        "validation_mean_overlap": ratio_of(_sums(overlaps.validation or []), sizes),
+        "repetition": ratio_of(
+            [repeated(some, 4) for some in words], [len(ngrams(some, 4)) for some in words]
+        ),
+        "bits_per_byte": ratio_of([w.bits for w in written], [w.bytes for w in written]),
         **rates(written),
     }
     stretch = longest_stretch(overlaps.texts, overlaps.training)
@@ -100,9 +113,20 @@ def measure(written: Sequence[Written], vocabulary: frozenset[str], overlaps: Ov
         distinct_2=distinct(words, 2),
         distinct_3=distinct(words, 3),
         unknown_words=Counter(itertools.chain.from_iterable(unknown)).most_common(10),
-        errors={name: error for name, (_, error) in ratios.items()},
-        **{name: value for name, (value, _) in ratios.items()},
+        errors={name: ratio.stderr for name, ratio in ratios.items()},
+        **{name: ratio.value for name, ratio in ratios.items()},
     )
+
+
+class Compared(NamedTuple):
+    """The measures of each column, and of text that no training saw.
+
+    `equal_characters` is how much of each of the two texts overlaps are compared in.
+    """
+
+    columns: list[Measures]
+    unseen: Measures
+    equal_characters: int
 
 
 def compare(
@@ -110,14 +134,13 @@ def compare(
     unseen: Sequence[Written],
     training: str,
     validation: str,
-    progress: Progress = lambda done, total: None,
-) -> tuple[list[Measures], int]:
-    """The measures of each column, and last of `unseen`, which is from the validation text.
+    progress: Progress = silent,
+) -> Compared:
+    """The measures of each column, and of `unseen`, which is from the validation text.
 
     White space counts as one character, however long: the indentation of a verse is no copy of it.
     Overlap grows with the text that it is looked for in. So where the two texts are compared, it is
-    with equally much of each: the end of the training text, the beginning of the validation text, and
-    the second value says how many characters.
+    with equally much of each: the end of the training text, the beginning of the validation text.
     """
     vocabulary = vocabulary_of(training)
     training, validation = one_spaced(training), one_spaced(validation)
@@ -132,8 +155,10 @@ def compare(
         here = slice(at, at + len(group))
         at += len(group)
         theirs = None if group is unseen else in_validation[here]
-        found.append(measure(group, vocabulary, Overlaps(texts[here], in_all[here], in_equal[here], theirs)))
-    return found, equal
+        found.append(
+            measures_of(group, vocabulary, Overlaps(texts[here], in_all[here], in_equal[here], theirs))
+        )
+    return Compared(found[:-1], found[-1], equal)
 
 
 def one_spaced(text: str) -> str:
@@ -141,16 +166,16 @@ def one_spaced(text: str) -> str:
     return re.sub(r"\s+", " ", text)
 
 
-def ratio(parts: Sequence[float], wholes: Sequence[float]) -> tuple[float | None, float | None]:
+def ratio_of(parts: Sequence[float], wholes: Sequence[float]) -> Ratio:
     """Σ part / Σ whole over samples, and its standard error (`ratio_stderr`, a sample is a unit).
 
-    What is counted within a sample may hang together. Both are None where there is nothing to divide by.
+    What is counted within a sample may hang together.
     """
     total = sum(wholes)
     if not parts or not total:
-        return None, None
+        return Ratio(None, None)
     stderr = ratio_stderr(np.array(parts, dtype=np.float64), np.array(wholes, dtype=np.float64))
-    return sum(parts) / total, stderr
+    return Ratio(sum(parts) / total, stderr)
 
 
 def _sizes(lists: Iterable[Sequence[str]]) -> list[int]:
@@ -216,7 +241,7 @@ def repeated(words: Sequence[str], n: int) -> int:
     return len(found) - len(set(found))
 
 
-def rates(written: Sequence[Written]) -> dict[str, tuple[float | None, float | None]]:
+def rates(written: Sequence[Written]) -> dict[str, Ratio]:
     """Words per sentence and characters per line: what there is / the ends there are, with its error.
 
     Ends are counted, not whole sentences measured: in short texts only short sentences are whole. A
@@ -226,7 +251,10 @@ def rates(written: Sequence[Written]) -> dict[str, tuple[float | None, float | N
     sentences = [len(SENTENCE_END.findall(w.text)) for w in written]
     ends = [len(re.findall(r"[^\n]\n", w.before[-1:] + w.text)) for w in written]
     characters = [len(w.text) - w.text.count("\n") for w in written]
-    return {"words_per_sentence": ratio(words, sentences), "characters_per_line": ratio(characters, ends)}
+    return {
+        "words_per_sentence": ratio_of(words, sentences),
+        "characters_per_line": ratio_of(characters, ends),
+    }
 
 
 def longest_stretch(texts: Sequence[str], lengths: Sequence[np.ndarray]) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 from tformer.answer.claims import Claim
 from tformer.figures import Table
 from tformer.show import terminal
-from tformer.show.charts import draw
+from tformer.show.charts import draw_figure
 from tformer.show.words import duration
 
 if TYPE_CHECKING:  # they import torch
@@ -39,7 +39,7 @@ def show_evidence(answer: "Answer", console: Console) -> None:
             _table(table, console)
         for figure in result.finding.figures:
             console.print()
-            draw(figure, console)
+            draw_figure(figure, console)
         if result.finding.claims:
             console.print()
         for claim in result.finding.claims:

@@ -18,24 +18,24 @@ HEADS_ON_SCREEN = 16
 
 
 def attention_view(
-    run: str, tokens: Sequence[str], weights: np.ndarray, found: "Mirror | None", console: Console
+    run: str, tokens: Sequence[str], weights: np.ndarray, mirror: "Mirror | None", console: Console
 ) -> None:
     """What was looked at, a map of each head, and on the reversal task which heads carry it.
 
     `weights` has shape (layer, head, query, key). The heads that carry most come first.
     """
     terminal.fact_table(console, {"run": run, "text": printable("".join(tokens), terminal=True)})
-    attention_maps(_captioned(weights, found), console)
-    if found:
-        mirror_verdict(found, console)
+    attention_maps(_captioned(weights, mirror), console)
+    if mirror:
+        mirror_verdict(mirror, console)
 
 
-def _captioned(weights: np.ndarray, found: "Mirror | None") -> list[tuple[str, np.ndarray]]:
+def _captioned(weights: np.ndarray, mirror: "Mirror | None") -> list[tuple[str, np.ndarray]]:
     """A caption and the weights of each head: the best first where there is a best."""
-    if found:
+    if mirror:
         return [
             (f"{h.layer}.{h.head} {100 * h.share:.0f} %", weights[h.layer - 1, h.head - 1])
-            for h in found.heads
+            for h in mirror.heads
         ]
     return [
         (f"{layer + 1}.{head + 1}", weights[layer, head])
@@ -55,18 +55,18 @@ def attention_maps(maps: Sequence[tuple[str, np.ndarray]], console: Console) -> 
     console.print(Text(f"\nlayer.head; rows are queries, columns the keys that they look at{rest}"))
 
 
-def mirror_verdict(result: "Mirror", console: Console) -> None:
+def mirror_verdict(mirror: "Mirror", console: Console) -> None:
     """Which heads carry the reversal."""
-    alike = f"a head that looks everywhere alike: {percent(result.uniform)}; {result.n} fresh sequences"
-    if result.carriers:
-        names = ", ".join(f"{head.layer}.{head.head} ({percent(head.share)})" for head in result.carriers)
-        said = (
+    alike = f"a head that looks everywhere alike: {percent(mirror.uniform)}; {mirror.n} fresh sequences"
+    if mirror.carriers:
+        names = ", ".join(f"{head.layer}.{head.head} ({percent(head.share)})" for head in mirror.carriers)
+        verdict = (
             f"the reversal is carried by {names}: the share of attention on the mirrored position ({alike})"
         )
     else:
-        best = result.heads[0]
-        said = (
+        best = mirror.heads[0]
+        verdict = (
             "no head has half of its attention on the mirrored position; the most is "
             f"{best.layer}.{best.head} with {percent(best.share)} ({alike})"
         )
-    console.print(Text(said))
+    console.print(Text(verdict))

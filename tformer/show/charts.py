@@ -3,12 +3,13 @@
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from tformer.figures import Bars, Heat, Lines
+from tformer.figures import Bars, Heat, Lines, Series
 from tformer.show.colours import curve_colour
 from tformer.show.terminal import has_colours, has_unicode
 from tformer.show.words import bar
@@ -22,7 +23,7 @@ MOST_CELLS = 32  # along each side of a map
 ASCII_SHADES, SHADES = " .:-=+*#%@", " ░▒▓█"
 
 
-def draw(figure: Lines | Bars | Heat, console: Console) -> None:
+def draw_figure(figure: Lines | Bars | Heat, console: Console) -> None:
     """A figure in characters."""
     if isinstance(figure, Lines):
         _sparklines(figure, console)
@@ -90,6 +91,17 @@ def _heat(figure: Heat, console: Console) -> None:
 # ---------------------------------------------------------------------------- a picture of curves
 
 
+@dataclass(frozen=True)
+class Plane:
+    """What a picture of curves spans: positions from 1 to `last`, heights from `low` to `high`, in dots."""
+
+    last: float
+    low: float
+    high: float
+    across: int
+    down: int
+
+
 def curves(figure: Lines, console: Console) -> None:
     """Curves over a logarithmic axis: fine dots where they and colours can be shown, else characters.
 
@@ -102,15 +114,17 @@ def curves(figure: Lines, console: Console) -> None:
     if not values or last < 2:
         return
     low, high = min(values), max(values)
+    # The top, the thirds rounded to rows, the bottom: at halves and quarters of twelve rows there is none.
     labels = {row: f"{high - (high - low) * row / (PLOT_ROWS - 1):.2f}" for row in (0, 4, 7, PLOT_ROWS - 1)}
     margin = max(map(len, labels.values())) + 1
     width = min(console.width, PLOT_COLUMNS) - margin - 2
-    across, down = (2 * width, 4 * PLOT_ROWS) if fine else (width, PLOT_ROWS)
+    dots = (2 * width, 4 * PLOT_ROWS) if fine else (width, PLOT_ROWS)
+    plane = Plane(last, low, high, *dots)
     grid = np.full((PLOT_ROWS, width), "", dtype=object)  # the character of each cell
     owner = np.zeros((PLOT_ROWS, width), dtype=int)  # and the curve that it shows
     codes = np.zeros((PLOT_ROWS, width), dtype=int)
     for number, series in enumerate(figure.series):
-        for column, (top, bottom) in enumerate(_strokes(series.x, series.y, last, low, high, across, down)):
+        for column, (top, bottom) in enumerate(_strokes(series, plane)):
             for row in range(top, bottom + 1):
                 cell = (row // 4, column // 2) if fine else (row, column)
                 owner[cell] = number
@@ -143,20 +157,19 @@ def _mark(number: int, figure: Lines) -> str:
     return "*" if len(figure.series) == 1 else chr(ord("a") + number % 26)
 
 
-def _strokes(
-    x: Sequence[float], y: Sequence[float], last: float, low: float, high: float, across: int, down: int
-) -> list[tuple[int, int]]:
+def _strokes(series: Series, plane: Plane) -> list[tuple[int, int]]:
     """For each column the first and last row of dots of a curve, so that it has no gaps."""
-    column = np.round(np.log2(x) / np.log2(last) * (across - 1)).astype(int)
-    seen = np.isfinite(y)
-    count = np.bincount(column[seen], minlength=across)
-    total = np.bincount(column[seen], weights=np.array(y)[seen], minlength=across)
+    column = np.round(np.log2(series.x) / np.log2(plane.last) * (plane.across - 1)).astype(int)
+    seen = np.isfinite(series.y)
+    count = np.bincount(column[seen], minlength=plane.across)
+    total = np.bincount(column[seen], weights=np.array(series.y)[seen], minlength=plane.across)
     known = np.flatnonzero(count)
     if not known.size:
         return []
     reach = np.arange(column.max() + 1)
     height = np.interp(reach, known, total[known] / count[known])
-    rows = np.round((high - height) / ((high - low) or 1.0) * (down - 1)).astype(int)
+    spread = (plane.high - plane.low) or 1.0
+    rows = np.round((plane.high - height) / spread * (plane.down - 1)).astype(int)
     strokes = [(int(rows[0]), int(rows[0]))]
     for before, here in itertools.pairwise(rows):  # from next to where the last one was
         start = int(before) + int(np.sign(here - before))

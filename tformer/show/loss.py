@@ -1,7 +1,6 @@
 """What `tformer eval loss` shows: the loss of a run, several compared, a text coloured by its surprise."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.cells import cell_len
@@ -9,20 +8,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tformer.evals.loss import LossResult, octaves
 from tformer.evals.tokens import BEFORE, LEVELS, Surprise, Token, level
 from tformer.figures import Lines
 from tformer.show import terminal
 from tformer.show.charts import curves
 from tformer.show.colours import LIGHT
-from tformer.show.loss_words import EXTREMES, cells_of
+from tformer.show.loss_words import EXTREMES, RUN_COLUMNS, Comparison, cells_of
 from tformer.show.terminal import has_colours, has_unicode
 from tformer.show.words import bar, visible
 
-if TYPE_CHECKING:
-    from tformer.evals.loss import LossResult
 
-
-def loss_table(facts: dict[str, str], result: "LossResult", figure: Lines, console: Console) -> None:
+def loss_table(facts: dict[str, str], result: LossResult, figure: Lines, console: Console) -> None:
     """The loss of a model on a text, and how it falls along the window: a curve, in a pipe a table."""
     terminal.fact_table(console, facts)
     if console.is_terminal and len(result.by_position) > 1:
@@ -32,9 +29,7 @@ def loss_table(facts: dict[str, str], result: "LossResult", figure: Lines, conso
         _positions(result, console)
 
 
-def _positions(result: "LossResult", console: Console) -> None:
-    from tformer.evals.loss import octaves
-
+def _positions(result: LossResult, console: Console) -> None:
     title = "Loss by position in the window"
     grid = terminal.table(console, "position", "loss", "", title=title, right=("loss",))
     spans = octaves(result.by_position)
@@ -57,36 +52,32 @@ NARROW = {
 }
 
 
-def comparison(
-    facts: dict[str, str],
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    notes: Sequence[str],
-    figure: Lines,
-    console: Console,
-) -> None:
+def comparison_view(compared: Comparison, console: Console) -> None:
     """Runs under each other, what to mind when comparing them, and on a terminal their curves.
 
     On a terminal too narrow for that, a standard error stands below its number. A pipe gets every row as
     one line.
     """
-    terminal.fact_table(console, facts)
-    grid = _compared(columns, rows, console, narrow=False)
-    if console.is_terminal and terminal.natural_width(grid, console) > console.width:
-        grid = _compared(columns, rows, console, narrow=True)
+    terminal.fact_table(console, compared.facts)
+    grid = _run_table(compared.rows, console, narrow=False)
+    width = terminal.natural_width(grid, console)
+    if not console.is_terminal:
+        grid.width = width  # COLUMNS may be less, and then the names of the runs would be the first to go
+    elif width > console.width:
+        grid = _run_table(compared.rows, console, narrow=True)
     console.print(grid)
-    for note in notes:
+    for note in compared.notes:
         console.print(Text(note, style="dim"))
     if console.is_terminal:
         console.print()
-        curves(figure, console)
+        curves(compared.figure, console)
 
 
-def _compared(columns: Sequence[str], rows: Sequence[Sequence[str]], console: Console, narrow: bool) -> Table:
+def _run_table(rows: Sequence[Sequence[str]], console: Console, narrow: bool) -> Table:
     grid = terminal.table(console)
     if narrow:
         grid.box, grid.show_edge, grid.padding = box.SIMPLE_HEAD, False, (0, 1, 0, 0)
-    for i, name in enumerate(columns):
+    for i, name in enumerate(RUN_COLUMNS):
         head = NARROW.get(name, name) if narrow else name
         grid.add_column(
             head, justify="right" if i else "left", no_wrap=i > 0, overflow="ellipsis" if i else "fold"
@@ -104,17 +95,17 @@ NO_BREAK = "\u00a0"
 LEVEL_MARKS = {4: ("[", "]"), 5: ("[[", "]]")}  # where there are no colours
 
 
-def surprise_text(found: Surprise, console: Console) -> None:
+def surprise_text(surprise: Surprise, console: Console) -> None:
     """The beginning of the text, coloured by what each token cost; then the hardest and easiest of all."""
     coloured = has_colours(console)
     console.print()
-    console.print(Text(found.said, style="italic"))
+    console.print(Text(surprise.summary, style="italic"))
     console.print(_legend(coloured))
     console.print()
     unicode = has_unicode(console)
     shown = Text(overflow="fold")
-    shown.append(visible(found.first, unicode, lines=True), style="dim")
-    for token in found.stretch:
+    shown.append(visible(surprise.first, unicode, lines=True), style="dim")
+    for token in surprise.stretch:
         at = level(token.loss)
         text = visible(token.raw, unicode, lines=True)
         if coloured:
@@ -124,21 +115,21 @@ def surprise_text(found: Surprise, console: Console) -> None:
             ink = text.rstrip("\n")  # a bracket stands on the line of what it marks
             shown.append(opening + ink + closing + text[len(ink) :])
     console.print(shown)
-    for title, tokens in (("hardest", found.hardest), ("easiest", found.easiest)):
+    for title, tokens in (("hardest", surprise.hardest), ("easiest", surprise.easiest)):
         console.print()
-        _extremes(f"The {title} of all {found.of:,} tokens, each once", tokens, console)
+        _extremes(f"The {title} of all {surprise.of:,} tokens, each once", tokens, console)
 
 
 def _legend(coloured: bool) -> Text:
     legend = Text("probability (nats): ")
     for i, (name, span) in enumerate((name.replace(" ", NO_BREAK), span) for name, span in LEVELS):
-        said = f"{name}{NO_BREAK}({span})"
+        label = f"{name}{NO_BREAK}({span})"
         if coloured:
-            legend.append(f"{NO_BREAK}{said}{NO_BREAK}", style=LEVEL_STYLES[i])
+            legend.append(f"{NO_BREAK}{label}{NO_BREAK}", style=LEVEL_STYLES[i])
             legend.append(" ")
         elif i in LEVEL_MARKS:
             opening, closing = LEVEL_MARKS[i]
-            legend.append(f"{opening}{said}{closing} ")
+            legend.append(f"{opening}{label}{closing} ")
     legend.rstrip()
     return legend
 

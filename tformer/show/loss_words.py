@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from tformer.evals.loss import Judged
+from tformer.evals.judged import Judged
 from tformer.evals.statistics import same_cuts
 from tformer.evals.tokens import BEFORE, Token
 from tformer.figures import Lines, Series
 from tformer.show.words import large, share, spread, visible
 from tformer.text.tokenizer import quoted
 
-COLUMNS = (
+RUN_COLUMNS = (
     "run",
     "parameters",
     "tokens seen",
@@ -31,7 +32,7 @@ EXTREMES = {  # the columns of `cells_of`, and which stand to the right
 }
 
 
-def facts_of(judged: Judged, on: str) -> dict[str, str]:
+def loss_facts(judged: Judged, on: str) -> dict[str, str]:
     """What a run was worth on a text, each number by its name."""
     result = judged.result
     return {
@@ -45,12 +46,28 @@ def facts_of(judged: Judged, on: str) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Several runs on one text in words: the text, a row for each run, what to mind, and their curves."""
+
+    facts: dict[str, str]
+    rows: list[list[str]]  # under RUN_COLUMNS
+    notes: list[str]
+    figure: Lines
+
+
+def comparison_of(ranked: Sequence[Judged], on: str) -> Comparison:
+    """Runs, the best first, on the text that `on` names."""
+    facts = {"text": f"{on}, {int(ranked[0].scored.ends[-1]):,} bytes"}
+    return Comparison(facts, rows_of(ranked), notes_on(ranked), along_the_window(ranked))
+
+
 def rows_of(ranked: Sequence[Judged]) -> list[list[str]]:
-    """Runs under `COLUMNS`, a row each; two of one name by their paths."""
-    names = [j.folder.name for j in ranked]
+    """Runs under `RUN_COLUMNS`, a row each; two of one name by their paths."""
+    names = [j.name for j in ranked]
     return [
         [
-            j.folder.name if names.count(j.folder.name) == 1 else str(j.folder),
+            j.name if names.count(j.name) == 1 else str(j.folder),
             large(j.parameters),
             "–" if j.tokens_seen is None else large(j.tokens_seen),
             spread(j.result.loss, j.result.loss_stderr),
@@ -91,9 +108,14 @@ def are_alike(judged: Sequence[Judged]) -> bool:
 def along_the_window(judged: Sequence[Judged]) -> Lines:
     """The loss at each position of each run: nats per token, or bits per byte where tokens differ."""
     per_byte = not are_alike(judged)
-    title = "Loss by position in the window: what more context is worth"
     unit = "bits per byte" if per_byte else "nats per token"
-    return Lines(title, "position", unit, tuple(_curve(j, per_byte) for j in judged), log_x=True)
+    return position_figure([_curve(j, per_byte) for j in judged], unit=unit)
+
+
+def position_figure(curves: Sequence[Series], of: str = "", unit: str = "nats per token") -> Lines:
+    """Losses over positions from 1; `of` says of what, where that is not plain."""
+    title = f"Loss by position in the window{of and ', '}{of}: what more context is worth"
+    return Lines(title, "position", unit, tuple(curves), log_x=True)
 
 
 def _curve(judged: Judged, per_byte: bool) -> Series:
@@ -102,7 +124,7 @@ def _curve(judged: Judged, per_byte: bool) -> Series:
         losses, sizes, n_ctx = judged.scored.losses, judged.scored.sizes, judged.scored.n_ctx
         nats = [(float(losses[i::n_ctx].sum()), int(sizes[i::n_ctx].sum())) for i in range(len(y))]
         y = [loss / math.log(2) / max(1, size) for loss, size in nats]
-    return Series(judged.folder.name or str(judged.folder), tuple(range(1, len(y) + 1)), tuple(y))
+    return Series(judged.name, tuple(range(1, len(y) + 1)), tuple(y))
 
 
 # ---------------------------------------------------------------------------- tokens

@@ -9,7 +9,7 @@ from tformer.show import terminal
 from tformer.show.words import bar, percent
 
 if TYPE_CHECKING:  # it imports torch
-    from tformer.evals.reversal import PositionResult, ReversalResult
+    from tformer.evals.reversal import ReversalResult
 
 
 def reversal_table(result: "ReversalResult", console: Console) -> None:
@@ -27,7 +27,7 @@ def reversal_table(result: "ReversalResult", console: Console) -> None:
     low, high = result.position_interval
     for row in result.positions:
         expected = "100 %" if row.half == "second" else f"{percent(row.expected)} ({_range(low, high)})"
-        style = "green" if _as_expected(row, result) else "red"
+        style = "green" if result.as_expected(row) else "red"
         grid.add_row(
             str(row.position),
             row.half,
@@ -46,7 +46,8 @@ def reversal_table(result: "ReversalResult", console: Console) -> None:
     console.print(
         Text(
             f"first half {percent(result.first_half)}, chance is {percent(result.chance)} "
-            f"({_range(low, high)} in 99.9 % of cases); second half {percent(result.second_half)}"
+            f"({_range(low, high)} in {100 * result.confidence:g} % of cases); "
+            f"second half {percent(result.second_half)}"
         )
     )
     console.print(Text(f"{verdict}: {meaning}", style="bold green" if result.passed else "bold red"))
@@ -54,12 +55,6 @@ def reversal_table(result: "ReversalResult", console: Console) -> None:
 
 def _range(low: float, high: float) -> str:
     return f"{100 * low:.1f}–{100 * high:.1f}"
-
-
-def _as_expected(row: "PositionResult", result: "ReversalResult") -> bool:
-    if row.half == "second":
-        return row.accuracy >= 0.999
-    return result.position_interval[0] <= row.accuracy <= result.position_interval[1]
 
 
 def _what_went_wrong(result: "ReversalResult") -> str:

@@ -1,4 +1,7 @@
-"""Pictures of a run. matplotlib is imported only where something is drawn."""
+"""Every picture as SVG or PNG: the curves of a training, maps of heads, the figures of a page.
+
+matplotlib is imported only where something is drawn.
+"""
 
 import io
 import re
