@@ -167,6 +167,7 @@ def _open(request: "TrainRequest", stack: ExitStack) -> "Session":
     """
     import torch
 
+    from tformer.fast.memory import keep_freed_memory
     from tformer.show import terminal
     from tformer.show.progress import download_progress
     from tformer.show.training import drawing_seconds, introduce
@@ -174,6 +175,7 @@ def _open(request: "TrainRequest", stack: ExitStack) -> "Session":
     from tformer.training.plan import locked, plan_training
 
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     plan = plan_training(request)
     for note in plan.notes:
         terminal.say(note)
