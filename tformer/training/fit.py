@@ -136,7 +136,7 @@ def fit(
             raise DivergedError(
                 f"training diverged at step {step + 1}",
                 f"loss {loss.item():.4g}, gradient norm {grad_norm:.4g}; the update was not made",
-                f"another run with a lower rate (--lr {train.lr / 3:.2g}) or longer train.warmup_steps may not; "
+                f"begin another run with a lower rate (--lr {train.lr / 3:.2g}) or more train.warmup_steps; "
                 "--init-from begins with the weights of this one, --resume changes neither",
             )
         learner.whole = None
