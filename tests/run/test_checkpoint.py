@@ -69,8 +69,8 @@ def train(folder: Path, text: Path, wanted: Config, until: int = 0, killed_after
     """Train to the end, or be stopped by a signal after `until`, or by a kill after `killed_after`."""
     with open_run(folder) as run:
         session = begin(run, text, wanted)
-        for report in session.train(stop=lambda: session.state.step == until):
-            if report.state.step == killed_after:
+        for done in session.train(stop=lambda: session.state.step == until):
+            if done.state.step == killed_after:
                 break  # nothing after the yield happens
         return session
 

@@ -10,7 +10,7 @@ from tests.training.test_noted import HOOKS, config, trained
 from tformer.show import training as show
 from tformer.show.progress import TrainingProgress
 from tformer.show.training import SHARE, Pictures, draw, draw_last
-from tformer.training.fit import Report, State
+from tformer.training.fit import State, StepDone
 from tformer.training.noted import sampled_line
 
 # ---------------------------------------------------------------------------- pictures
@@ -72,7 +72,7 @@ def shown(text: str, terminal: bool) -> str:
     progress = TrainingProgress(10, 0)
     stream = io.StringIO()
     progress.console = Console(file=stream, force_terminal=terminal, width=60, soft_wrap=not terminal)
-    report = Report(State(step=5), 1.0, 0.1, 1.0, 2.0, 3.0, noted={"sample": text})
+    report = StepDone(State(step=5), 1.0, 0.1, 1.0, 2.0, 3.0, noted={"sample": text})
     progress.update(report)
     return stream.getvalue()
 

@@ -108,7 +108,7 @@ def test_measuring_changes_nothing_but_the_steps(tmp_path):
                 assert torch.equal(before, torch.random.get_rng_state())
                 assert not session.optimizers.state_tensors()
                 assert all(p.grad is None for p in session.model.parameters())
-                assert session.judged is None and session.config.train.steps == wanted.train.steps
+                assert session.last_validation is None and session.config.train.steps == wanted.train.steps
                 session = session.within(made)
             seen["steps"] = session.config.train.steps
             list(session.train())

@@ -270,8 +270,8 @@ def test_model_safetensors_holds_the_best_or_the_last_weights(keep, kept, tmp_pa
     monkeypatch.setattr(Session, "validate", lambda self: (next(losses), 1.0))
     with open_run(tmp_path / "run") as run:
         session = open_session(run, Prepared(whole, data, torch.device("cpu")))
-        for report in session.train():
-            if report.state.step == kept:
+        for done in session.train():
+            if done.state.step == kept:
                 expected = to_hf(session.config.model, session.model.state_dict())
     found = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")
     assert found.keys() == expected.keys()

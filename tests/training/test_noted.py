@@ -124,11 +124,11 @@ def test_without_a_validation_part_lines_are_sampled_all_the_same(tmp_path):
 
 def test_the_loss_by_position_adds_up_to_the_validation_loss(tmp_path):
     session = trained(tmp_path / "run", config(), HOOKS)
-    spans = octaves(session.judged.by_position)
+    spans = octaves(session.last_validation.by_position)
     assert [(a, b) for a, b, _ in spans] == [(1, 1), (2, 2), (3, 4), (5, 8)]
     n = len(session.data.val_ids) - 1
     counts = [sum(n // 8 + (i < n % 8) for i in range(a - 1, b)) for a, b, _ in spans]
-    whole = [session.judged.by_position[i] * (n // 8 + (i < n % 8)) for i in range(8)]
-    assert sum(whole) / n == pytest.approx(session.judged.loss)
+    whole = [session.last_validation.by_position[i] * (n // 8 + (i < n % 8)) for i in range(8)]
+    assert sum(whole) / n == pytest.approx(session.last_validation.loss)
     assert sum(counts) == n
     assert lines(tmp_path / "run")[-1]["by_position"] == [[b, round(mean, 4)] for _, b, mean in spans]

@@ -22,7 +22,7 @@ from tformer.run.data import recorded_source
 from tformer.run.loaded import LoadedRun, load_run
 from tformer.text.data import Batches, Reversal, rng, split_text
 from tformer.text.tokenizer import Tokenizer
-from tformer.training.fit import Learner, Report, State, fit
+from tformer.training.fit import Learner, State, StepDone, fit
 from tformer.training.optim import Optimizers
 from tformer.watch import AttentionCall, attention_calls
 
@@ -137,7 +137,7 @@ def train(
     batches: Batches,
     steps: int,
     seed: int,
-    on_step: Callable[[Report], object] = lambda report: None,
+    on_step: Callable[[StepDone], object] = lambda done: None,
     **settings: Any,
 ) -> list[float]:
     """Train with `tformer.training.fit.fit`, AdamW, and return the loss of every step in nats a token.
@@ -157,9 +157,9 @@ def train(
     } | settings
     config = TrainConfig.model_validate(values)
     losses = []
-    for report in fit(Learner(model, Optimizers(model, config)), batches, config, State()):
-        losses.append(report.loss)
-        on_step(report)
+    for done in fit(Learner(model, Optimizers(model, config)), batches, config, State()):
+        losses.append(done.loss)
+        on_step(done)
     model.eval()
     return losses
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tformer.commands.options import Json, at_least, complete_run, print_json, refuse_existing
+from tformer.commands.options import Json, check_range, complete_run, print_json, refuse_existing
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def command(
     from tformer import answer
     from tformer.show import terminal
 
-    at_least("--seed", seed, 0)
+    check_range("--seed", seed, 0)
     if report is not None:
         if report.suffix not in REPORTS:
             raise RequestError(f"--report {report}", f"expected a name ending in {' or '.join(REPORTS)}")

@@ -24,7 +24,7 @@ from tformer.commands.evaluation import (
     tell,
     write_out,
 )
-from tformer.commands.options import Device, Json, at_least, epilog
+from tformer.commands.options import Device, Json, check_range, epilog
 from tformer.commands.tasks import EvalCommand, EvalGroup
 from tformer.errors import RequestError
 
@@ -92,7 +92,7 @@ def eval_loss(
     check_out(out, overwrite, "loss", ".html")
     if tokens is not None and len(run or ()) > 1:
         raise RequestError("--tokens is for one run", f"found {len(run or ())}", "leave it out, or name one")
-    at_least("--tokens", tokens, 1)
+    check_range("--tokens", tokens, 1)
     from tformer.device import resolve_device
     from tformer.evals.judged import one_text
     from tformer.show import terminal
@@ -121,8 +121,8 @@ def eval_reversal(
 ) -> None:
     """Accuracy by position, and the verdict on the mask."""
     check_precision(precision)
-    at_least("-n", n, 1)
-    at_least("--seed", seed, 0)
+    check_range("-n", n, 1)
+    check_range("--seed", seed, 0)
     loaded = load_one(run, "reversal", device, "reversal")
     from tformer.evals.reversal import reversal
     from tformer.show.reversal import reversal_table
@@ -159,7 +159,7 @@ def eval_lambada(
 ) -> None:
     """Whether the last word of a passage is predicted."""
     check_precision(precision)
-    at_least("--limit", limit, 1)
+    check_range("--limit", limit, 1)
     loaded = load_one(run, "lambada", device, "text")
     from tformer.evals.lambada import encode_passages, lambada, read_passages
     from tformer.show import terminal
@@ -193,8 +193,8 @@ def eval_causality(
 ) -> None:
     """Whether any logit depends on a later token."""
     check_precision(precision)
-    at_least("--positions", positions, 1)
-    at_least("--seed", seed, 0)
+    check_range("--positions", positions, 1)
+    check_range("--seed", seed, 0)
     loaded = load_one(run, "causality", device)
     from tformer.evals.causality import causality
     from tformer.show.causality import causality_picture
@@ -229,8 +229,8 @@ def eval_attention(
 ) -> None:
     """Where each head looks, and which heads carry the reversal."""
     check_out(out, overwrite, "attention", ".svg", ".png")
-    at_least("-n", n, 1)
-    at_least("--seed", seed, 0)
+    check_range("-n", n, 1)
+    check_range("--seed", seed, 0)
     loaded = load_one(run, "attention", device)
     from tformer.evals.attention import head_maps, mirror
     from tformer.show.attention import attention_view
@@ -307,11 +307,11 @@ def eval_generations(
 ) -> None:
     """What it writes, measured beside real text."""
     check_precision(precision)
-    at_least("--seed", seed, 0)
-    at_least("-n", n, 1, 1024)
-    at_least("--max-tokens", max_tokens, 1)
+    check_range("--seed", seed, 0)
+    check_range("-n", n, 1, 1024)
+    check_range("--max-tokens", max_tokens, 1)
     for one in temperature or []:
-        at_least("--temperature", one, 0)
+        check_range("--temperature", one, 0)
     loaded = load_one(run, "generations", device, "text")
     from tformer.evals.generations import Draws, generations, text_to_compare
     from tformer.show.generations import generations_view

@@ -34,7 +34,7 @@ Device = Annotated[
     ),
 ]
 A_RUN = "A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out."
-Run = Annotated[str | None, typer.Option(help=A_RUN, autocompletion=complete_run)]
+RunOption = Annotated[str | None, typer.Option(help=A_RUN, autocompletion=complete_run)]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -79,7 +79,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise RequestError(f"no folder {path.parent} to write {path.name} in")
 
 
-def at_least(name: str, value: float | None, least: float, most: float | None = None) -> None:
+def check_range(name: str, value: float | None, least: float, most: float | None = None) -> None:
     """Check the range of a number. Raises RequestError naming the option."""
     if value is not None and not (least <= value and (most is None or value <= most)):
         found = f"expected {least:g} or more" if most is None else f"expected {least:g} to {most:g}"

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tformer.commands.options import Device, Json, Run, at_least, print_json, stdin_is_piped, stdin_lines
+from tformer.commands.options import (
+    Device,
+    Json,
+    RunOption,
+    check_range,
+    print_json,
+    stdin_is_piped,
+    stdin_lines,
+)
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
@@ -28,7 +36,7 @@ def command(
             help="Text to continue, or - for prompts, one a line, from stdin.", show_default=False
         ),
     ] = None,
-    run: Run = None,
+    run: RunOption = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 200,
     n: Annotated[int, typer.Option("-n", help="Samples of each prompt, in one batch.")] = 1,
     temperature: Annotated[
@@ -61,13 +69,13 @@ def command(
 
     The model sees its last n_ctx tokens; past that it forgets half a context at a time.
     """
-    at_least("--max-tokens", max_tokens, 0)
-    at_least("-n", n, 1, 1024)
-    at_least("--temperature", temperature, 0)
-    at_least("--top-k", top_k, 0)
-    at_least("--top-p", top_p, 0, 1)
-    at_least("--min-p", min_p, 0, 1)
-    at_least("--seed", seed, 0)
+    check_range("--max-tokens", max_tokens, 0)
+    check_range("-n", n, 1, 1024)
+    check_range("--temperature", temperature, 0)
+    check_range("--top-k", top_k, 0)
+    check_range("--top-p", top_p, 0, 1)
+    check_range("--min-p", min_p, 0, 1)
+    check_range("--seed", seed, 0)
     if prompt and not prompt.isascii() and any("\ud800" <= c <= "\udfff" for c in prompt):
         raise RequestError("PROMPT is not UTF-8", "expected text")
     piped = prompt == "-" or (prompt is None and stdin_is_piped())

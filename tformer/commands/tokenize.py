@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tformer.text.tokenizer import Tokenizer
 
 SHOWN = 500  # rows of --show
-BLOCK = 1 << 16  # bytes or ids decoded at a time
+DECODED = 1 << 16  # bytes or ids decoded at a time
 
 EXAMPLES = (
     "tformer tokenize --train my.txt --tokenizer bpe --out bpe.json",
@@ -181,13 +181,13 @@ def _token_file_ids(label: str, tokenizer: "Tokenizer") -> Iterator[list[int]]:
     from tformer.text.data import load_token_file
 
     ids = load_token_file(Path(label), tokenizer.vocab_size)
-    return (ids[i : i + BLOCK].tolist() for i in range(0, len(ids), BLOCK))
+    return (ids[i : i + DECODED].tolist() for i in range(0, len(ids), DECODED))
 
 
 def _ids(stream: BinaryIO, label: str) -> Iterator[list[int]]:
     """Numbers separated by white space, block after block; one cut in two by a block is put together."""
     rest = b""
-    while block := stream.read(BLOCK):
+    while block := stream.read(DECODED):
         words = (rest + block).split()
         if len(rest) > 20:
             _number(rest, label)

@@ -204,8 +204,8 @@ def _train(session: "Session", json: bool) -> bool:
         TrainingProgress(train.steps, session.state.step) as shown,
         session.rescued(),
     ):
-        for report in session.train(stop=lambda: bool(seen)):
-            shown.update(report)
+        for done in session.train(stop=lambda: bool(seen)):
+            shown.update(done)
             pictures.refresh()
     step, stopped_early = session.state.step, is_exhausted(session.state, train)
     if seen and step < train.steps and not stopped_early:

@@ -53,7 +53,7 @@ from tformer.run.manifest import (
     step_of,
 )
 from tformer.run.record import NAME, Record, read_metrics, read_record
-from tformer.run.swap import CHECKPOINTS, build, discard, lock, sweep, take_place
+from tformer.run.swap import CHECKPOINTS, begin_apart, discard, lock, sweep, take_place
 from tformer.text.tokenizer import Tokenizer
 from tformer.yaml_text import dump_yaml
 
@@ -119,7 +119,7 @@ class Run:
 
     def build(self) -> None:
         """Begin a run: what is there stays as it is until the new one takes its place."""
-        self.here = build(self.folder)
+        self.here = begin_apart(self.folder)
 
     @property
     def is_in_place(self) -> bool:

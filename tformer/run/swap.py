@@ -74,7 +74,7 @@ def discard(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def build(folder: Path) -> Path:
+def begin_apart(folder: Path) -> Path:
     """The folder inside in which a new run is made."""
     inside = folder / BUILT
     try:

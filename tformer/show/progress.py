@@ -21,7 +21,7 @@ from tformer.show.terminal import err, say
 from tformer.show.words import duration, printable
 
 if TYPE_CHECKING:  # it imports torch
-    from tformer.training.fit import Report
+    from tformer.training.fit import StepDone
 
 PLAIN_LINE_EVERY = 2.0  # seconds between lines where there is no terminal
 
@@ -55,28 +55,28 @@ class TrainingProgress:
         if self.console.is_terminal:
             self.progress.stop()
 
-    def update(self, report: "Report") -> None:
+    def update(self, done: "StepDone") -> None:
         """Show a step."""
-        state, now = report.state, time.perf_counter()
+        state, now = done.state, time.perf_counter()
         self.window = [*self.window[-50:], (now, state.step, state.tokens)]
         then, step, tokens = self.window[0]
         passed = max(1e-9, now - then)
-        evaluated = report.val_loss is not None
+        evaluated = done.val_loss is not None
         if evaluated:
-            self.val = f"  val {report.val_loss:.4f}"
-            if (word := report.noted.get("next_word_loss")) is not None:
+            self.val = f"  val {done.val_loss:.4f}"
+            if (word := done.noted.get("next_word_loss")) is not None:
                 self.val += f"  next word {word:.2f}"
         rate = f"  {(state.tokens - tokens) / passed:,.0f} tok/s" if state.step > step else ""
-        if "sample" in report.noted:
-            self.wrote(report.noted["sample"])
-        numbers = f"loss {report.loss:.4f}{self.val}{rate}"
+        if "sample" in done.noted:
+            self.wrote(done.noted["sample"])
+        numbers = f"loss {done.loss:.4f}{self.val}{rate}"
         if self.console.is_terminal:
             self.progress.update(self.task, completed=state.step, numbers=numbers)
         elif evaluated or now - self.printed > PLAIN_LINE_EVERY or state.step == self.steps:
             self.printed = now
             left = (self.steps - state.step) * passed / max(1, state.step - step)
             rest = f"  left {duration(left)}" if state.step > step else ""
-            self.console.print(Text(f"step {state.step}/{self.steps}  {numbers}  lr {report.lr:.2e}{rest}"))
+            self.console.print(Text(f"step {state.step}/{self.steps}  {numbers}  lr {done.lr:.2e}{rest}"))
 
     def wrote(self, text: str) -> None:
         """A line that the model wrote, above the live one."""

@@ -13,14 +13,13 @@ from tformer.show import terminal
 from tformer.show.run_page import run_text
 from tformer.show.svg import loss_svg
 from tformer.show.words import duration
+from tformer.training.budget import Clock
 from tformer.training.plan import Plan
 from tformer.training.session import Session
 
 SHARE = 0.02  # of the time that has passed, for pictures
 FIRST_PICTURE = 1.0  # seconds: what the first one is taken to cost, before one was drawn
 PICTURES = 6  # a page and its curves take about as long as so many loss curves
-
-Clock = Callable[[], float]
 
 
 # ---------------------------------------------------------------------------- how it begins

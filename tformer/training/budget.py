@@ -75,7 +75,7 @@ def settle(
     train, seconds = session.config.train, 60 * limit.minutes
     trial = replace(session, optimizers=Optimizers(session.model, train, bf16=train.precision == "bf16"))
     with _undone(session.model):
-        costs = measure(trial, seconds * MEASURING, drawing, clock)
+        costs = time_costs(trial, seconds * MEASURING, drawing, clock)
     before = clock() - limit.began
     steps = steps_within((seconds - before) * (1 - KEPT_BACK), costs, train)
     if steps == 0:
@@ -107,19 +107,19 @@ def _undone(model: nn.Module) -> Iterator[None]:
             model.load_state_dict(weights)
 
 
-def measure(trial: Session, seconds: float, drawing: float, clock: Clock) -> Costs:
+def time_costs(trial: Session, seconds: float, drawing: float, clock: Clock) -> Costs:
     """Time steps for about `seconds`, and an evaluation. Trains the model of the session for a moment."""
     device = next(trial.model.parameters()).device
     train = trial.config.train.model_copy(
         update={"steps": UNCOUNTED + MOST, "eval_every": 0, "patience": 0},
     )
     learner = Learner(trial.model, trial.optimizers, trial.forward)
-    reports = fit(learner, trial.data.batches, train, State())
+    steps_done = fit(learner, trial.data.batches, train, State())
     for _ in range(UNCOUNTED):
-        next(reports)
+        next(steps_done)
     _synchronise(device)
     began, counted = clock(), 0
-    for _ in reports:
+    for _ in steps_done:
         counted += 1
         if counted >= LEAST and clock() - began >= seconds:
             break
@@ -127,7 +127,7 @@ def measure(trial: Session, seconds: float, drawing: float, clock: Clock) -> Cos
     step = (clock() - began) / counted
     n_bytes = STATES * sum(p.numel() * p.element_size() for p in trial.model.parameters())
     verdict = 4 * _validation(trial, device, clock) if trial.data.reversal else 0.0
-    evaluation = _validation(trial, device, clock) + _timed(trial.measure, device, clock)
+    evaluation = _validation(trial, device, clock) + _timed(trial.notes, device, clock)
     return Costs(step, evaluation, n_bytes / SAVED_PER_SECOND, drawing + verdict)
 
 

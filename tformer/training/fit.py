@@ -1,4 +1,4 @@
-"""`fit`: the training loop, a generator of reports. Knows nothing of terminals or files.
+"""`fit`: the training loop, a generator of steps done. Knows nothing of terminals or files.
 
 Everything random is a function of (seed, step), so a run that is resumed takes the very steps that it
 would have taken.
@@ -51,7 +51,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Report:
+class StepDone:
     """One step done: its own loss and gradient norm, and the evaluation if there was one."""
 
     state: State
@@ -103,8 +103,8 @@ def fit(
     train: TrainConfig,
     state: State,
     validate: Validate | None = None,
-) -> Iterator[Report]:
-    """Train from `state` to `train.steps`, yielding a report after every step.
+) -> Iterator[StepDone]:
+    """Train from `state` to `train.steps`, yielding each step as it is done.
 
     `train.precision` is bf16, or anything else for float32. Seconds count the steps alone, not evaluation nor
     what the consumer does. Raises DivergedError before the update that would spoil the weights, and stops
@@ -147,15 +147,15 @@ def fit(
             tokens=state.tokens + targets.numel(),
             seconds=state.seconds + time.perf_counter() - began,
         )
-        report = Report(state, loss.item(), lr, grad_norm)
+        done = StepDone(state, loss.item(), lr, grad_norm)
         if validate and is_due(state.step, train):
-            report = _evaluated(report, *validate(), train)
-            state = report.state
-        yield report
+            done = _evaluated(done, *validate(), train)
+            state = done.state
+        yield done
 
 
-def _evaluated(report: Report, val_loss: float, bits_per_byte: float, train: TrainConfig) -> Report:
-    state = report.state
+def _evaluated(done: StepDone, val_loss: float, bits_per_byte: float, train: TrainConfig) -> StepDone:
+    state = done.state
     if not math.isfinite(val_loss):
         raise DivergedError(
             f"validation loss {val_loss} after step {state.step}",
@@ -168,7 +168,7 @@ def _evaluated(report: Report, val_loss: float, bits_per_byte: float, train: Tra
     else:
         state = replace(state, evals_since_best=state.evals_since_best + 1)
     return replace(
-        report,
+        done,
         state=state,
         val_loss=val_loss,
         bits_per_byte=bits_per_byte,

@@ -66,7 +66,7 @@ def _reversed_line(session: Session, task: Reversal) -> str:
 
 def loss_by_position(session: Session) -> dict[str, Any]:
     """`by_position`: [last position, mean loss] of positions 1, 2, 3–4, 5–8, …, of this evaluation."""
-    judged = session.judged
+    judged = session.last_validation
     if judged is None:
         return {}
     return {"by_position": [[last, round(mean, 4)] for _, last, mean in octaves(judged.by_position)]}

@@ -37,7 +37,7 @@ from tformer.training.fit import State
 from tformer.training.noted import NextWords, loss_by_position, read_next_words, sampled_line
 from tformer.training.optim import Optimizers
 from tformer.training.plan import Plan
-from tformer.training.session import Measure, Session, owner_of
+from tformer.training.session import Note, Session, owner_of
 from tformer.training.settings import decide
 
 # ---------------------------------------------------------------------------- what it is made of
@@ -53,7 +53,7 @@ class Prepared:
     pretrained: Pretrained | None = None
     preset: str | None = None  # to be recorded of a run that begins
     words: NextWords | None = None
-    at_evaluation: tuple[Measure, ...] = ()
+    at_evaluation: tuple[Note, ...] = ()
     limit: TimeLimit | None = None  # its steps are still to be found
     overwrite: bool = False
 

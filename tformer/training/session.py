@@ -20,14 +20,14 @@ from tformer.run.huggingface import load_model
 from tformer.run.manifest import Owner
 from tformer.run.record import Kept, Record, Result, TimeBudget
 from tformer.training.expected import expectation
-from tformer.training.fit import DivergedError, Learner, Report, State, Validate, fit, is_due
+from tformer.training.fit import DivergedError, Learner, State, StepDone, Validate, fit, is_due
 from tformer.training.optim import Optimizers
 from tformer.training.settings import kept_settings
 
 STATES = 3  # a checkpoint holds weights and up to two moments of each
 VALIDATION = 1 << 32  # which fresh reversal sequences are judged on while training
 
-Measure = Callable[["Session"], dict[str, Any]]  # gives entries of a line of metrics.jsonl
+Note = Callable[["Session"], dict[str, Any]]  # gives entries of a line of metrics.jsonl
 
 
 @dataclass
@@ -45,12 +45,12 @@ class Session:
     state: State
     record: Record
     warnings: tuple[str, ...] = ()  # what a person should know of how it began
-    at_evaluation: tuple[Measure, ...] = ()  # what else is measured where it is evaluated
+    at_evaluation: tuple[Note, ...] = ()  # what else is measured where it is evaluated
     forward: Callable[[Tensor], Tensor] | None = None  # stands in for the model's own: a compiled one
-    judged: LossResult | None = None  # by the last validation, on text
+    last_validation: LossResult | None = None  # by the last validation, on text
     learner: Learner | None = None  # once it trains
     saved: int = 0  # the step of the last checkpoint
-    report: Report | None = None  # of the last step
+    last_step: StepDone | None = None
     kept: Kept | None = None  # what lies in model.safetensors
 
     def within(self, budget: TimeBudget) -> "Session":
@@ -100,7 +100,7 @@ class Session:
             inputs, targets = self.data.reversal.fresh(512, index=VALIDATION)
             return batch_loss(self.model, inputs, targets, n_bytes, precision)
         assert self.data.val_ids is not None
-        result = self.judged = text_loss(self.model, self.data.val_ids, n_bytes, precision)
+        result = self.last_validation = text_loss(self.model, self.data.val_ids, n_bytes, precision)
         return result.loss, result.bits_per_byte
 
     @property
@@ -108,31 +108,31 @@ class Session:
         """None where there is nothing to validate on."""
         return self.validate if self.data.reversal or self.data.val_ids is not None else None
 
-    def measure(self) -> dict[str, Any]:
+    def notes(self) -> dict[str, Any]:
         """What else is measured where it is evaluated, as a line of metrics has it."""
         entries: dict[str, Any] = {}
         for measured in self.at_evaluation:
             entries |= measured(self)
         return entries
 
-    def train(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
+    def train(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepDone]:
         """Train to the end or until `stop()`, writing metrics, weights and checkpoints as it goes."""
         config, run = self.config.train, self.run
         learner = self.learner = Learner(self.model, self.optimizers, self.forward)
         self.saved = self.state.step
-        for report in fit(learner, self.data.batches, config, self.state, self.validator):
-            state = self.state = report.state
+        for done in fit(learner, self.data.batches, config, self.state, self.validator):
+            state = self.state = done.state
             if is_due(state.step, config):
-                report = replace(report, noted=self.measure())
-            ended = state.step == config.steps or report.stops_early
-            if state.step % config.log_every == 0 or report.val_loss is not None or report.noted or ended:
-                run.log(metrics_line(report))
-            self.report = report
-            if config.keep == "best" and self.is_better(report):
+                done = replace(done, noted=self.notes())
+            ended = state.step == config.steps or done.stops_early
+            if state.step % config.log_every == 0 or done.val_loss is not None or done.noted or ended:
+                run.log(metrics_line(done))
+            self.last_step = done
+            if config.keep == "best" and self.is_better(done):
                 self.keep_weights()
             if ended or (config.checkpoint_every and state.step % config.checkpoint_every == 0):
                 self.save()
-            yield report
+            yield done
             if not ended and stop():
                 break
         if self.state.step > self.saved:
@@ -157,19 +157,19 @@ class Session:
                     self.save()
             raise
 
-    def is_better(self, report: Report) -> bool:
+    def is_better(self, done: StepDone) -> bool:
         """Whether an evaluation is better than that of the weights that are kept, if they had any."""
-        if report.val_loss is None:
+        if done.val_loss is None:
             return False
         known = self.kept.val_loss if self.kept else None
-        return known is None or report.val_loss < known
+        return known is None or done.val_loss < known
 
     def keep_weights(self) -> None:
         """Write the weights of this step as those of the run, and remember how they were judged."""
-        step, report = self.state.step, self.report
+        step, done = self.state.step, self.last_step
         sha256 = self.run.write_weights(self.model)
-        if report and report.state.step == step:
-            judged = report.val_loss, report.bits_per_byte
+        if done and done.state.step == step:
+            judged = done.val_loss, done.bits_per_byte
         else:
             lines = [line for line in self.run.read_metrics() if line.get("step") == step]
             judged = (lines[-1].get("val_loss"), lines[-1].get("bits_per_byte")) if lines else (None, None)
@@ -238,16 +238,16 @@ def owner_of(config: Config, record: Record) -> Owner:
     return Owner(record.id, tokenizer, record.data.sha256, kept_settings(config))
 
 
-def metrics_line(report: Report) -> dict[str, Any]:
-    """A report as `metrics.jsonl` has it."""
+def metrics_line(done: StepDone) -> dict[str, Any]:
+    """A step as `metrics.jsonl` has it."""
     line: dict[str, Any] = {
-        "step": report.state.step,
-        "tokens": report.state.tokens,
-        "seconds": round(report.state.seconds, 3),
-        "loss": report.loss,
-        "lr": report.lr,
-        "grad_norm": report.grad_norm,
+        "step": done.state.step,
+        "tokens": done.state.tokens,
+        "seconds": round(done.state.seconds, 3),
+        "loss": done.loss,
+        "lr": done.lr,
+        "grad_norm": done.grad_norm,
     }
-    if report.val_loss is not None:
-        line |= {"val_loss": report.val_loss, "bits_per_byte": report.bits_per_byte}
-    return line | report.noted
+    if done.val_loss is not None:
+        line |= {"val_loss": done.val_loss, "bits_per_byte": done.bits_per_byte}
+    return line | done.noted

@@ -20,7 +20,7 @@ from tformer.figures import Lines, Numbers, Series, Table
 from tformer.loss import cross_entropy
 from tformer.watch import cut_at_embedding
 
-SYMBOLS = 32
+NOISE_SYMBOLS = 32
 
 # ---------------------------------------------------------------------------- steps that wait
 
@@ -70,7 +70,7 @@ def step_ms(model: nn.Module, length: int, steps: int, sequences: int, seed: int
     ends = [0.0]
     train(
         model,
-        Noise(length, SYMBOLS),
+        Noise(length, NOISE_SYMBOLS),
         steps,
         seed,
         lambda report: ends.append(report.state.seconds),
@@ -83,13 +83,13 @@ def measure_steps(effort: Effort, seed: int, subject: Subject | None) -> StepsEv
     """Count on one sequence, with the run's architecture if there is one; time small models of one size."""
     longest = effort.pick(quick=128, full=512)
     timed = tuple(2**i for i in range(4, effort.pick(quick=9, full=10)))
-    model = build(tiny(vocab_size=SYMBOLS, n_ctx=timed[-1]), seed)
-    config = as_large_as(n_parameters(model), SYMBOLS, model.config.d_model)
+    model = build(tiny(vocab_size=NOISE_SYMBOLS, n_ctx=timed[-1]), seed)
+    config = as_large_as(n_parameters(model), NOISE_SYMBOLS, model.config.d_model)
     counted = (subject.model if subject else model).config
     lengths = tuple(sorted({max(2, min(longest, counted.n_ctx) // 4**i) for i in range(3)}))
     inspected = copy.deepcopy(subject.model if subject else model).double()
     recurrent = build_lstm(config, seed).double()
-    ids = torch.randint(min(SYMBOLS, counted.vocab_size), (1, lengths[-1]))
+    ids = torch.randint(min(NOISE_SYMBOLS, counted.vocab_size), (1, lengths[-1]))
     steps, sequences = effort.pick(quick=5, full=12), 4
     return StepsEvidence(
         lengths,
@@ -186,11 +186,11 @@ def measure_reach(
 ) -> ReachEvidence:
     """Models with random weights of one size, in float64; and the run, on its own text."""
     length = 2 * FAR_BACK
-    model = build(tiny(vocab_size=SYMBOLS, n_ctx=length), seed, start_random)
-    ids = torch.randint(SYMBOLS, (effort.pick(quick=4, full=16), length))
+    model = build(tiny(vocab_size=NOISE_SYMBOLS, n_ctx=length), seed, start_random)
+    ids = torch.randint(NOISE_SYMBOLS, (effort.pick(quick=4, full=16), length))
     shares = {"transformer": reach(model.double().eval(), ids)}
     for name, bias in forget_biases.items():
-        config = as_large_as(n_parameters(model), SYMBOLS, model.config.d_model, bias)
+        config = as_large_as(n_parameters(model), NOISE_SYMBOLS, model.config.d_model, bias)
         shares[name] = reach(build_lstm(config, seed).double(), ids)
     if subject:
         shares["the run"] = reach(subject.model.eval(), subject.ids(4, length, seed))

@@ -21,7 +21,7 @@ from tformer.answer.lab import (
     train,
 )
 from tformer.answer.parts import start_random
-from tformer.answer.q1_recurrence.chain import CLOSED, OPEN, SYMBOLS, reach
+from tformer.answer.q1_recurrence.chain import CLOSED, NOISE_SYMBOLS, OPEN, reach
 from tformer.answer.q1_recurrence.lstm import LSTMConfig, as_large_as, build_lstm
 from tformer.answer.tasks import Recall
 from tformer.config import ModelConfig
@@ -70,10 +70,10 @@ def measure_carried(effort: Effort, seed: int, subject: Subject | None) -> Carri
     if subject:
         model, ids = subject.model.eval(), subject.ids(1, longest, seed)
     else:
-        model = build(tiny(vocab_size=SYMBOLS, n_ctx=longest), seed, start_random).eval()
-        ids = torch.randint(SYMBOLS, (1, longest))
-    recurrent = build_lstm(LSTMConfig(SYMBOLS), seed)
-    symbols = ids % SYMBOLS
+        model = build(tiny(vocab_size=NOISE_SYMBOLS, n_ctx=longest), seed, start_random).eval()
+        ids = torch.randint(NOISE_SYMBOLS, (1, longest))
+    recurrent = build_lstm(LSTMConfig(NOISE_SYMBOLS), seed)
+    symbols = ids % NOISE_SYMBOLS
     lengths = tuple(sorted({max(2, ids.shape[1] // 4**i - 1) for i in range(3)}))
     cache_bytes, state_bytes, differences = [], [], []
     with torch.inference_mode():

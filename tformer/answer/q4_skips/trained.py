@@ -23,7 +23,7 @@ from tformer.errors import TformerError
 from tformer.figures import Cell, Lines, Series, Table
 from tformer.model import Block, Transformer
 from tformer.text.data import Reversal
-from tformer.training.fit import Report
+from tformer.training.fit import StepDone
 from tformer.watch import put_blocks
 
 TASK = {"length": 4, "symbols": 8}
@@ -105,7 +105,7 @@ def train_variant(variant: SkipVariant, task: Reversal, steps: int, lr: float) -
     losses: list[float] = []
     half_way: list[GradientNorms] = []
 
-    def on_step(report: Report) -> None:
+    def on_step(report: StepDone) -> None:
         losses.append(report.loss)
         if len(losses) == steps // 2:
             half_way.append(gradient_norms(model, inputs, targets))
