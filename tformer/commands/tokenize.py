@@ -94,7 +94,7 @@ def command(
 
 
 def _load(name: str | None) -> "Tokenizer":
-    from tformer.run.find import find_run, newest_run
+    from tformer.run.find import newest_run, tokenizer_path
     from tformer.text.tokenizer import KINDS, Tokenizer
 
     if name in KINDS:
@@ -105,10 +105,7 @@ def _load(name: str | None) -> "Tokenizer":
         folder = newest_run(lambda record: True, "a run with a tokenizer")
         print(f"using {folder}", file=sys.stderr)
         return Tokenizer.load(folder)
-    path = Path(name)
-    if path.is_file() or (path / "tokenizer.json").is_file():
-        return Tokenizer.load(path)
-    return Tokenizer.load(path if path.suffix == ".json" else find_run(name))
+    return Tokenizer.load(tokenizer_path(name))
 
 
 def _streams(names: Iterable[str]) -> Iterator[tuple[BinaryIO, str]]:

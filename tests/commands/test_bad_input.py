@@ -1,0 +1,84 @@
+"""What others wrote, asked or broke, met through the command: one line, the right exit code, nothing lost.
+
+The command runs in this process, `main` and all; the runs are tiny.
+"""
+
+import signal
+import sys
+
+import pytest
+from safetensors.torch import save_file
+
+from tests.conftest import tiny_model
+from tformer.cli import main
+from tformer.config import Config
+from tformer.files import write_json
+from tformer.run.huggingface import to_hf, to_hf_config
+from tformer.run.pretrained import is_origin
+from tformer.run.record import DataFacts, Origin, Record, write_record
+from tformer.text.tokenizer import Tokenizer
+
+TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 4
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working directory with a text and no runs; signals are handled as before, afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TFORMER_RUNS", raising=False)
+    (tmp_path / "hamlet.txt").write_text(TEXT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield tmp_path
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def tformer(monkeypatch, capsys):
+    """Run the command; gives its exit code, what it wrote and what it said."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["tformer", *map(str, args)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return (end.value.code, *capsys.readouterr())
+
+    return run
+
+
+def write_run(folder, seed=0, kind="char", text=TEXT, source="hamlet.txt", **changes):
+    """A directory as `train` leaves it, with random weights."""
+    folder.mkdir(parents=True)
+    tokenizer = Tokenizer.train(kind, [text], 300)
+    model = tiny_model(seed, vocab_size=tokenizer.vocab_size, **changes)
+    (folder / "tokenizer.json").write_text(tokenizer.to_json())
+    write_json(folder / "config.json", to_hf_config(model.config))
+    save_file(to_hf(model.config, model.state_dict()), folder / "model.safetensors", {"format": "pt"})
+    config = Config().updated("model", **model.config.model_dump())
+    write_record(folder, config, Record(data=DataFacts(source=[str(source)])))
+    return model, tokenizer
+
+
+# ---------------------------------------------------------------------------- which run is meant
+
+
+@pytest.mark.parametrize(("given", "meant"), [("m", "runs/m"), ("./m", "m"), ("runs/../m", "m")])
+def test_a_name_with_a_separator_is_a_path_and_never_a_run_of_that_name(place, tformer, given, meant):
+    write_run(place / "runs/m", seed=1, text=TEXT + "€")
+    write_run(place / "m", seed=2)
+    sample = ("sample", "To", "--greedy", "--max-tokens", 9, "--device", "cpu", "--run")
+    assert tformer(*sample, given)[:2] == tformer(*sample, (place / meant).resolve())[:2]
+    stats = ("tokenize", "hamlet.txt", "--stats", "--tokenizer")
+    assert tformer(*stats, given) == tformer(*stats, place / meant), "a tokenizer is found as a run is"
+
+
+def test_a_path_that_is_no_run_is_not_looked_for_among_the_runs(place, tformer):
+    write_run(place / "runs/m")
+    assert tformer("sample", "To", "--run", "./m")[0] == 2
+    assert tformer("sample", "To", "--run", "../m")[0] == 2
+
+
+def test_a_run_began_from_the_path_that_is_meant_and_from_no_other(place):
+    recorded = Record(init_from=Origin(source=str((place / "runs/m").resolve())))
+    assert is_origin("m", recorded) and is_origin("runs/m", recorded)
+    assert not is_origin("./m", recorded)
