@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tformer.errors import TformerError
 from tformer.kv_cache import KVCache
 from tformer.model import Transformer
 from tformer.text.tokenizer import Tokenizer
@@ -127,7 +128,8 @@ def generate(
     """Yield the next id of every row, `max_tokens` times, after at least one id of prompt.
 
     `padding[b]` ids at the start of row b are not part of its prompt. What the model sees past its
-    context is `window_start`'s rule; the cache changes the speed and nothing else.
+    context is `window_start`'s rule; the cache changes the speed and nothing else. Raises TformerError where
+    the logits are not finite.
     """
     assert ids.shape[1] > 0, "generation continues at least one token"
     model.eval()
@@ -148,7 +150,10 @@ def generate(
             cache = KVCache(model.config, len(ids), model.embed.weight, ragged)
             # Ragged rows need the cache's padding even where the cache itself is not kept.
             logits = model(ids[:, first:], cache if cached or ragged is not None else None)
-        column = choose(logits[:, -1])
+        last = logits[:, -1]
+        if not last.isfinite().all():
+            raise TformerError("the logits are not finite", "nothing can be chosen", "look at its training")
+        column = choose(last)
         yield column
         ids = torch.cat((ids, column[:, None]), dim=1)
         if (first := min(starts)) > model.config.n_ctx:

@@ -15,7 +15,7 @@ from tformer.config import Config
 from tformer.files import write_json
 from tformer.run.huggingface import to_hf, to_hf_config
 from tformer.run.pretrained import is_origin
-from tformer.run.record import DataFacts, Origin, Record, write_record
+from tformer.run.record import DataFacts, Origin, Record
 from tformer.text.tokenizer import Tokenizer
 
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 4
@@ -46,16 +46,17 @@ def tformer(monkeypatch, capsys):
     return run
 
 
-def write_run(folder, seed=0, kind="char", text=TEXT, source="hamlet.txt", **changes):
+def write_run(folder, seed=0, std=0.3, kind="char", text=TEXT, source="hamlet.txt", **changes):
     """A directory as `train` leaves it, with random weights."""
     folder.mkdir(parents=True)
     tokenizer = Tokenizer.train(kind, [text], 300)
-    model = tiny_model(seed, vocab_size=tokenizer.vocab_size, **changes)
+    model = tiny_model(seed, std, vocab_size=tokenizer.vocab_size, **changes)
     (folder / "tokenizer.json").write_text(tokenizer.to_json())
     write_json(folder / "config.json", to_hf_config(model.config))
     save_file(to_hf(model.config, model.state_dict()), folder / "model.safetensors", {"format": "pt"})
     config = Config().updated("model", **model.config.model_dump())
-    write_record(folder, config, Record(data=DataFacts(source=[str(source)])))
+    record = Record(settings=config.model_dump(), data=DataFacts(source=[str(source)]))
+    (folder / "tformer.yaml").write_text(record.as_yaml())
     return model, tokenizer
 
 
@@ -82,3 +83,20 @@ def test_a_run_began_from_the_path_that_is_meant_and_from_no_other(place):
     recorded = Record(init_from=Origin(source=str((place / "runs/m").resolve())))
     assert is_origin("m", recorded) and is_origin("runs/m", recorded)
     assert not is_origin("./m", recorded)
+
+
+# ---------------------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("sample", "To"), ("sample", "To", "--greedy"), ("eval", "loss"), ("eval", "loss", "--json")],
+    ids=" ".join,
+)
+def test_logits_that_are_not_finite_are_an_error_and_not_a_bug(place, tformer, command):
+    write_run(place / "huge", std=1e30, activation="relu")
+    code, out, err = tformer(*command, "--run", "huge", "--device", "cpu")
+    assert code == 1, "the weights are finite, what they make is not"
+    assert err.splitlines()[-1].startswith("tformer: error: the logits are not finite (")
+    assert out in ("", "To")
+    assert not (place / "huge/evals.jsonl").exists()
