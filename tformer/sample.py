@@ -137,7 +137,7 @@ def generate(
     cache: KVCache | None = None
     starts: list[int] = []
     forgotten = 0  # ids at the start that no window reaches any more
-    for _ in range(max_tokens):
+    for done in range(max_tokens):
         # Each row has the window that it would have alone.
         total = forgotten + ids.shape[1]
         now = [pad + window_start(total - pad, model.config.n_ctx) - forgotten for pad in pads]
@@ -147,7 +147,8 @@ def generate(
             starts, first = now, min(now)
             hidden = torch.tensor(starts, device=ids.device) - first
             ragged = hidden if max(starts) > first else None
-            cache = KVCache(model.config, len(ids), model.embed.weight, ragged)
+            room = ids.shape[1] - first + max_tokens - done - 1  # the last one is not looked back from
+            cache = KVCache(model.config, len(ids), model.embed.weight, ragged, room)
             # Ragged rows need the cache's padding even where the cache itself is not kept.
             logits = model(ids[:, first:], cache if cached or ragged is not None else None)
         last = logits[:, -1]
