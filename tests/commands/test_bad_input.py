@@ -13,6 +13,7 @@ from tests.conftest import tiny_model
 from tformer.cli import main
 from tformer.config import Config
 from tformer.files import write_json
+from tformer.run import huggingface
 from tformer.run.huggingface import to_hf, to_hf_config
 from tformer.run.pretrained import is_origin
 from tformer.run.record import DataFacts, Origin, Record
@@ -100,3 +101,12 @@ def test_logits_that_are_not_finite_are_an_error_and_not_a_bug(place, tformer, c
     assert err.splitlines()[-1].startswith("tformer: error: the logits are not finite (")
     assert out in ("", "To")
     assert not (place / "huge/evals.jsonl").exists()
+
+
+def test_a_small_config_allocates_nothing_before_the_shapes_agree(place, tformer, monkeypatch):
+    write_run(place / "m")
+    values = {"model_type": "gpt2", "n_positions": 262144, "n_embd": 8192, "n_layer": 1, "n_head": 1}
+    write_json(place / "m/config.json", values | {"vocab_size": 10, "tformer": {"positions": "sinusoidal"}})
+    monkeypatch.setattr(huggingface, "sinusoidal_positions", lambda *sizes: pytest.fail("17 GB"))
+    code, _, err = tformer("sample", "To", "--run", "m", "--device", "cpu")
+    assert (code, "m has tensors too many" in err) == (2, True), err

@@ -228,6 +228,8 @@ def _is_conv1d(config: ModelConfig, name: str) -> bool:
 def to_hf(config: ModelConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A `model.py` state dict in the family's layout: contiguous float32 copies on the CPU."""
     layout = _layout(config, state)
+    if config.positions == "sinusoidal":
+        layout["wpe.weight"] = sinusoidal_positions(config.n_ctx, config.d_model)
     if config.family == "gpt2" and not config.tied:
         # transformers 4 takes names without a prefix for a model without a head, and refuses the head.
         layout = {n if n == "lm_head.weight" else f"transformer.{n}": t for n, t in layout.items()}
@@ -235,18 +237,20 @@ def to_hf(config: ModelConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _layout(config: ModelConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the layout has, on the device of `state`; positions that nothing learns stand there as zeros."""
     out: dict[str, Tensor] = {}
     for ours, theirs in hf_names(config).items():
         tensor = state[ours]
         out[theirs] = tensor.T if _is_conv1d(config, ours) else tensor
     if config.family == "gpt2":
         if config.positions != "learned":
-            fixed = sinusoidal_positions(config.n_ctx, config.d_model)
-            out["wpe.weight"] = fixed if config.positions == "sinusoidal" else torch.zeros_like(fixed)
+            out["wpe.weight"] = torch.zeros(config.n_ctx, config.d_model, device=state["embed.weight"].device)
         if not config.bias:  # the layout has biases everywhere
             for name in [n for n in out if n.endswith(".weight") and n not in _NO_BIAS]:
                 width = out[name].shape[-1]  # (in, out) or (width,)
-                out[name.removesuffix("weight") + "bias"] = torch.zeros(width)
+                out[name.removesuffix("weight") + "bias"] = torch.zeros(
+                    width, device=state["embed.weight"].device
+                )
     else:
         d_q, d_kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
         for i in range(config.n_layers):
