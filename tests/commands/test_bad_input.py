@@ -110,3 +110,21 @@ def test_a_small_config_allocates_nothing_before_the_shapes_agree(place, tformer
     monkeypatch.setattr(huggingface, "sinusoidal_positions", lambda *sizes: pytest.fail("17 GB"))
     code, _, err = tformer("sample", "To", "--run", "m", "--device", "cpu")
     assert (code, "m has tensors too many" in err) == (2, True), err
+
+
+def test_a_tensor_that_is_given_twice_is_refused_whichever_would_win(place, tformer):
+    model, _ = write_run(place / "m")
+    file = place / "m/model.safetensors"
+    tensors = to_hf(model.config, model.state_dict())
+    twice = tensors | {f"transformer.{name}": tensor + 1 for name, tensor in tensors.items()}
+    save_file(twice, file, {"format": "pt"})
+    code, _, err = tformer("sample", "To", "--run", "m", "--device", "cpu")
+    assert (code, "m has a tensor under two names (h.0." in err) == (2, True), err
+    file.unlink()
+    names = ("model-1.safetensors", "model-2.safetensors")
+    for name in names:
+        save_file(tensors, place / "m" / name, {"format": "pt"})
+    weight_map = {tensor: names[i % 2] for i, tensor in enumerate(tensors)}
+    write_json(place / "m/model.safetensors.index.json", {"weight_map": weight_map})
+    code, _, err = tformer("sample", "To", "--run", "m", "--device", "cpu")
+    assert (code, "m has a tensor in two of its files" in err) == (2, True), err

@@ -270,7 +270,9 @@ def from_hf(config: ModelConfig, tensors: dict[str, Tensor], source: str) -> dic
     bias or a position table that is not what `config` implies, and for a tied head that is not the
     embedding: transformers 4 takes the embedding, transformers 5 the head.
     """
-    tensors = {name.removeprefix("transformer."): t for name, t in tensors.items()}
+    given, tensors = tensors, {name.removeprefix("transformer."): t for name, t in tensors.items()}
+    if twice := sorted(name for name in tensors if f"transformer.{name}" in given and name in given):
+        raise RequestError(f"{source} has a tensor under two names", _some(twice), "save it with one of them")
     buffers = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")  # old transformers saved them
     tensors = {name: t for name, t in tensors.items() if not name.endswith(buffers)}
     copy = tensors.pop("lm_head.weight", None) if config.tied else None
@@ -366,7 +368,13 @@ def read_model_tensors(folder: Path) -> dict[str, Tensor]:
         raise RequestError(f"{index} has no weight_map", "expected the file of each tensor")
     if bad := [s for s in shards.values() if Path(s).name != s]:
         raise RequestError(f"{index} names a file outside its folder", bad[0])
-    return {n: t for shard in sorted(set(shards.values())) for n, t in read_tensors(folder / shard).items()}
+    parts = [read_tensors(folder / shard) for shard in sorted(set(shards.values()))]
+    tensors = {name: tensor for part in parts for name, tensor in part.items()}
+    if len(tensors) < sum(map(len, parts)):
+        raise RequestError(
+            f"{folder} has a tensor in two of its files", "expected it in one", "save it again"
+        )
+    return tensors
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
@@ -385,9 +393,8 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
     model = _without_weights(config)
     model.load_state_dict(state, assign=True, strict=True)
     if config.positions == "sinusoidal":
-        model.register_buffer(
-            "position", sinusoidal_positions(config.n_ctx, config.d_model), persistent=False
-        )
+        table = sinusoidal_positions(config.n_ctx, config.d_model)
+        model.register_buffer("position", table, persistent=False)
     if config.tied:
         model.unembed.weight = model.embed.weight
     return model.to(device).eval().requires_grad_(True)
