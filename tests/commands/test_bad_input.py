@@ -3,6 +3,7 @@
 The command runs in this process, `main` and all; the runs are tiny.
 """
 
+import json
 import signal
 import sys
 
@@ -128,3 +129,26 @@ def test_a_tensor_that_is_given_twice_is_refused_whichever_would_win(place, tfor
     write_json(place / "m/model.safetensors.index.json", {"weight_map": weight_map})
     code, _, err = tformer("sample", "To", "--run", "m", "--device", "cpu")
     assert (code, "m has a tensor in two of its files" in err) == (2, True), err
+
+
+# ---------------------------------------------------------------------------- tokenizers
+
+
+@pytest.mark.parametrize(
+    ("kind", "i", "found"),
+    [
+        ("bpe", 4_000_000_000, "257 tokens, and an id of 4,000,000,000"),
+        ("bpe", 2571, "257 tokens, and an id of 2,571"),
+        ("bpe", 7, "an id for two tokens (1 of them)"),
+        ("char", 4_000_000_000, "an id of 4,000,000,000"),
+    ],
+)
+@pytest.mark.parametrize("use", ["--stats", "--show", "--json"])
+def test_a_tokenizer_with_an_id_far_from_its_size_is_refused_at_once(place, tformer, kind, i, found, use):
+    values = json.loads(Tokenizer.train(kind, [TEXT], 257).to_json())
+    values["model"]["vocab"]["hostile" if kind == "bpe" else "€"] = i
+    values["model"]["vocab"] = {t: n for t, n in values["model"]["vocab"].items() if n < 256 or n == i}
+    values["model"] |= {"merges": []} if kind == "bpe" else {}
+    (place / "t.json").write_text(json.dumps(values))
+    code, out, err = tformer("tokenize", "hamlet.txt", "--tokenizer", "t.json", use)
+    assert (code, out, found in err) == (2, "", True), err

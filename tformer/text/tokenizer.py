@@ -37,6 +37,7 @@ WORD_OR_GAP = r"[\p{L}\p{N}_]+|[^\p{L}\p{N}_]+"
 SAFE_CUT = re.compile(r"(?<=\w)(?=[ \t\r\n])")
 LONG_STRETCH = re.compile(r"\S{1000}")
 CHUNK = 1 << 16  # characters encoded at a time
+MOST_IDS = 1 << 24  # of any vocabulary; and ten times as many as it has tokens: every id costs memory
 
 
 def byte_symbols() -> list[str]:
@@ -347,7 +348,12 @@ def _kind_of(engine: Engine) -> Kind:
     if model["model"].get("dropout"):
         raise RequestError("the tokenizer has BPE dropout", "its ids would be random", "set it to null")
     vocabulary = engine.get_vocab()
-    if kind == "WordLevel" and set(vocabulary.values()) != set(range(len(vocabulary))):
+    ids = set(vocabulary.values())
+    if len(ids) < len(vocabulary):
+        raise RequestError("the tokenizer has an id for two tokens", f"{len(vocabulary) - len(ids)} of them")
+    if ids and max(ids) >= min(MOST_IDS, 10 * len(ids)):
+        raise RequestError("the tokenizer's ids", f"{len(ids):,} tokens, and an id of {max(ids):,}")
+    if kind == "WordLevel" and ids != set(range(len(vocabulary))):
         raise RequestError("the tokenizer's ids", "expected 0 to its size - 1, each once")
     if (
         kind == "BPE"
