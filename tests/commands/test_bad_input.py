@@ -18,6 +18,7 @@ from tformer.run import huggingface
 from tformer.run.huggingface import to_hf, to_hf_config
 from tformer.run.pretrained import is_origin
 from tformer.run.record import DataFacts, Origin, Record
+from tformer.text import tokenizer
 from tformer.text.tokenizer import Tokenizer
 
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 4
@@ -51,15 +52,15 @@ def tformer(monkeypatch, capsys):
 def write_run(folder, seed=0, std=0.3, kind="char", text=TEXT, source="hamlet.txt", **changes):
     """A directory as `train` leaves it, with random weights."""
     folder.mkdir(parents=True)
-    tokenizer = Tokenizer.train(kind, [text], 300)
-    model = tiny_model(seed, std, vocab_size=tokenizer.vocab_size, **changes)
-    (folder / "tokenizer.json").write_text(tokenizer.to_json())
+    trained = Tokenizer.train(kind, [text], 300)
+    model = tiny_model(seed, std, vocab_size=trained.vocab_size, **changes)
+    (folder / "tokenizer.json").write_text(trained.to_json())
     write_json(folder / "config.json", to_hf_config(model.config))
     save_file(to_hf(model.config, model.state_dict()), folder / "model.safetensors", {"format": "pt"})
     config = Config().updated("model", **model.config.model_dump())
     record = Record(settings=config.model_dump(), data=DataFacts(source=[str(source)]))
     (folder / "tformer.yaml").write_text(record.as_yaml())
-    return model, tokenizer
+    return model, trained
 
 
 # ---------------------------------------------------------------------------- which run is meant
@@ -152,3 +153,14 @@ def test_a_tokenizer_with_an_id_far_from_its_size_is_refused_at_once(place, tfor
     (place / "t.json").write_text(json.dumps(values))
     code, out, err = tformer("tokenize", "hamlet.txt", "--tokenizer", "t.json", use)
     assert (code, out, found in err) == (2, "", True), err
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
+def test_a_signal_while_a_tokenizer_loads_ends_the_command_as_anywhere(
+    place, tformer, monkeypatch, number, code
+):
+    (place / "t.json").write_text(Tokenizer.train("char", [TEXT]).to_json())
+    monkeypatch.setattr(tokenizer, "_kind_of", lambda engine: signal.raise_signal(number))
+    assert tformer("tokenize", "hamlet.txt", "--tokenizer", "t.json") == (code, "", "")

@@ -152,7 +152,7 @@ class Tokenizer:
         except RequestError:
             raise
         except BaseException as error:  # the engine panics on some malformed files, past Exception
-            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             why = (str(error) or type(error).__name__).splitlines()[0][:200]
             raise RequestError(f"{file} is not a tokenizer.json", why) from None
