@@ -4,8 +4,12 @@ The command runs in this process, `main` and all; the runs are tiny.
 """
 
 import json
+import os
+import random
 import signal
 import sys
+import threading
+import time
 
 import pytest
 from safetensors.torch import save_file
@@ -164,3 +168,18 @@ def test_a_signal_while_a_tokenizer_loads_ends_the_command_as_anywhere(
     (place / "t.json").write_text(Tokenizer.train("char", [TEXT]).to_json())
     monkeypatch.setattr(tokenizer, "_kind_of", lambda engine: signal.raise_signal(number))
     assert tformer("tokenize", "hamlet.txt", "--tokenizer", "t.json") == (code, "", "")
+
+
+def test_learning_is_left_at_once_when_a_signal_comes(place, tformer):
+    """The engine would take many seconds over all the pairs of this text, and looks at no signal itself."""
+    draw = random.Random(0)
+    blocks = ("".join(draw.choices("abcdefgh", k=999)) for _ in range(1000))
+    whole = " ".join(blocks)
+    text = " ".join(whole.translate({97: digit}) for digit in range(48, 58))
+    (place / "long.txt").write_text(text)
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    start = time.monotonic()
+    train = ("tokenize", "--train", "long.txt", "--tokenizer", "bpe", "--vocab-size", 1_000_000)
+    assert tformer(*train, "--out", "t.json") == (143, "", "")
+    assert time.monotonic() - start < 4
+    assert not (place / "t.json").exists()

@@ -14,11 +14,14 @@ import codecs
 import json
 import re
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from queue import Empty, Full, Queue
 from typing import Literal
 
 import numpy as np
@@ -35,7 +38,7 @@ WORD_OR_GAP = r"[\p{L}\p{N}_]+|[^\p{L}\p{N}_]+"
 # A place where text can be cut with no change in the ids: no token of ours, and no pre-token of
 # GPT-2's, reaches from a word character into the white space after it.
 SAFE_CUT = re.compile(r"(?<=\w)(?=[ \t\r\n])")
-LONG_STRETCH = re.compile(r"\S{1000}")
+LONG_STRETCH = re.compile(r"(?<!\S)\S{1000}|(?<!\s)\s{1000}")  # looked for where a stretch begins: linear
 CHUNK = 1 << 16  # characters encoded at a time
 MOST_IDS = 1 << 24  # of any vocabulary; and ten times as many as it has tokens: every id costs memory
 
@@ -81,8 +84,45 @@ def cut_safely(pieces: Iterable[str], size: int = CHUNK) -> Iterator[str]:
 
 
 def _cut_long_stretches(text: str) -> list[str]:
-    """Learning merges takes time quadratic in the longest stretch without white space: none over 1,000."""
-    return re.findall(r"\s*\S{1,1000}|\s+", text) if LONG_STRETCH.search(text) else [text]
+    """Learning merges takes time quadratic in the longest stretch of one kind, text or white space: 1,000."""
+    if not LONG_STRETCH.search(text):
+        return [text]
+    return re.findall(r"\s{1000}(?=\s)|\s*\S{1,1000}|\s+", text)
+
+
+def _learn(engine: Engine, chunks: Iterable[str], trainer: trainers.Trainer) -> None:
+    """Train in a thread beside this one, which reads and can be interrupted: the engine looks at no signal."""
+    waiting: Queue[str] = Queue(maxsize=16)
+    over = threading.Event()
+    errors: list[BaseException] = []
+
+    def pieces() -> Iterator[str]:
+        while not (over.is_set() and waiting.empty()):
+            with suppress(Empty):
+                yield from _cut_long_stretches(waiting.get(timeout=0.05))
+
+    def work() -> None:
+        try:
+            engine.train_from_iterator(pieces(), trainer)
+        except BaseException as error:  # raised again below
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        for chunk in chunks:
+            while thread.is_alive():
+                with suppress(Full):
+                    waiting.put(chunk, timeout=0.2)
+                    break
+        over.set()
+        while thread.is_alive():
+            thread.join(0.2)
+    finally:  # where it is interrupted as well; a thread that waits for the interpreter must not outlive it
+        over.set()
+        thread.join(1)
+    if errors:
+        raise errors[0]
 
 
 def id_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
@@ -133,8 +173,7 @@ class Tokenizer:
         )
         first = next(chunks, "")
         _refuse_empty(first)
-        pieces = (piece for chunk in chain([first], chunks) for piece in _cut_long_stretches(chunk))
-        engine.train_from_iterator(pieces, trainer)
+        _learn(engine, chain([first], chunks), trainer)
         return cls(engine)
 
     @classmethod
