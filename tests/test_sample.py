@@ -23,7 +23,8 @@ from tformer.sample import (
     keep_top_p,
     window_start,
 )
-from tformer.text.tokenizer import Tokenizer, word_engine
+from tformer.text.engines import word_engine
+from tformer.text.tokenizer import Tokenizer
 
 INF = math.inf
 # Ties, tokens that are already out, one token alone; some token can always be drawn.

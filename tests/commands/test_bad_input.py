@@ -166,7 +166,7 @@ def test_a_signal_while_a_tokenizer_loads_ends_the_command_as_anywhere(
     place, tformer, monkeypatch, number, code
 ):
     (place / "t.json").write_text(Tokenizer.train("char", [TEXT]).to_json())
-    monkeypatch.setattr(tokenizer, "_kind_of", lambda engine: signal.raise_signal(number))
+    monkeypatch.setattr(tokenizer, "kind_of", lambda engine: signal.raise_signal(number))
     assert tformer("tokenize", "hamlet.txt", "--tokenizer", "t.json") == (code, "", "")
 
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from tformer.errors import RequestError
 from tformer.files import write_file
-from tformer.text.tokenizer import Tokenizer, char_engine, id_dtype
+from tformer.text.engines import char_engine
+from tformer.text.tokenizer import Tokenizer, id_dtype
 
 # What a random stream is for; each has its own, so that none can disturb another.
 STREAM_ORDER, STREAM_OFFSET, STREAM_REVERSAL, STREAM_REVERSAL_EVAL, STREAM_DROPOUT, STREAM_SAMPLE = range(6)
