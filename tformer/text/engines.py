@@ -88,16 +88,17 @@ def cuts_safely(engine: Engine) -> bool:
 
 
 def kind_of(engine: Engine) -> Kind:
-    model = json.loads(engine.to_str())
-    kind = model["model"]["type"]
-    if model["model"].get("dropout"):
-        raise RequestError("the tokenizer has BPE dropout", "its ids would be random", "set it to null")
+    """Which of the kinds it is. Raises RequestError for ids that are no vocabulary, and for any other kind."""
     vocabulary = engine.get_vocab()
     ids = set(vocabulary.values())
     if len(ids) < len(vocabulary):
         raise RequestError("the tokenizer has an id for two tokens", f"{len(vocabulary) - len(ids)} of them")
     if ids and max(ids) >= min(MOST_IDS, 10 * len(ids)):
         raise RequestError("the tokenizer's ids", f"{len(ids):,} tokens, and an id of {max(ids):,}")
+    model = json.loads(engine.to_str())  # which takes time for every id up to the largest
+    kind = model["model"]["type"]
+    if model["model"].get("dropout"):
+        raise RequestError("the tokenizer has BPE dropout", "its ids would be random", "set it to null")
     if kind == "WordLevel" and ids != set(range(len(vocabulary))):
         raise RequestError("the tokenizer's ids", "expected 0 to its size - 1, each once")
     if (
