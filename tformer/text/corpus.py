@@ -5,7 +5,6 @@ Knows nothing of tokens. A text arrives in pieces, so that one larger than memor
 
 import codecs
 import hashlib
-import io
 import os
 import re
 import sys
@@ -218,16 +217,17 @@ def read_text(stream: BinaryIO, name: str) -> Iterator[str]:
             piece = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             at = offset - pending + error.start
-            raise RequestError(
-                f"{name} is not UTF-8 at byte {at}",
-                f"found 0x{error.object[error.start]:02x}",
-                f"convert it with: iconv -f ENCODING -t utf-8 {name}",
-            ) from None
+            raise _not_utf8(name, at, error.object[error.start]) from None
         if piece:
             yield piece
         if not block:
             return
         offset += len(block)
+
+
+def _not_utf8(name: str, at: int, byte: int) -> RequestError:
+    advice = f"convert it with: iconv -f ENCODING -t utf-8 {name}"
+    return RequestError(f"{name} is not UTF-8 at byte {at}", f"found 0x{byte:02x}", advice)
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -256,16 +256,24 @@ def load_corpus(names: Sequence[str], progress: Progress = lambda done, total: N
             paths = [None] if name == "-" else [*files_of(Path(name))]
         for path in paths:
             label = str(path) if path else "standard input"
-            try:
-                raw = path.read_bytes() if path else sys.stdin.buffer.read()
-            except OSError as error:
-                raise RequestError(f"cannot read {label}", error.strerror or str(error)) from None
-            digest.update(raw)
-            texts.append(clean("".join(read_text(io.BytesIO(raw), label))))
+            texts.append(clean(_whole_text(path, label, digest.update)))
     text = "".join(texts)
     if not text:
         raise RequestError(f"{' '.join(names)} is empty", "expected text")
     return Corpus(name=corpus_name(names), text=text, sha256=digest.hexdigest(), source=" ".join(names))
+
+
+def _whole_text(path: Path | None, label: str, update: Callable[[bytes], object]) -> str:
+    """A file, or standard input, of which `update` gets the bytes; they are gone when the text is there."""
+    try:
+        raw = path.read_bytes() if path else sys.stdin.buffer.read()
+    except OSError as error:
+        raise RequestError(f"cannot read {label}", error.strerror or str(error)) from None
+    update(raw)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(label, error.start, raw[error.start]) from None
 
 
 def _without_mark(text: str) -> str:

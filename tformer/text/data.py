@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
@@ -22,6 +22,9 @@ from tformer.text.tokenizer import Tokenizer, id_dtype
 
 # What a random stream is for; each has its own, so that none can disturb another.
 STREAM_ORDER, STREAM_OFFSET, STREAM_REVERSAL, STREAM_REVERSAL_EVAL, STREAM_DROPOUT, STREAM_SAMPLE = range(6)
+
+
+SLICE = 1 << 20  # characters of a text at a time
 
 
 def rng(seed: int, stream: int, index: int) -> np.random.Generator:
@@ -47,8 +50,18 @@ class Split:
 
 def split_text(text: str, val_fraction: float) -> Split:
     """The last `val_fraction` of the characters for validation: cut at int((1 - val_fraction) · n)."""
-    cut = int((1 - val_fraction) * len(text))
+    cut = split_at(len(text), val_fraction)
     return Split(text[:cut], text[cut:])
+
+
+def split_at(n: int, val_fraction: float) -> int:
+    """Where `split_text` cuts a text of n characters."""
+    return int((1 - val_fraction) * n)
+
+
+def slices(text: str, start: int, end: int) -> Iterator[str]:
+    """A part of a text piece by piece, so that it is not in memory twice."""
+    return (text[i : min(i + SLICE, end)] for i in range(start, end, SLICE))
 
 
 @dataclass

@@ -88,7 +88,7 @@ def cuts_safely(engine: Engine) -> bool:
 
 
 def kind_of(engine: Engine) -> Kind:
-    """Which of the kinds it is. Raises RequestError for ids that are no vocabulary, and for any other kind."""
+    """Which of the kinds it is. Raises RequestError for ids that make no vocabulary, and for another kind."""
     vocabulary = engine.get_vocab()
     ids = set(vocabulary.values())
     if len(ids) < len(vocabulary):

@@ -189,17 +189,20 @@ class Tokenizer:
     def encode_array(self, pieces: Iterable[str]) -> np.ndarray:
         """The ids of a text given in pieces, in the smallest of uint16 and uint32 that holds them."""
         dtype = id_dtype(self.vocab_size)
-        parts = [np.asarray(ids, dtype=dtype) for ids in self.encode_stream(pieces)]
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
+        found = bytearray()  # grows where it is: parts that are joined at the end would be there twice
+        for ids in self.encode_stream(pieces):
+            found += np.asarray(ids, dtype=dtype).data
+        return np.frombuffer(found, dtype=dtype)
 
     def encode_stream(self, pieces: Iterable[str]) -> Iterator[np.ndarray | list[int]]:
         """Ids, chunk after chunk, in memory that does not grow with the text."""
         if self.kind == "char":
             position = 0
             for piece in pieces:
-                if piece:
-                    yield self._encode_chars(piece, position)
-                position += len(piece)
+                for start in range(0, len(piece), CHUNK):
+                    part = piece[start : start + CHUNK]
+                    yield self._encode_chars(part, position)
+                    position += len(part)
             return
         batch: list[str] = []
         for chunk in cut_safely(pieces) if self.cuts_safely else ["".join(pieces)]:
