@@ -3,6 +3,7 @@
 The command runs in this process, `main` and all; the runs are tiny.
 """
 
+import io
 import json
 import os
 import random
@@ -185,3 +186,25 @@ def test_learning_is_left_at_once_when_a_signal_comes(place, tformer):
     assert tformer(*train, "--out", "t.json") == (143, "", "")
     assert time.monotonic() - start < 4
     assert not (place / "t.json").exists()
+
+
+# ---------------------------------------------------------------------------- texts
+
+
+def test_a_byte_order_mark_is_no_text_to_any_command(place, tformer, monkeypatch):
+    marked = b"\xef\xbb\xbf" + TEXT.encode()
+    (place / "marked.txt").write_bytes(marked)
+    train = ("tokenize", "--train", "--tokenizer", "char")
+    assert tformer(*train, "marked.txt", "--out", "m.json")[0] == 0
+    assert tformer(*train, "hamlet.txt", "--out", "h.json")[0] == 0
+    assert (place / "m.json").read_bytes() == (place / "h.json").read_bytes()
+    given = {
+        name: tformer("tokenize", name, "--tokenizer", "h.json") for name in ("hamlet.txt", "marked.txt")
+    }
+    assert given["hamlet.txt"] == given["marked.txt"]
+    both = tformer("tokenize", "marked.txt", "marked.txt", "--tokenizer", "h.json", "--stats", "--json")
+    assert json.loads(both[1])["characters"] == 2 * len(TEXT), "before every file, not before the first alone"
+    write_run(place / "m")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfTo\n")))
+    code, out, err = tformer("sample", "-", "--run", "m", "--max-tokens", 0, "--device", "cpu")
+    assert (code, out) == (0, "To\n"), err

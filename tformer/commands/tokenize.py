@@ -121,10 +121,10 @@ def _streams(names: Iterable[str]) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def _pieces(names: Iterable[str]) -> Iterator[str]:
-    from tformer.text.corpus import read_text
+    from tformer.text.corpus import read_file_text
 
     for stream, label in _streams(names):
-        yield from read_text(stream, label)
+        yield from read_file_text(stream, label)
 
 
 def _train(

@@ -225,6 +225,16 @@ def read_text(stream: BinaryIO, name: str) -> Iterator[str]:
         offset += len(block)
 
 
+def read_file_text(stream: BinaryIO, name: str) -> Iterator[str]:
+    """What every command takes for the text of a file: `read_text` without a byte order mark at its start."""
+    at_start = True
+    for piece in read_text(stream, name):
+        text = without_mark(piece) if at_start else piece
+        at_start = False
+        if text:
+            yield text
+
+
 def _not_utf8(name: str, at: int, byte: int) -> RequestError:
     advice = f"convert it with: iconv -f ENCODING -t utf-8 {name}"
     return RequestError(f"{name} is not UTF-8 at byte {at}", f"found 0x{byte:02x}", advice)
@@ -249,7 +259,7 @@ def load_corpus(names: Sequence[str], progress: Progress = lambda done, total: N
     digest = hashlib.sha256()
     texts = []
     for name in names:
-        clean = CORPORA[name].clean if name in CORPORA else _without_mark
+        clean = CORPORA[name].clean if name in CORPORA else without_mark
         if name in CORPORA:
             paths: list[Path | None] = [download(CORPORA[name], progress)]
         else:
@@ -276,7 +286,8 @@ def _whole_text(path: Path | None, label: str, update: Callable[[bytes], object]
         raise _not_utf8(label, error.start, raw[error.start]) from None
 
 
-def _without_mark(text: str) -> str:
+def without_mark(text: str) -> str:
+    """A text without the byte order mark that Windows puts before it."""
     return text.removeprefix("\ufeff")
 
 
