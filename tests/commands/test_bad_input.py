@@ -208,3 +208,22 @@ def test_a_byte_order_mark_is_no_text_to_any_command(place, tformer, monkeypatch
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfTo\n")))
     code, out, err = tformer("sample", "-", "--run", "m", "--max-tokens", 0, "--device", "cpu")
     assert (code, out) == (0, "To\n"), err
+
+
+@pytest.mark.parametrize("at", [30, 330], ids=["in the training part", "in the validation part"])
+def test_a_character_that_a_vocabulary_lacks_is_found_in_its_file(place, tformer, monkeypatch, at):
+    write_run(place / "m")
+    line, column = TEXT.count("\n", 0, at) + 1, at - TEXT.rfind("\n", 0, at)
+    (place / "new.txt").write_text(TEXT[:at] + "€" + TEXT[at + 1 :])
+    where = f"character '€' (U+20AC) at new.txt, line {line}, column {column} is not in the vocabulary"
+    for command in (
+        ("train", "new.txt", "--init-from", "m", "--steps", 1),
+        ("train", "hamlet.txt", "new.txt", "--init-from", "m", "--steps", 1),
+        ("tokenize", "hamlet.txt", "new.txt", "--tokenizer", "m", "--stats"),
+        ("tokenize", "hamlet.txt", "new.txt", "--tokenizer", "m"),
+    ):
+        code, _, err = tformer(*command)
+        assert (code, where in err) == (2, True), err
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("To\nbe €\n".encode())))
+    code, _, err = tformer("sample", "-", "--run", "m", "--max-tokens", 0, "--device", "cpu")
+    assert (code, "at line 2, column 4 of standard input is" in err) == (2, True), err

@@ -78,6 +78,7 @@ def command(
     from tformer.run.loaded import load_run
     from tformer.sample import Sampling, continue_text
     from tformer.show import terminal
+    from tformer.text.tokenizer import UnknownCharacterError
 
     resolved = resolve_device(device)
     if run is None:
@@ -99,8 +100,12 @@ def command(
         sys.stdout.flush()
 
     first = True
-    for text in _prompts(prompt, piped):
-        ids = tokenizer.encode(text) or [start]
+    for line, text in enumerate(_prompts(prompt, piped), 1):
+        try:
+            ids = tokenizer.encode(text) or [start]
+        except UnknownCharacterError as error:
+            where = f"line {line}, column {error.position + 1} of standard input" if piped else ""
+            raise error.at(where) from None
         live = n == 1 and not json
         if live:
             write(("" if first else "---\n") + text)

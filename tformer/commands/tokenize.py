@@ -83,14 +83,21 @@ def command(
     loaded = _load(tokenizer)
     if decode:
         _decode(names, loaded)
-    elif show:
-        _show(names, loaded)
-    elif stats:
-        _stats(names, loaded, json)
-    elif out:
-        _write_npy(names, loaded, out)
-    else:
-        _encode(names, loaded, json)
+        return
+    from tformer.text.corpus import find_character
+    from tformer.text.tokenizer import UnknownCharacterError
+
+    try:
+        if show:
+            _show(names, loaded)
+        elif stats:
+            _stats(names, loaded, json)
+        elif out:
+            _write_npy(names, loaded, out)
+        else:
+            _encode(names, loaded, json)
+    except UnknownCharacterError as error:
+        raise error.at(find_character(error.character, names)) from None
 
 
 def _load(name: str | None) -> "Tokenizer":

@@ -13,7 +13,7 @@ from tformer.config import Config, Layer, merge
 from tformer.errors import RequestError
 from tformer.run.find import tokenizer_path
 from tformer.run.record import DataFacts, Record, check_hash
-from tformer.text.corpus import CORPORA, Corpus, load_corpus
+from tformer.text.corpus import CORPORA, Corpus, find_character, load_corpus
 from tformer.text.data import (
     Batches,
     Reversal,
@@ -25,7 +25,7 @@ from tformer.text.data import (
     split_text,
     token_hash,
 )
-from tformer.text.tokenizer import KINDS, Tokenizer
+from tformer.text.tokenizer import KINDS, Tokenizer, UnknownCharacterError
 
 ANOTHER_RUN = "leave --resume out to start another run"
 ANOTHER_TEXT = "give --data FILE"
@@ -169,8 +169,11 @@ def prepare_data(
     check_hash(corpus.sha256, expected_hash, ANOTHER_RUN)
     text, cut = corpus.text, split_at(len(corpus.text), config.data.val_fraction)
     tokenizer = tokenizer or make_tokenizer(config, corpus)
-    train_ids = tokenizer.encode_array(slices(text, 0, cut))
-    val_ids = tokenizer.encode_array(slices(text, cut, len(text)))
+    try:
+        train_ids = tokenizer.encode_array(slices(text, 0, cut))
+        val_ids = tokenizer.encode_array(slices(text, cut, len(text)))
+    except UnknownCharacterError as error:
+        raise error.at(find_character(error.character, sources, text)) from None
     facts = DataFacts(
         source=absolute(sources),
         sha256=corpus.sha256,

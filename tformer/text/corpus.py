@@ -306,6 +306,29 @@ def files_of(path: Path) -> list[Path]:
     return files
 
 
+def find_character(character: str, names: Sequence[str], stdin: str = "") -> str:
+    """Where a character is first in these texts, as an editor counts: "poem.txt, line 3, column 5".
+
+    They are read again, but for standard input, which is `stdin`. An empty string where it is not found.
+    """
+    for name in names:
+        if name == "-":
+            texts = [("standard input", stdin)]
+        elif name in CORPORA:
+            whole = _whole_text(CORPORA[name].path, name, lambda raw: None)
+            texts = [(name, CORPORA[name].clean(whole))]
+        else:
+            paths = ((str(path), path) for path in files_of(Path(name)))
+            texts = (
+                (label, without_mark(_whole_text(path, label, lambda raw: None))) for label, path in paths
+            )
+        for label, text in texts:
+            if (at := text.find(character)) >= 0:
+                column = at - text.rfind("\n", 0, at)
+                return f"{label}, line {text.count(chr(10), 0, at) + 1}, column {column}"
+    return ""
+
+
 def corpus_name(names: Sequence[str]) -> str:
     """A short name for a run on these texts: the corpus, or the stem of the first file."""
     first = names[0]

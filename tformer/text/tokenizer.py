@@ -74,6 +74,24 @@ def id_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
     return np.uint16 if vocab_size <= 2**16 else np.uint32
 
 
+class UnknownCharacterError(RequestError):
+    """A char vocabulary lacks a character of a text; `position` counts from the start of what was encoded."""
+
+    def __init__(self, character: str, position: int, size: int, place: str = ""):
+        where = place or f"position {position}"
+        super().__init__(
+            f"character {character!r} (U+{ord(character):04X}) at {where} is not in "
+            f"the vocabulary of {size} characters",
+            "",
+            "leave it out, or train a word or bpe tokenizer, which take any text",
+        )
+        self.character, self.position, self.size = character, position, size
+
+    def at(self, place: str) -> "UnknownCharacterError":
+        """The same, with the place as a person looks for it; nothing known of that, nothing changed."""
+        return UnknownCharacterError(self.character, self.position, self.size, place)
+
+
 class Tokenizer:
     """Encodes text to ids and decodes ids to the same bytes. `kind` is word, char or bpe."""
 
@@ -221,12 +239,7 @@ class Tokenizer:
         ids = self._char_table[code_points]
         if (unknown := np.flatnonzero(ids < 0)).size:
             at = int(unknown[0])
-            raise RequestError(
-                f"character {text[at]!r} (U+{ord(text[at]):04X}) at position {position + at} is not in "
-                f"the vocabulary of {self.vocab_size} characters",
-                "",
-                "leave it out, or train a word or bpe tokenizer, which take any text",
-            )
+            raise UnknownCharacterError(text[at], position + at, self.vocab_size)
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
