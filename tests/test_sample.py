@@ -1,6 +1,7 @@
 """From logits to an id, from ids to text: filters, draws, the window, the stream."""
 
 import math
+import time
 from itertools import pairwise
 
 import pytest
@@ -379,3 +380,16 @@ def test_the_cache_has_room_for_what_is_asked_and_never_for_more_than_the_contex
     model = tiny_model()
     assert len(list(generate(model, torch.zeros(2, n_prompt, dtype=torch.long), n))) == n
     assert max(found) == room
+
+
+def test_a_long_text_comes_in_time_that_grows_with_its_length_alone():
+    seconds = []
+    (token,) = ids_of(["abc"])
+    for n in (30_000, 120_000):
+        start = time.process_time()
+        stream = TextStream(AB, ["€€"])
+        for i in [*"🙂".encode(), *[token] * n]:
+            stream.feed(i)
+        seconds.append(time.process_time() - start)
+        assert stream.text == "🙂" + "abc" * n
+    assert seconds[1] < 8 * seconds[0], "quadratic: sixteen times"

@@ -172,33 +172,38 @@ class TextStream:
         self.stop = [s for s in stop if s]
         self.decoder = tokenizer.decoder()
         self.ids: list[int] = []
-        self.text = ""
-        self.shown = 0
+        self.shown: list[str] = []
+        self.held = ""
         self.finish_reason = ""
+
+    @property
+    def text(self) -> str:
+        """All that has come, and before a stop string."""
+        return "".join(self.shown) + self.held
 
     def feed(self, i: int) -> str:
         """Take an id; return the text that has become certain."""
         self.ids.append(i)
-        self.text += self.decoder.decode(self.tokenizer.token_bytes[i])
+        self.held += self.decoder.decode(self.tokenizer.token_bytes[i])
         # A stop string may have begun in text that is held back, never before it. The one that is
         # complete first counts, so that it does not matter how the text is cut into tokens.
-        found = [(at + len(s), at) for s in self.stop if (at := self.text.find(s, self.shown)) >= 0]
+        found = [(at + len(s), at) for s in self.stop if (at := self.held.find(s)) >= 0]
         if found:
-            self.text = self.text[: min(found)[1]]
-            return self._show(len(self.text), "stop")
-        held = max((_overlap(self.text, s) for s in self.stop), default=0)
-        return self._show(max(self.shown, len(self.text) - held))
+            self.held = self.held[: min(found)[1]]
+            return self._show(len(self.held), "stop")
+        kept = max((_overlap(self.held, s) for s in self.stop), default=0)
+        return self._show(len(self.held) - kept)
 
     def finish(self) -> str:
         """No more ids: return what was held back."""
         if self.finish_reason:
             return ""
-        self.text += self.decoder.decode(b"", final=True)
-        return self._show(len(self.text), "length")
+        self.held += self.decoder.decode(b"", final=True)
+        return self._show(len(self.held), "length")
 
     def _show(self, end: int, reason: str = "") -> str:
-        piece = self.text[self.shown : end]
-        self.shown = end
+        piece, self.held = self.held[:end], self.held[end:]
+        self.shown.append(piece)
         self.finish_reason = reason
         return piece
 

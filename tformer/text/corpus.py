@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -311,6 +311,7 @@ def find_character(character: str, names: Sequence[str], stdin: str = "") -> str
 
     They are read again, but for standard input, which is `stdin`. An empty string where it is not found.
     """
+    texts: Iterable[tuple[str, str]]
     for name in names:
         if name == "-":
             texts = [("standard input", stdin)]
