@@ -77,7 +77,7 @@ class Windows:
     n_ctx: int
     seed: int = 0
     stride: int = 0
-    _order: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    _order: dict[int, tuple[int, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.stride = self.stride or self.n_ctx
@@ -98,7 +98,8 @@ class Windows:
         starts = np.empty(batch_size, dtype=np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            starts[here] = self._epoch(int(epoch))[places[here]]
+            offset, order = self._epoch(int(epoch))
+            starts[here] = offset + self.stride * order[places[here]].astype(np.int64)
         return starts
 
     def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -107,14 +108,21 @@ class Windows:
         windows = self.ids[places].astype(np.int64)
         return windows[:, :-1], windows[:, 1:]
 
-    def _epoch(self, epoch: int) -> np.ndarray:
-        """The starts of an epoch in their order; the last two epochs are remembered."""
+    def _epoch(self, epoch: int) -> tuple[int, np.ndarray]:
+        """The offset of an epoch, and its windows in their order; the last two epochs are remembered.
+
+        What can come out in one way alone is not drawn: of a tiny text an epoch is a window or two, and
+        to seed a generator takes longer than to read it.
+        """
         if epoch not in self._order:
-            offset = rng(self.seed, STREAM_OFFSET, epoch).integers(self.offsets)
-            order = rng(self.seed, STREAM_ORDER, epoch).permutation(self.per_epoch)
             while len(self._order) > 1:
                 del self._order[min(self._order)]
-            self._order[epoch] = offset + self.stride * order
+            offset = rng(self.seed, STREAM_OFFSET, epoch).integers(self.offsets) if self.offsets > 1 else 0
+            order = np.zeros(1, dtype=np.int64)
+            if self.per_epoch > 1:
+                order = rng(self.seed, STREAM_ORDER, epoch).permutation(self.per_epoch)
+            # Numpy draws eight bytes each, and of a large token file an order is as large as the file.
+            self._order[epoch] = int(offset), order.astype(np.min_scalar_type(self.per_epoch - 1))
         return self._order[epoch]
 
 
