@@ -14,7 +14,7 @@ import typer
 
 from tformer import __version__
 from tformer.commands import answer, eval, sample, tokenize, train
-from tformer.errors import FAILED, REQUEST, SIGNALLED, Stopped, TformerError
+from tformer.errors import FAILED, REQUEST, SIGNALLED, Stopped, TformerError, visible
 
 app = typer.Typer(
     name="tformer",
@@ -137,4 +137,4 @@ def _exit_code(error: BaseException) -> int:
 
 def _say(message: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        print("tformer: error: " + " ".join(message.split()), file=sys.stderr)
+        print("tformer: error: " + visible(" ".join(message.split())), file=sys.stderr)

@@ -227,3 +227,40 @@ def test_a_character_that_a_vocabulary_lacks_is_found_in_its_file(place, tformer
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("To\nbe €\n".encode())))
     code, _, err = tformer("sample", "-", "--run", "m", "--max-tokens", 0, "--device", "cpu")
     assert (code, "at line 2, column 4 of standard input is" in err) == (2, True), err
+
+
+# ---------------------------------------------------------------------------- what a person sees
+
+ESCAPES = "\x1b]0;OWNED\x07\x1b[2J\x9b31m"
+
+
+def has_escapes(text):
+    return any(c in text for c in "\x1b\x07\x9b")
+
+
+def test_escapes_in_names_and_files_do_not_reach_the_terminal(place, tformer):
+    model, _ = write_run(place / "m", source="no\x1b[31msuch\x07")
+    code, _, err = tformer("eval", "loss", "--run", "m", "--device", "cpu")
+    assert (code, has_escapes(err), "\ufffd[31msuch" in err) == (2, False, True)
+    tensors = to_hf(model.config, model.state_dict()) | {ESCAPES: model.embed.weight.detach().clone()}
+    save_file(tensors, place / "m/model.safetensors", {"format": "pt"})
+    code, _, err = tformer("sample", "To", "--run", "m", "--device", "cpu")
+    assert (code, has_escapes(err), "OWNED" in err) == (2, False, True)
+    (place / "t.json").write_text(json.dumps({"model": {"type": ESCAPES}}))
+    code, _, err = tformer("tokenize", "hamlet.txt", "--tokenizer", "t.json")
+    assert (code, has_escapes(err)) == (2, False)
+    write_run(place / f"runs/x{ESCAPES}")
+    for command in (("sample", "To", "--max-tokens", 1), ("tokenize", "hamlet.txt")):
+        code, _, err = tformer(*command)
+        assert (code, has_escapes(err), "using runs/x\ufffd" in err) == (0, False, True)
+    code, out, err = tformer("eval", "loss", "--data", "hamlet.txt", "--device", "cpu")
+    assert (code, has_escapes(out + err)) == (0, False), out
+
+
+def test_ordinary_characters_of_any_language_stay_on_a_terminal(place, tformer, monkeypatch):
+    text = "a\u00a0b\u3000c\u200dd\u200ce\u200ff\u00adg\u2009h\U0001fae9\r\ni\tj"
+    write_run(place / "m", text=text + "\x1b[2J\x9b\u202e")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    sample = ("sample", "--run", "m", "--max-tokens", 0, "--device", "cpu")
+    assert tformer(*sample, text)[1] == text.replace("\r\n", "\n") + "\n"
+    assert tformer(*sample, "a\x1b[2J\x9b\u202e\rb")[1] == "a\ufffd[2J\ufffd\ufffd\ufffdb\n"

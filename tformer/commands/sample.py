@@ -95,8 +95,13 @@ def command(
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     on_terminal = sys.stdout.isatty()
 
+    held = ""  # a carriage return, until it is known whether it ends a line
+
     def write(text: str) -> None:
-        sys.stdout.write(terminal.printable(text, on_terminal))
+        nonlocal held
+        text = held + text
+        held = "\r" if on_terminal and text.endswith("\r") else ""
+        sys.stdout.write(terminal.printable(text.removesuffix(held), on_terminal))
         sys.stdout.flush()
 
     first = True

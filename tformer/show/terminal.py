@@ -15,6 +15,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
+from tformer.errors import visible
 from tformer.show.svg import pooled
 
 if TYPE_CHECKING:  # they import torch, and tokenize needs none
@@ -60,12 +61,12 @@ def err() -> Console:
 
 def say(message: str) -> None:
     """A line for a person."""
-    err().print(Text(message))
+    err().print(Text(visible(message)))
 
 
 def warn(message: str) -> None:
     """A line that a person should not miss."""
-    err().print(Text(f"warning: {message}", style="yellow"))
+    err().print(Text(visible(f"warning: {message}"), style="yellow"))
 
 
 def table(console: Console, *columns: str, title: str = "", right: Sequence[str] = ()) -> Table:
@@ -85,7 +86,7 @@ def fact_table(console: Console, facts: dict[str, str], title: str = "") -> None
     """Names and values, a line each."""
     grid = Table(title=title or None, box=None, show_header=False, title_justify="left", pad_edge=False)
     for name, value in facts.items():
-        grid.add_row(Text(name, style="dim"), Text(value))
+        grid.add_row(Text(visible(name), style="dim"), Text(visible(value)))
     console.print(grid)
 
 
@@ -340,15 +341,13 @@ def markdown(text: str, console: Console) -> None:
 
 
 def printable(text: str, terminal: bool) -> str:
-    """Generated text for a terminal: control characters, which could move the cursor, made visible."""
-    if not terminal:
-        return text
-    return "".join(c if c in "\n\t" or (c.isprintable() or c == " ") else "\ufffd" for c in text)
+    """Generated text, made visible for a terminal."""
+    return visible(text) if terminal else text
 
 
 def list_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], console: Console) -> None:
     """Any rows under any columns."""
     grid = table(console, *columns, title=title)
     for row in rows:
-        grid.add_row(*(Text(str(cell)) for cell in row))
+        grid.add_row(*(Text(visible(str(cell))) for cell in row))
     console.print(grid)
