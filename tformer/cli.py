@@ -4,6 +4,7 @@ Nothing heavy is imported here, nor by the command files at their top, so that h
 """
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ import typer
 from tformer import __version__
 from tformer.commands import answer, eval, sample, tokenize, train
 from tformer.errors import FAILED, REQUEST, SIGNALLED, Stopped, TformerError, visible
+
+SIGPIPE = getattr(signal, "SIGPIPE", 13)  # Windows has none
 
 app = typer.Typer(
     name="tformer",
@@ -53,6 +56,7 @@ def _options(
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     _open_closed_streams()
+    _write_any_character()
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: so do we
             signal.signal(number, _stop)
@@ -75,6 +79,18 @@ def _open_closed_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode))
 
 
+def _write_any_character() -> None:
+    """UTF-8 into pipes and files whatever the system's habit, and no character that a terminal cannot take.
+
+    Half a surrogate, from a file name that is not UTF-8, becomes the escape that JSON has for it.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout.isatty():
+            sys.stdout.reconfigure(errors="replace")
+        else:
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     raise Stopped(number)
 
@@ -85,7 +101,7 @@ def leave(code: int) -> NoReturn:
         try:
             stream.flush()
         except (OSError, ValueError):
-            code = code or SIGNALLED + signal.SIGPIPE
+            code = code or SIGNALLED + SIGPIPE
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
@@ -106,7 +122,7 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, Stopped):
         return error.exit_code
     if isinstance(error, BrokenPipeError):
-        return SIGNALLED + signal.SIGPIPE
+        return SIGNALLED + SIGPIPE
     if isinstance(error, TformerError):
         _say(str(error))
         return error.exit_code
@@ -126,7 +142,7 @@ def _exit_code(error: BaseException) -> int:
         return FAILED
     if isinstance(error, SystemExit):  # Typer turns a closed pipe into exit 1: not here
         if isinstance(error.__context__, BrokenPipeError):
-            return SIGNALLED + signal.SIGPIPE
+            return SIGNALLED + SIGPIPE
         return error.code if isinstance(error.code, int) else FAILED
     _say(
         f"this is a bug: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "
