@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tformer.errors import RequestError
+from tformer.files import read_whole
 from tformer.yaml_text import parse_yaml
 
 
@@ -172,7 +173,7 @@ class TrainConfig(Section):
     """How it is learned."""
 
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, batches and dropout")
-    steps: int = Field(1000, ge=1, description="optimizer steps")
+    steps: int = Field(1000, ge=1, lt=10**8, description="optimizer steps")
     batch_size: int = Field(32, ge=1, description="windows per optimizer step")
     micro_batch_size: int = Field(0, ge=0, description="windows at a time, dividing it; 0: all at once")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: matrices; AdamW the rest")
@@ -271,7 +272,7 @@ def preset_layer(name: str) -> Layer:
 def file_layer(path: Path) -> Layer:
     """The settings of a YAML file; a run's `tformer.yaml` is one (its `record` is passed over)."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_whole(path)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise RequestError(f"cannot read the configuration {path}", why or "") from None

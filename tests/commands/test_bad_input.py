@@ -264,3 +264,43 @@ def test_ordinary_characters_of_any_language_stay_on_a_terminal(place, tformer, 
     sample = ("sample", "--run", "m", "--max-tokens", 0, "--device", "cpu")
     assert tformer(*sample, text)[1] == text.replace("\r\n", "\n") + "\n"
     assert tformer(*sample, "a\x1b[2J\x9b\u202e\rb")[1] == "a\ufffd[2J\ufffd\ufffd\ufffdb\n"
+
+
+# ---------------------------------------------------------------------------- settings and records
+
+
+def test_many_keys_are_read_in_linear_time_and_one_twice_is_still_found(place, tformer):
+    keys = "".join(f"  k{i}: 1\n" for i in range(40_000))
+    (place / "many.yaml").write_text("train:\n" + keys)
+    (place / "twice.yaml").write_text("train:\n" + keys + "  k7: 2\n")
+    for name, found in (("many", "unknown key train.k0 in many.yaml"), ("twice", "'k7' is given twice")):
+        start = time.process_time()
+        code, _, err = tformer("train", "hamlet.txt", "--config", f"{name}.yaml")
+        assert (code, found in err) == (2, True), err
+        assert time.process_time() - start < 8, "quadratic: half a minute"
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("m/config.json", ("sample", "To", "--run", "m")),
+        ("m/tformer.yaml", ("sample", "To", "--run", "m")),
+        ("m/tokenizer.json", ("sample", "To", "--run", "m")),
+        ("m/model.safetensors.index.json", ("sample", "To", "--run", "m")),
+        ("big.yaml", ("train", "hamlet.txt", "--config", "big.yaml")),
+    ],
+)
+def test_a_file_of_settings_is_not_read_whatever_its_size(place, tformer, name, command):
+    write_run(place / "m")
+    (place / name).touch()
+    os.truncate(place / name, 1 << 40)
+    if "index" in name:
+        (place / "m/model.safetensors").rename(place / "m/model-1.safetensors")
+    code, _, err = tformer(*command)
+    assert (code, f"{name} is too large (expected at most" in err) == (2, True), err
+    os.truncate(place / name, 0)
+
+
+def test_as_many_steps_as_a_checkpoint_can_be_named_for(place, tformer):
+    code, _, err = tformer("train", "hamlet.txt", "--steps", 100_000_000)
+    assert (code, "train.steps in the command line (input should be less than 100000000" in err) == (2, True)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tformer.config import Config, DataConfig
 from tformer.errors import RequestError
-from tformer.files import write_file
+from tformer.files import read_whole, write_file
 from tformer.yaml_text import dump_yaml, parse_yaml
 
 NAME = "tformer.yaml"
@@ -155,7 +155,7 @@ def read_record(folder: Path) -> Record:
     if not path.exists():
         return Record()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_whole(path)
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read {path}", str(error)) from None
     return record_of(parse_yaml(text, str(path)), path)

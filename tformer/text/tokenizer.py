@@ -25,6 +25,7 @@ from tokenizers import Tokenizer as Engine
 from tokenizers import trainers
 
 from tformer.errors import RequestError
+from tformer.files import read_whole
 from tformer.text.engines import KINDS as KINDS
 from tformer.text.engines import (
     Kind,
@@ -40,6 +41,7 @@ from tformer.text.engines import (
 # A place where text can be cut with no change in the ids: no token of ours, and no pre-token of
 # GPT-2's, reaches from a word character into the white space after it.
 SAFE_CUT = re.compile(r"(?<=\w)(?=[ \t\r\n])")
+MOST_BYTES = 1 << 28  # of a tokenizer.json; those of a quarter of a million tokens have 30 MB
 CHUNK = 1 << 16  # characters encoded at a time
 
 
@@ -143,7 +145,7 @@ class Tokenizer:
         """Read a `tokenizer.json`, or the one in a run directory. Raises RequestError if it is not one."""
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
-            return cls(Engine.from_str(file.read_text(encoding="utf-8")))
+            return cls(Engine.from_str(read_whole(file, MOST_BYTES)))
         except OSError as error:
             raise RequestError(
                 f"no tokenizer at {file}",
