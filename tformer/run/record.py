@@ -8,6 +8,8 @@ written here is damage, and is named. Imports no torch.
 import datetime
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,10 @@ def record_of(values: Any, path: Path | str) -> Record:
         expected = ", ".join(SECTIONS)
         raise RequestError(f"{path} is damaged", f"expected the sections {expected} and record")
     settings = {section: values.get(section) or {} for section in SECTIONS if section in values}
+    fraction = settings.get("data", {}).get("val_fraction", VAL_FRACTION)
+    if not _is_number(fraction) or fraction >= 1 or fraction < 0:
+        found = f"data.val_fraction: expected a number from 0 to 1, found {fraction!r}"[:200]
+        raise RequestError(f"{path} is damaged", found)
     try:
         return Record.model_validate((values.get("record") or {}) | {"settings": settings})
     except ValidationError as error:
@@ -193,9 +199,51 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     with suppress(FileNotFoundError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 lines.append(json.loads(line))
     return [line for line in lines if isinstance(line, dict)]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` that have a step and a loss, each without what is of another type.
+
+    So whoever draws or sums them needs to ask for what is there, and not for what it is.
+    """
+    lines = [{k: v for k, v in line.items() if METRICS.get(k, _anything)(v)} for line in read_lines(path)]
+    return [line for line in lines if "step" in line and "loss" in line]
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return (isinstance(value, float) and math.isfinite(value)) or _is_count(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_pairs(value: Any) -> bool:
+    pairs = value if isinstance(value, list) else [None]
+    return all(isinstance(p, list) and len(p) == 2 and _is_count(p[0]) and _is_number(p[1]) for p in pairs)
+
+
+METRICS: dict[str, Callable[[Any], bool]] = {
+    "step": _is_count,
+    "tokens": _is_count,
+    **dict.fromkeys(
+        ("loss", "lr", "grad_norm", "seconds", "val_loss", "bits_per_byte", "next_word_loss"), _is_number
+    ),
+    "sample": _is_text,
+    "by_position": _is_pairs,
+}
+"""What may stand in a line of `metrics.jsonl`; what is not named here is kept as it is."""
 
 
 class Evaluation(Part):
