@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -594,3 +595,11 @@ def test_a_closed_pipe_needs_no_signal_of_that_name(place):
         [sys.executable, "-c", code], cwd=place, env=ENVIRONMENT, capture_output=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_run_whose_name_is_not_utf_8_is_told_what_to_do(place):
+    name = os.fsdecode(b"caf\xe9")
+    shutil.copytree(place / "runs/hamlet", place / name)
+    done = tformer("sample", "To", "--run", name, cwd=place, check=2)
+    assert "cannot read caf\\udce9/model.safetensors" in done.stderr
+    assert done.stderr.endswith("; rename what is not UTF-8\n")

@@ -162,10 +162,8 @@ def from_hf_config(values: dict[str, Any], source: str) -> ModelConfig:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise RequestError(
-            f"{source} describes a model that tformer has not", f"{key} {message}".strip()
-        ) from None
+        message = f"{key} {first['msg'].removeprefix('Value error, ')}".strip()
+        raise RequestError(f"{source} describes a model that tformer has not", message) from None
     if family == "nanochat" and get("head_dim") not in (None, config.d_head):
         raise RequestError(f"{source} sets head_dim to {get('head_dim')}", "tformer has hidden_size / heads")
     return config
@@ -355,7 +353,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
-        raise RequestError(f"cannot read {path}", str(error).splitlines()[0], "is it whole?") from None
+        advice = "rename what is not UTF-8" if str(error).startswith("Path ") else "is it whole?"
+        raise RequestError(f"cannot read {path}", str(error).splitlines()[0], advice) from None
 
 
 def read_model_tensors(folder: Path) -> dict[str, Tensor]:
