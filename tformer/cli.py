@@ -131,7 +131,10 @@ def _exit_code(error: BaseException) -> int:
         if not message.strip():  # no arguments: the help has been shown
             return REQUEST
         command = getattr(getattr(error, "ctx", None), "command_path", "tformer")
-        _say(f"{message.strip().rstrip('.')}; see: {command} --help")
+        unknown = getattr(error, "option_name", "--")
+        is_text = not unknown.startswith("--") or " " in unknown  # "- milk", "-5", "--Well, he said"
+        hint = "put -- before text that begins with a dash, or " * is_text
+        _say(f"{message.strip().rstrip('.')}; {hint}see: {command} --help")
         return REQUEST
     out_of_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     if isinstance(error, MemoryError) or out_of_memory:

@@ -603,3 +603,16 @@ def test_a_run_whose_name_is_not_utf_8_is_told_what_to_do(place):
     done = tformer("sample", "To", "--run", name, cwd=place, check=2)
     assert "cannot read caf\\udce9/model.safetensors" in done.stderr
     assert done.stderr.endswith("; rename what is not UTF-8\n")
+
+
+@pytest.mark.parametrize("prompt", ["- milk", "-5 + 3 =", "--Well, he said"])
+def test_a_prompt_that_begins_with_a_dash_is_told_the_way_in(place, prompt):
+    done = tformer("sample", prompt, "--run", "hamlet", cwd=place, check=2)
+    assert "; put -- before text that begins with a dash, or see: tformer sample --help" in done.stderr
+    assert "put --" not in tformer("sample", "--greddy", cwd=place, check=2).stderr
+
+
+def test_a_pipe_that_is_read_unasked_is_said(place):
+    args = ["sample", "--run", "hamlet", "--max-tokens", "3"]
+    assert "reading prompts" in tformer(*args, cwd=place, stdin="To\n", check=0).stderr
+    assert "reading prompts" not in tformer(*args, "-", cwd=place, stdin="To\n", check=0).stderr

@@ -25,7 +25,8 @@ def command(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            help="Text to continue, or - for prompts, one a line, from stdin.", show_default=False
+            help="Text to continue, or - for prompts, one a line, from stdin; left out, a pipe is read.",
+            show_default=False,
         ),
     ] = None,
     run: Run = None,
@@ -135,6 +136,8 @@ def command(
 def _prompts(prompt: str | None, piped: bool) -> Iterable[str]:
     if not piped:
         return [prompt or ""]
+    if prompt is None:
+        print("reading prompts, one a line, from standard input", file=sys.stderr)
     lines = stdin_lines()
     if prompt == "-":
         return lines
