@@ -3,18 +3,30 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
-COMMANDS = ("", "tokenize", "train", "eval", "sample", "answer")
+import typer.main
+
+from tformer.cli import app
+
 # What a pipe gets, at a fixed width; nothing of the caller's terminal or settings.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("TFORMER_", "FORCE_", "TERMINAL_"))}
 ENVIRONMENT |= {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
 
 
+def commands(command: Any, path: str = "tformer") -> Iterator[tuple[str, Any]]:
+    """A command and all below it, each with what is typed to get there."""
+    yield path, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from commands(below, f"{path} {name}")
+
+
 def page() -> str:
     """The page, as Markdown."""
     parts = ["# The help of every command", "Written by `python examples/help.py > examples/guide/help.md`."]
-    for command in COMMANDS:
-        arguments = [*command.split(), "--help"]
+    for path, _ in commands(typer.main.get_command(app)):
+        arguments = [*path.split()[1:], "--help"]
         done = subprocess.run(
             [sys.executable, "-m", "tformer", *arguments],
             env=ENVIRONMENT,
@@ -23,7 +35,7 @@ def page() -> str:
             check=True,
         )
         shown = "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
-        parts.append(f"## {' '.join(['tformer', *arguments])}\n\n```text\n{shown}\n```")
+        parts.append(f"## {path} --help\n\n```text\n{shown}\n```")
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,17 +1,23 @@
-"""The tiny models that the tests share, and where the texts for trying are, if they are there."""
+"""The tiny models and runs that the tests share, and where the texts for trying are, if they are there."""
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("COLUMNS", None)  # pytest-xdist's, not that of whoever reads the output
 
 import pytest
 import torch
+from rich.console import Console
 
-from tformer.config import ModelConfig
+from tformer.config import Config, ModelConfig
 from tformer.model import Transformer
+from tformer.run.checkpoint import Run
+from tformer.run.record import Record
+from tformer.text.tokenizer import Tokenizer
 
 torch.set_num_threads(1)  # tests run side by side
 
@@ -32,6 +38,31 @@ def tiny_model(seed: int = 0, std: float = 0.3, **changes: object) -> Transforme
         for parameter in model.parameters():
             parameter.normal_(std=std, generator=generator)
     return model.eval()
+
+
+def save_run(
+    folder: Path,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    data: dict[str, object] | None = None,
+    record: Record | None = None,
+) -> Path:
+    """A run directory of this model; `data` are its settings of that name."""
+    config = Config().updated("model", **model.config.model_dump()).updated("data", **(data or {}))
+    run = Run(folder)
+    run.write_identity(config, tokenizer)
+    run.write_weights(model)
+    run.write_record(config, record or Record())
+    run.close()
+    return folder
+
+
+def printed(show: Callable[..., object], *args: object, **options: Any) -> str:
+    """What a function that shows something shows, on a console of these options."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=options.pop("encoding", "utf-8"))
+    show(*args, Console(file=stream, **options))
+    stream.seek(0)
+    return stream.read()
 
 
 FAMILIES = (
@@ -61,6 +92,14 @@ def needs_nanochat() -> None:
 def model(request: pytest.FixtureRequest) -> Transformer:
     """One tiny model of each kind."""
     return tiny_model(**request.param)
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that transformers saved: GPT-2 of random weights, a BPE tokenizer, passages."""
+    from tests.passages import save_theirs
+
+    return save_theirs(tmp_path_factory.mktemp("theirs"))
 
 
 @pytest.fixture(scope="session")

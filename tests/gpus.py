@@ -30,6 +30,7 @@ CUDA_SAYS = {
     "get_device_capability": (9, 0),
     "is_bf16_supported": True,
     "synchronize": None,
+    "is_current_stream_capturing": False,
     "get_rng_state": torch.zeros(16, dtype=torch.uint8),
     "set_rng_state": None,
 }

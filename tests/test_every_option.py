@@ -20,7 +20,7 @@ import typer.main
 import yaml
 
 from tformer import load
-from tformer.answer import experiments
+from tformer.answer import investigate
 from tformer.cli import app
 from tformer.config import Config, parse_yaml
 from tformer.errors import TformerError
@@ -72,6 +72,7 @@ GIVEN = (
     "--out t --tokenizer char --batch-size 2 --lr 0.02 --patience 7 --seed 5 --set train.log_every=1 "
     "--eval-data passages.jsonl"
 )
+ONE_WAY, THE_OTHER = "--precision fp32 --device auto", "--precision bf16 --device cpu"  # of an evaluation
 SAMPLE = "sample To --run runs/text --max-tokens 9 --json"
 Step = tuple[str, Callable[[Done], object]]  # a command line, and what shows that its options did something
 ALONE: list[Step] = [
@@ -87,15 +88,40 @@ ALONE: list[Step] = [
         "train hamlet.txt --preset nanogpt-char-cpu --config tiny.yaml --out p",
         lambda d: recorded("p", "train.beta2") == 0.99 and recorded("p", "model.n_layers") == 1,
     ),
-    ("eval --run runs/text --device auto --json", lambda d: d.json["loss"] > 0),
-    ("eval --run runs/reversal --json", lambda d: d.json["chance"] == 0.25),
-    ("eval reversal --run runs/reversal -n 50 --seed 3 --json", lambda d: d.json["positions"][0]["n"] == 50),
-    ("eval lambada --run runs/text --data passages.jsonl --limit 1 --json", lambda d: d.json["n"] == 1),
-    ("eval causality --run runs/text --positions 3 --seed 2 --json", lambda d: d.json["passed"]),
-    ("eval attention --run runs/text --prompt 'To be' --out h.svg", lambda d: size("h.svg")),
+    ("eval --run runs/text --device auto --precision fp32 --json", lambda d: d.json["loss"] > 0),
+    ("eval --run runs/reversal --precision bf16 --device cpu --json", lambda d: d.json["chance"] == 0.25),
+    ("eval -n 40 --seed 2 --run runs/reversal --json", lambda d: d.json["positions"][0]["n"] == 40),
     (
-        "eval generations --run runs/text --prompt To -n 2 --temperature 0.7 --max-tokens 6 --seed 1 --json",
+        f"eval reversal --run runs/reversal -n 50 --seed 3 {ONE_WAY} --json",
+        lambda d: d.json["positions"][0]["n"] == 50,
+    ),
+    (f"eval reversal --run runs/reversal {THE_OTHER}", lambda d: "passed" in d.out),
+    (
+        f"eval lambada --run runs/text --data passages.jsonl --limit 1 {ONE_WAY} --json",
+        lambda d: d.json["n"] == 1,
+    ),
+    (f"eval lambada --run runs/text --data passages.jsonl {THE_OTHER}", lambda d: "2 of passages" in d.out),
+    (
+        f"eval causality --run runs/text --positions 3 --seed 2 {ONE_WAY} --json",
+        lambda d: d.json["passed"] and len(d.json["positions"]) == 3,
+    ),
+    (f"eval causality --run runs/text {THE_OTHER} --json", lambda d: d.json["precision"] == "bf16"),
+    (
+        "eval attention --run runs/text --prompt 'To be' --device auto --json",
+        lambda d: "".join(d.json["tokens"]) == "To be",
+    ),
+    (
+        "eval attention --run runs/reversal -n 20 --seed 2 --device cpu --json",
+        lambda d: d.json["mirror"]["n"] == 20,
+    ),
+    (
+        "eval generations --run runs/text --prompt To -n 2 --temperature 0.7 --max-tokens 6 --seed 1 "
+        f"{ONE_WAY} --json",
         lambda d: [s["temperature"] for s in d.json["samples"]] == [0.7, 0.7],
+    ),
+    (
+        f"eval generations --run runs/text --data hamlet.txt --max-tokens 6 -n 1 {THE_OTHER}",
+        lambda d: "hamlet.txt" in d.out,
     ),
     (
         f"{SAMPLE} -n 2 --temperature 0.9 --seed 4 --device cpu",
@@ -146,6 +172,21 @@ TOGETHER: dict[str, list[Step]] = {  # each after the one before
             lambda d: len(d.json["text"]) == 5 and size("l.html"),
         ),
         ("eval loss --run runs/text --out l.html --overwrite --precision fp32", lambda d: size("l.html")),
+        ("eval loss --run runs/text --device auto --json", lambda d: d.json["loss"] > 0),
+    ],
+    "losses without a task": [
+        (
+            "eval --run runs/text --data hamlet.txt --tokens 5 --out n.html --json",
+            lambda d: len(d.json["text"]) == 5 and d.json["bytes"] > 900 and size("n.html"),
+        ),
+        ("eval --run runs/text --out n.html --overwrite", lambda d: "wrote n.html" in d.err),
+    ],
+    "attention": [
+        ("eval attention --run runs/text --data hamlet.txt --out h.svg", lambda d: size("h.svg")),
+        (
+            "eval attention --run runs/text --prompt 'To be' --out h.svg --overwrite",
+            lambda d: "wrote h.svg" in d.err,
+        ),
     ],
     "tokenizers": [
         (
@@ -207,12 +248,12 @@ def run(
     monkeypatch.chdir(place)
     monkeypatch.setenv("TFORMER_DEVICE", "cpu")
     monkeypatch.setenv("TFORMER_DEBUG", "")  # --debug sets it
-    # A compiler takes half a minute: tests/test_compile.py. Minutes, as many: tests/test_budget.py.
+    # A compiler takes half a minute, minutes as many: tests/training/test_compiled.py, test_budget.py.
     monkeypatch.setattr(torch, "compile", lambda model: lambda ids: model(ids))
     monkeypatch.setattr("tformer.training.budget.steps_within", lambda seconds, costs, train: 2)
-    every = experiments.experiments_of
+    every = investigate.experiments_of
     monkeypatch.setattr(
-        experiments, "experiments_of", lambda question: tuple(e for e in every(question) if e.slug in CHEAP)
+        investigate, "experiments_of", lambda question: tuple(e for e in every(question) if e.slug in CHEAP)
     )
 
     def run(line: str) -> Done:
@@ -248,13 +289,16 @@ def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
         yield from walk(sub, (*path, name))
 
 
+def parameters(command: Any) -> list[Any]:
+    """What a command takes, but for --help; a group may take what a command of its own does."""
+    return [p for p in command.get_params(typer.Context(command)) if p.name != "help"]
+
+
 def offered() -> set[tuple[str, ...]]:
     """(command, option) of every spelling, and (command, option, value) of every value that is completed."""
     found: set[tuple[str, ...]] = set()
     for path, command in walk(typer.main.get_command(app)):
-        for parameter in command.params:
-            if parameter.name == "help":
-                continue
+        for parameter in parameters(command):
             spellings = (*parameter.opts, *parameter.secondary_opts)
             found |= {(" ".join(path), spelling) for spelling in spellings}
             values = [item.value for item in parameter.shell_complete(None, "")]
@@ -270,13 +314,14 @@ def used(line: str) -> Iterator[tuple[str, ...]]:
         if word in getattr(command, "commands", {}):
             command, path = command.commands[word], (*path, word)
             continue
-        options = {s: p for p in command.params for s in (*p.opts, *p.secondary_opts) if s.startswith("-")}
+        own = parameters(command)
+        options = {s: p for p in own for s in (*p.opts, *p.secondary_opts) if s.startswith("-")}
         if word.startswith("-") and word != "-":
             yield " ".join(path), word
             if word in options and not options[word].is_flag:
                 yield " ".join(path), options[word].opts[0], next(words)
         else:
-            argument = next(p for p in command.params if p.param_type_name == "argument")
+            argument = next(p for p in own if p.param_type_name == "argument")
             yield " ".join(path), argument.name
             yield " ".join(path), argument.name, word
 

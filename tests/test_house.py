@@ -15,27 +15,40 @@ DRAWING = DRAWING.partition("```text\ntformer/\n")[2].partition("```")[0]
 CIRCLE = {("model.py", "sample")}
 
 # A question is found by the name of its folder, and its experiments in it.
-BY_NAME = {"answer/experiments.py"}
+BY_NAME = {"answer/__init__.py", "answer/investigate.py"}
 
 # What is still to be mended, by the test that would fail. An entry that is no longer so fails as well.
 KNOWN: dict[str, set[object]] = {
     "drawn, not there": set(),
-    "imports from below": {
-        ("run/checkpoint.py", "training"),
-        ("training/budget.py", "show"),
-        ("training/noted.py", "show"),
-        ("training/session.py", "show"),
-    },
-    "longer than 400 lines": {
-        "answer/q1_recurrence/recurrence.py",
-        "answer/q3_mlps/dense.py",
-        "answer/q4_skips/stream.py",
-    },
-    "draws outside show": {
-        "commands/eval_attention.py",
-        "commands/eval_lambada.py",
-        "commands/eval_loss.py",
-        "commands/evaluation.py",
+    "imports from below": set(),
+    "longer than 400 lines": set(),
+    "draws outside show": set(),
+    "defined twice": {
+        "BLOCK",
+        "Clock",
+        "FAR",
+        "FORMULAS",
+        "KINDS",
+        "Kind",
+        "LSTM",
+        "Learner",
+        "MAPS",
+        "NONE",
+        "Plan",
+        "Progress",
+        "RIGHT",
+        "Result",
+        "Run",
+        "SHOWN",
+        "STATES",
+        "SYMBOLS",
+        "State",
+        "USUAL",
+        "VARIANTS",
+        "at_least",
+        "build",
+        "cosine",
+        "too_short",
     },
 }
 
@@ -175,4 +188,41 @@ def test_an_init_imports_nothing_so_that_a_module_costs_itself_alone():
 def test_the_tests_have_the_same_folders():
     folders = {p.parent.relative_to(ROOT / "tests").as_posix() for p in (ROOT / "tests").rglob("test_*.py")}
     rooms = {room for room in drawn() if (PACKAGE / room).is_dir() and room != "presets"}
-    assert folders - {"."} == rooms | {"examples"}
+    assert folders - {"."} == rooms | {"examples", "faults"}
+
+
+# ---------------------------------------------------------------------------- names
+
+# What every question has, or every command, or page; and what is always called by its module's name.
+SEVERAL = {
+    "EXAMPLES",
+    "EXPERIMENTS",
+    "SLUG",
+    "CSS",
+    "app",
+    "command",
+    "markdown",  # page.markdown, terminal.markdown
+    "table",  # page.table, terminal.table
+}
+
+
+def defined(file: Path) -> set[str]:
+    """The public names that a module defines at its top: classes, functions, constants, aliases."""
+    names: set[str] = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
+
+
+def test_a_public_name_is_defined_once():
+    """A name that stands for two things in two files is found twice by whoever looks for one."""
+    places: dict[str, set[str]] = {}
+    for file in sources():
+        for word in defined(file):
+            places.setdefault(word, set()).add(name(file))
+    again = {word for word, files in places.items() if len(files) > 1 and word not in SEVERAL}
+    assert again == KNOWN["defined twice"], "another name, or import the one that there is"

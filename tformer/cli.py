@@ -9,18 +9,30 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from tformer import __version__
 from tformer.commands import answer, eval, sample, tokenize, train
-from tformer.errors import FAILED, REQUEST, SIGNALLED, Stopped, TformerError, visible
+from tformer.commands.options import epilog
+from tformer.errors import FAILED, REQUEST, SIGNALLED, Stopped, TformerError, harmless
 
 SIGPIPE = getattr(signal, "SIGPIPE", 13)  # Windows has none
 
+
+class InOrder(TyperGroup):
+    """Typer lists groups last; a person meets the commands in the order of the work."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """For the help and for the shell."""
+        return ["tokenize", "train", "eval", "sample", "answer"]
+
+
 app = typer.Typer(
     name="tformer",
+    cls=InOrder,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -28,10 +40,11 @@ app = typer.Typer(
     help="Train, check, run and explain decoder-only transformer language models.",
     epilog="Start with: tformer train reversal",
 )
-for command in (tokenize, train, eval, sample, answer):
-    name = command.__name__.rpartition(".")[2]
-    examples = "\n  ".join(["\b\nExamples", *command.EXAMPLES])  # \b: the lines stay as they are
-    app.command(name, epilog=examples)(command.command)
+app.command("tokenize", epilog=epilog(*tokenize.EXAMPLES))(tokenize.command)
+app.command("train", epilog=epilog(*train.EXAMPLES))(train.command)
+app.add_typer(eval.app, name="eval", epilog=epilog(*eval.EXAMPLES))
+app.command("sample", epilog=epilog(*sample.EXAMPLES))(sample.command)
+app.command("answer", epilog=epilog(*answer.EXAMPLES))(answer.command)
 
 
 def _version(wanted: bool) -> None:
@@ -156,4 +169,4 @@ def _exit_code(error: BaseException) -> int:
 
 def _say(message: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        print("tformer: error: " + visible(" ".join(message.split())), file=sys.stderr)
+        print("tformer: error: " + harmless(" ".join(message.split())), file=sys.stderr)

@@ -173,7 +173,7 @@ class TrainConfig(Section):
     """How it is learned."""
 
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, batches and dropout")
-    steps: int = Field(1000, ge=1, lt=10**8, description="optimizer steps")
+    steps: int = Field(1000, ge=1, description="optimizer steps")
     batch_size: int = Field(32, ge=1, description="windows per optimizer step")
     micro_batch_size: int = Field(0, ge=0, description="windows at a time, dividing it; 0: all at once")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: matrices; AdamW the rest")

@@ -15,7 +15,7 @@ SIGNALLED = 128  # a process ended by signal n exits with 128 + n, as a shell re
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def visible(text: str) -> str:
+def harmless(text: str) -> str:
     """Text of others for a terminal: what could do something there is U+FFFD, and CR LF a line end."""
     return UNSAFE.sub("\ufffd", text.replace("\r\n", "\n"))
 

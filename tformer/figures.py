@@ -29,7 +29,11 @@ class Numbers:
 
     @property
     def half_width(self) -> float:
-        """Of the 95 % interval of the mean, by Student's t; 0 for a single seed."""
+        """Half of the 95 % interval of the mean over seeds, by Student's t with a degree of freedom less.
+
+        From 17 seeds on the normal quantile stands for Student's. 0 where nothing can be said of the
+        spread: of a single seed, or where a value is infinite or no number.
+        """
         n = len(self.values)
         if n < 2 or not all(map(math.isfinite, self.values)):
             return 0.0
@@ -38,7 +42,7 @@ class Numbers:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % of the mean; of two seeds, for which that is next to no knowledge, the two values."""
+        """Lower and upper end of that interval; of two seeds, where it says next to nothing, both values."""
         if len(self.values) == 2:
             return min(self.values), max(self.values)
         return self.mean - self.half_width, self.mean + self.half_width
@@ -67,6 +71,11 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Whether each column has numbers and nothing else: such a one is set to the right."""
+        return tuple(all(isinstance(row[i], Numbers) for row in self.rows) for i in range(len(self.columns)))
 
 
 @dataclass(frozen=True)

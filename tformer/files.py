@@ -1,4 +1,7 @@
-"""Writing a file whole or not at all: every file that tformer leaves behind goes through here; JSON read."""
+"""Files: written whole or not at all, or a line added; JSON read.
+
+Every file that tformer leaves behind goes through here.
+"""
 
 import contextlib
 import io
@@ -24,6 +27,12 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make what was written to a file durable, if there is one."""
+    with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def write_new(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -55,6 +64,18 @@ def write_file(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
 def cannot_write(path: Path, error: OSError) -> TformerError:
     """The error of a write that the system refused."""
     return TformerError(f"cannot write {path}", error.strerror or str(error), "what was there is unharmed")
+
+
+def append_line(path: Path, values: dict[str, Any]) -> None:
+    """Add a JSON object as a line. One that was cut short by a crash is passed over when the lines are read.
+
+    Raises TformerError if the system refuses.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+    except OSError as error:
+        raise cannot_write(path, error) from None
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from tformer.evals.loss import text_loss
 from tformer.model import Transformer
 from tformer.text.data import Windows, split_text
 from tformer.text.tokenizer import Tokenizer
-from tformer.training.fit import State, fit
+from tformer.training.fit import Learner, State, fit
 from tformer.training.optim import Optimizers
 
 
@@ -40,6 +40,7 @@ def main() -> None:
     ids, val_ids = tokenizer.encode_array([split.train]), tokenizer.encode_array([split.val])
     config = merge([preset_layer("nanogpt-char-cpu")]).updated("model", vocab_size=tokenizer.vocab_size)
     precision = decide_precision("auto", torch.device("cpu"))
+    config = config.updated("train", precision=precision)
     for kind in ("GPT-2", "GPT-2 by width", "fan-in, branches zero"):
         for seed in map(int, sys.argv[2:] or ["0"]):
             torch.manual_seed(seed)
@@ -47,7 +48,7 @@ def main() -> None:
             initialise(model, kind)
             windows = Windows(ids, config.model.n_ctx, seed)
             optimizers = Optimizers(model, config.train, bf16=precision == "bf16")
-            for _ in fit(model, optimizers, windows, config.train, State(), precision):
+            for _ in fit(Learner(model, optimizers), windows, config.train, State()):
                 pass
             result = text_loss(model, val_ids, tokenizer.n_bytes)
             print(f"{kind:24} seed {seed}  validation {result.loss:.4f}", flush=True)

@@ -9,16 +9,22 @@ import pytest
 import torch
 from rich.console import Console
 
+from tests.answer.verdicts import verdicts
+from tests.conftest import save_run, tiny_model
 from tests.show.test_page import check
 from tformer import answer
-from tformer.answer import experiments
-from tformer.answer.claims import FULL, QUICK, Claim, Experiment, Finding
+from tformer.answer.claims import Claim, Finding
+from tformer.answer.experiment import FULL, QUICK, Experiment
+from tformer.answer.investigate import experiments_of, investigate
 from tformer.answer.lab import accuracies, build, halves, load_subject, tiny, train
 from tformer.figures import Bars, Heat, Lines, Numbers, Series, Table
 from tformer.model import Transformer
-from tformer.show import answer as render_answer
+from tformer.run.record import DataFacts, Record
 from tformer.show import answer_page as report
+from tformer.show.answer import show_evidence
+from tformer.text.corpus import load_corpus
 from tformer.text.data import Reversal
+from tformer.text.tokenizer import Tokenizer
 
 QUESTION = answer.questions()[0]
 
@@ -29,8 +35,8 @@ class Evidence:
     value: float
 
 
-def measure(budget, seed, subject):
-    return Evidence(seed, budget.pick(quick=1.0, full=2.0) + seed)
+def measure(effort, seed, subject):
+    return Evidence(seed, effort.pick(quick=1.0, full=2.0) + seed)
 
 
 def show(measured):
@@ -57,9 +63,8 @@ LEFT_OUT = Experiment("other", "Another", measure, show, skip=lambda subject: No
 
 
 @pytest.fixture
-def answered(monkeypatch):
-    monkeypatch.setattr(experiments, "experiments_of", lambda question: (PLAIN, LEFT_OUT))
-    return experiments.investigate(QUESTION, QUICK, seed=3)
+def answered():
+    return investigate(QUESTION, QUICK, seed=3, experiments=(PLAIN, LEFT_OUT))
 
 
 # ---------------------------------------------------------------------------- running
@@ -68,29 +73,27 @@ def answered(monkeypatch):
 def test_every_seed_is_measured_and_judged(answered):
     plain, left_out = answered.results
     assert [e["seed"] for e in plain.evidence] == [3000, 3001]
-    assert [c.passed for c in answered.claims] == [True, False]
+    assert verdicts(plain.finding) == {"this holds": True, "this does not": False}
+    assert [c.claim for c in answered.claims] == ["this holds", "this does not"]
     assert not answered.passed
     assert left_out.skipped == "no run" and not left_out.evidence and not left_out.finding.claims
 
 
-def test_the_budget_decides_how_many_seeds(monkeypatch):
-    monkeypatch.setattr(experiments, "experiments_of", lambda question: (PLAIN,))
-    done = experiments.investigate(QUESTION, FULL)
+def test_the_effort_decides_how_many_seeds():
+    done = investigate(QUESTION, FULL, experiments=(PLAIN,))
     assert [e["value"] for e in done.results[0].evidence] == [2.0, 3.0, 4.0, 5.0]
 
 
-def test_progress_ends_where_it_said_it_would(monkeypatch):
-    monkeypatch.setattr(experiments, "experiments_of", lambda question: (PLAIN, LEFT_OUT))
+def test_progress_ends_where_it_said_it_would():
     seen = []
-    experiments.investigate(QUESTION, QUICK, progress=lambda *values: seen.append(values))
+    investigate(QUESTION, QUICK, progress=lambda *values: seen.append(values), experiments=(PLAIN, LEFT_OUT))
     assert [done for _, done, _ in seen] == [0, 1, 2, 3, 4, 5]
     assert {total for _, _, total in seen} == {5}
 
 
-def test_json_is_json_even_of_what_is_no_number(monkeypatch):
+def test_json_is_json_even_of_what_is_no_number():
     broken = Experiment("nan", "Broken", lambda b, s, r: Evidence(s, math.nan), show)
-    monkeypatch.setattr(experiments, "experiments_of", lambda question: (broken,))
-    values = experiments.investigate(QUESTION, QUICK).as_dict()
+    values = investigate(QUESTION, QUICK, experiments=(broken,)).as_dict()
     text = json.dumps(values, allow_nan=False)
     assert not any(c["passed"] for c in json.loads(text)["claims"])
     assert set(values["claims"][0]) >= {"claim", "passed", "measured", "threshold"}
@@ -99,7 +102,7 @@ def test_json_is_json_even_of_what_is_no_number(monkeypatch):
 
 @pytest.mark.parametrize("question", answer.questions(), ids=lambda q: q.slug)
 def test_every_question_has_experiments_with_names_of_their_own(question):
-    found = experiments.experiments_of(question)
+    found = experiments_of(question)
     assert found
     assert len({e.slug for e in found}) == len(found)
     assert all(2 <= e.quick_seeds <= e.full_seeds for e in found), "full has no fewer seeds"
@@ -110,7 +113,7 @@ def test_every_question_has_experiments_with_names_of_their_own(question):
 
 def shown(answered, **options):
     console = Console(width=80, record=True, file=io.StringIO(), **options)
-    render_answer.evidence(answered, console)
+    show_evidence(answered, console)
     return console.export_text()
 
 
@@ -182,3 +185,16 @@ def test_a_subject_gives_ids_of_what_it_has(tmp_path):
     assert ids.shape == (3, 12) and ids.max() < 50
     assert torch.equal(ids, subject.ids(3, 64))
     assert not torch.equal(ids, subject.ids(3, 64, seed=1))
+
+
+def test_a_subject_reads_the_text_of_its_run_only_as_it_was(tmp_path):
+    """A text that has changed since is not what the run was trained on; our prose has other letters."""
+    text = tmp_path / "text.txt"
+    text.write_text("abcd" * 90 + "dcba" * 10)
+    tokenizer = Tokenizer.train("char", ["abcd"], 0)
+    facts = DataFacts(source=[str(text)], sha256=load_corpus([str(text)]).sha256)
+    model = tiny_model(vocab_size=tokenizer.vocab_size)
+    run = save_run(tmp_path / "run", model, tokenizer, record=Record(data=facts))
+    assert tokenizer.decode(load_subject(run).text_ids.tolist()) == "dcba" * 10
+    text.write_text("dcba" * 100)
+    assert load_subject(run).text_ids is None

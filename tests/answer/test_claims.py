@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tformer.answer.claims import FULL, QUICK, Claim, over_seeds
-from tformer.figures import Numbers
+from tformer.answer.claims import Claim, Finding, largest, smallest
+from tformer.answer.experiment import FULL, QUICK, Seeds, over_seeds
+from tformer.figures import Lines, Numbers, Table
 from tformer.files import finite
 
 values = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8).map(tuple)
@@ -66,6 +67,15 @@ def test_of_two_seeds_both_values_are_shown():
     assert low == pytest.approx(2 - 4.303 / 3**0.5, rel=1e-3) and low + high == pytest.approx(4)
 
 
+def test_a_column_is_numeric_if_all_its_cells_are_numbers():
+    number = Numbers((1.0,))
+    assert Table("t", ("", "a", "b"), (("x", number, number), ("y", number, "-"))).numeric == (
+        False,
+        True,
+        False,
+    )
+
+
 def test_a_curve_over_seeds_is_the_mean_between_the_lowest_and_the_highest():
     curve = over_seeds("loss", (1, 2, 3), [[1.0, 2.0, 3.0], [3.0, 2.0, 5.0]])
     assert curve.y == (2.0, 2.0, 4.0)
@@ -74,7 +84,29 @@ def test_a_curve_over_seeds_is_the_mean_between_the_lowest_and_the_highest():
     assert over_seeds("loss", range(1000), [list(range(1000))], most=100).x == tuple(range(0, 1000, 10))
 
 
-def test_a_budget_picks_its_own():
+def test_a_curve_for_a_log_axis_is_the_geometric_mean_where_there_is_one():
+    """log 0 is no number: then it is the plain mean, and no interval."""
+    seeds = Seeds([(1.0, 2.0), (4.0, 8.0)])
+    curve = seeds.log_curve("loss", (1, 2), lambda values: values)
+    assert curve.y == pytest.approx((2.0, 4.0))
+    assert curve.low == pytest.approx((1.0, 2.0)) and curve.high == pytest.approx((4.0, 8.0))
+    plain = Seeds([(0.0, 2.0), (4.0, 8.0)]).log_curve("loss", (1, 2), lambda values: values)
+    assert plain.y == (2.0, 5.0) and not plain.low and not plain.high
+
+
+def test_the_least_of_what_is_no_number_is_none():
+    assert smallest([2.0, 1.0]) == 1.0 and largest([2.0, 1.0]) == 2.0
+    assert math.isnan(smallest([1.0, math.nan])) and math.isnan(largest([math.nan, 1.0]))
+
+
+def test_a_finding_keeps_the_order_of_each_kind():
+    table, figure = Table("t", ("",), ()), Lines("f", "x", "y", ())
+    finding = Finding.of("said", claim((1.0,)), figure, table, claim((2.0,)))
+    assert finding.tables == (table,) and finding.figures == (figure,)
+    assert [c.measured for c in finding.claims] == [1.0, 2.0]
+
+
+def test_an_effort_picks_its_own():
     assert QUICK.pick(quick=1, full=2) == 1
     assert FULL.pick(quick=1, full=2) == 2
 

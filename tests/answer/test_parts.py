@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.answer.models import random_model
+from tests.answer.subjects import random_model
 from tformer.answer import parts
-from tformer.answer.parts import BOTH, VARIANTS
+from tformer.answer.parts import BOTH, SKIP_VARIANTS
 from tformer.model import causal_mask
 from tformer.watch import put_blocks
 
@@ -59,9 +59,9 @@ def small_model(**changes):
     return random_model(**({"vocab_size": 8, "n_ctx": 6, "n_heads": 2} | changes))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", SKIP_VARIANTS)
 def test_a_variant_adds_only_where_it_has_a_skip(name):
-    block = put_blocks(small_model(), VARIANTS[name]).blocks[0]
+    block = put_blocks(small_model(), SKIP_VARIANTS[name]).blocks[0]
     x, mask = torch.randn(2, 6, 32), causal_mask(6, 6)[None, None]
     after = block.attn(block.norm_1(x), mask) + (x if name in (BOTH, "none at the MLP") else 0)
     expected = block.mlp(block.norm_2(after)) + (after if name in (BOTH, "none at attention") else 0)

@@ -8,7 +8,7 @@ from torch import nn
 from tests.answer.subjects import forgetful, short_sighted, subject
 from tests.answer.verdicts import refuted, shown, verdicts
 from tests.conftest import tiny_model
-from tformer.answer.claims import QUICK
+from tformer.answer.experiment import QUICK
 from tformer.answer.q1_recurrence import chain
 from tformer.answer.q1_recurrence.chain import longest_chain, reach
 from tformer.kv_cache import KVCache

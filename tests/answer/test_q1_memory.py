@@ -7,7 +7,7 @@ import pytest
 from tests.answer.subjects import forgetful, short_sighted, subject
 from tests.answer.verdicts import refuted, shown, verdicts
 from tests.conftest import tiny_model
-from tformer.answer.claims import QUICK
+from tformer.answer.experiment import QUICK
 from tformer.answer.lab import Subject
 from tformer.answer.q1_recurrence import memory
 from tformer.answer.q1_recurrence.experiments import EXPERIMENTS

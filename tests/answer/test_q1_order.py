@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from tests.answer.subjects import subject
 from tests.answer.verdicts import refuted, shown, verdicts
 from tests.conftest import tiny_model
-from tformer.answer.claims import QUICK
+from tformer.answer.experiment import QUICK
 from tformer.answer.parts import Rotary, Unmasked
 from tformer.answer.q1_recurrence import order
-from tformer.answer.q1_recurrence.order import Variant
+from tformer.answer.q1_recurrence.order import OrderVariant
 from tformer.answer.tasks import Previous
 from tformer.model import CausalSelfAttention, causal_mask
 from tformer.watch import put_attention
@@ -124,10 +124,10 @@ def test_positions_and_the_mask_of_two_layers_solve_what_needs_order():
 
 def test_the_verdicts_on_order_follow_the_parts():
     broken = {
-        "none, 1 layer": Variant("none, 1 layer", "learned", 1),
-        "rotary, 1 layer": Variant("rotary, 1 layer", "none", 1),
-        "none, 2 layers": Variant("none, 2 layers", "none", 2, partial(put_attention, kind=Unmasked)),
+        "none, 1 layer": OrderVariant("none, 1 layer", "learned", 1),
+        "rotary, 1 layer": OrderVariant("rotary, 1 layer", "none", 1),
+        "none, 2 layers": OrderVariant("none, 2 layers", "none", 2, partial(put_attention, kind=Unmasked)),
     }
-    variants = [broken.get(v.name, v) for v in order.VARIANTS[:5]]
+    variants = [broken.get(v.name, v) for v in order.ORDER_VARIANTS[:5]]
     evidence = order.measure_order(QUICK, 0, None, variants)
     assert refuted(shown(order.show_order, evidence)) == {GUESS, PLACED, MASK_ALONE}

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tests.answer.verdicts import refuted, shown, verdicts
-from tformer.answer.claims import QUICK
+from tformer.answer.experiment import QUICK
 from tformer.answer.lab import build, tiny
 from tformer.answer.q2_qkv import alternatives, scores
 from tformer.text.data import Reversal
@@ -65,19 +65,19 @@ def short(budget_steps=60):
     found = {}
     for name in ("scaled dot", "additive"):
         model = build(config, 0, scores.with_scores(name))
-        found[name] = alternatives.trained_learner(model, task, budget_steps, 0)
+        found[name] = alternatives.train_score(model, task, budget_steps, 0)
     return found
 
 
 def all_eight(found):
     """Evidence for eight of what was trained for two."""
     by_score = {name: found.get(name, found["scaled dot"]) for name in scores.SCORES}
-    return alternatives.LearnersEvidence(3, 4, 32, len(found["additive"].losses), by_score)
+    return alternatives.TrainedScoresEvidence(3, 4, 32, len(found["additive"].losses), by_score)
 
 
 def test_training_learns_and_counts():
     found = short()
-    finding = shown(alternatives.show_learners, all_eight(found))
+    finding = shown(alternatives.show_trained_scores, all_eight(found))
     assert verdicts(finding) == {ALL_LEARN: True, NONE_SEES: True}
     assert found["scaled dot"].learned == 0 and found["additive"].learned == 2 * 32 * 32 + 32
     assert found["additive"].kept > found["scaled dot"].kept
@@ -94,17 +94,17 @@ def test_scores_that_look_nowhere_do_not_learn(monkeypatch):
     # The last symbol repeats the one before it, so the mean of three still tells something.
     task = Reversal(6, 8, 0)
     model = build(tiny(vocab_size=8, n_ctx=11, n_layers=1, n_heads=1), 0, scores.with_scores("additive"))
-    blinded = alternatives.trained_learner(model, task, 120, 0)
+    blinded = alternatives.train_score(model, task, 120, 0)
     assert blinded.steps == 120
-    evidence = alternatives.LearnersEvidence(6, 8, 64, 120, dict.fromkeys(scores.SCORES, blinded))
-    assert refuted(shown(alternatives.show_learners, evidence)) == {ALL_LEARN}
+    evidence = alternatives.TrainedScoresEvidence(6, 8, 64, 120, dict.fromkeys(scores.SCORES, blinded))
+    assert refuted(shown(alternatives.show_trained_scores, evidence)) == {ALL_LEARN}
 
 
 def test_a_score_without_the_mask_sees_the_future(monkeypatch):
     monkeypatch.setitem(
         scores.SCORES, "additive", lambda config: lambda q, k, mask: scores.scaled_dot(q, k, mask | True)
     )
-    assert NONE_SEES in refuted(shown(alternatives.show_learners, all_eight(short(120))))
+    assert NONE_SEES in refuted(shown(alternatives.show_trained_scores, all_eight(short(120))))
 
 
 def test_steps_are_counted_to_nine_tenths():

@@ -6,7 +6,7 @@ from functools import cache
 import torch
 
 from tests.answer.verdicts import refuted, shown, verdicts
-from tformer.answer.claims import QUICK
+from tformer.answer.experiment import QUICK
 from tformer.answer.q2_qkv import cost, scores
 from tformer.answer.q2_qkv.cost import kept_bytes
 

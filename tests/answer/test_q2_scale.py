@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.answer.verdicts import refuted, shown, verdicts
-from tformer.answer.claims import QUICK
+from tformer.answer.experiment import QUICK
 from tformer.answer.lab import build, calls_of, tiny
 from tformer.answer.q2_qkv import scale
 from tformer.model import attention

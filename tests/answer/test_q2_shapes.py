@@ -8,7 +8,7 @@ import torch
 
 from tests.answer.verdicts import refuted, shown, verdicts
 from tests.conftest import needs_nanochat, tiny_model
-from tformer.answer.claims import QUICK
+from tformer.answer.experiment import QUICK
 from tformer.answer.lab import build, calls_of, load_subject
 from tformer.answer.q2_qkv import alternatives, scale, shapes
 from tformer.answer.q2_qkv.experiments import EXPERIMENTS
@@ -26,7 +26,7 @@ ONE_QUERY = "One query on cached keys gives what the last of all queries gives"
 ALL_HOLD = dict.fromkeys((ONE_WIDTH, POSITIONS, EXISTS, ONE_QUERY), True)
 
 
-def test_slugs_are_unique_and_the_budget_has_seeds():
+def test_slugs_are_unique_and_the_effort_has_seeds():
     assert [e.slug for e in EXPERIMENTS] == ["shapes", "scale", "kin", "trained", "cost"]
     assert all(e.quick_seeds >= 2 for e in EXPERIMENTS)
 

@@ -6,11 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.answer.models import random_model
-from tests.answer.subjects import subject
+from tests.answer.subjects import random_model, subject
 from tests.answer.verdicts import refuted, shown, verdicts
 from tformer.answer import parts
-from tformer.answer.claims import QUICK
+from tformer.answer.experiment import QUICK
 from tformer.answer.lab import build, tiny
 from tformer.answer.q3_mlps import alike, facts
 from tformer.answer.tasks import Facts
@@ -108,7 +107,7 @@ def test_a_reversal_run_is_compared_on_its_own_sequences(model):
 
 def test_the_same_gradients_would_be_found(monkeypatch):
     """One MLP for all blocks, examined as if they were several: what training added is the same."""
-    monkeypatch.setattr(facts, "facts_of", lambda budget, seed: Facts(64, seed))
+    monkeypatch.setattr(facts, "facts_for", lambda effort, seed: Facts(64, seed))
     facts.learned_by_heart.cache_clear()
     evidence = alike.measure_parting(QUICK, 0, None, variant="shared")
     facts.learned_by_heart.cache_clear()

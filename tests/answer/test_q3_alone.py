@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.answer.models import random_model
-from tests.answer.subjects import subject
+from tests.answer.subjects import random_model, subject
 from tests.answer.verdicts import refuted, shown, verdicts
-from tformer.answer.claims import QUICK
+from tformer.answer.experiment import QUICK
 from tformer.answer.lab import build, tiny
 from tformer.answer.q3_mlps import alone
 from tformer.answer.q3_mlps.experiments import EXPERIMENTS

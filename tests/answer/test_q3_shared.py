@@ -2,7 +2,7 @@
 
 from tests.answer.verdicts import refuted, shown, verdicts
 from tformer.answer import parts
-from tformer.answer.claims import QUICK
+from tformer.answer.experiment import QUICK
 from tformer.answer.lab import build, tiny
 from tformer.answer.q3_mlps import facts, shared
 from tformer.answer.q3_mlps.experiments import EXPERIMENTS

@@ -8,7 +8,7 @@ import torch
 from tests.answer.subjects import subject
 from tests.answer.verdicts import refuted, verdicts
 from tests.conftest import FAMILIES, tiny_model
-from tformer.answer.claims import QUICK, Seeds
+from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.parts import BOTH, NEITHER, AttentionAlone, NoSkips
 from tformer.answer.q4_skips import alike
 from tformer.answer.q4_skips.stream import RUN
@@ -34,8 +34,8 @@ def test_measures_of_likeness_by_arithmetic():
 
 def test_positions_become_alike_without_skips_alone(monkeypatch):
     assert verdicts(measured()) == {ALIKE: True, ATTENTION_ALONE: True, APART: True}
-    monkeypatch.setitem(alike.VARIANTS, BOTH, NoSkips)
-    monkeypatch.setitem(alike.VARIANTS, NEITHER, Block)
+    monkeypatch.setitem(alike.SKIP_VARIANTS, BOTH, NoSkips)
+    monkeypatch.setitem(alike.SKIP_VARIANTS, NEITHER, Block)
     monkeypatch.setattr(alike, "AttentionAloneNoSkip", AttentionAlone)
     assert refuted(measured()) == {ALIKE, ATTENTION_ALONE, APART}
 

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from tests.answer.models import random_model
-from tests.answer.subjects import subject
+from tests.answer.subjects import random_model, subject
 from tests.answer.verdicts import refuted, verdicts
 from tests.conftest import FAMILIES, tiny_model
-from tformer.answer.claims import QUICK, Seeds
+from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.parts import BOTH, NEITHER, NoSkips, without_norms
 from tformer.answer.q4_skips import gradients
 from tformer.answer.q4_skips.stream import RUN, deep
@@ -38,8 +37,8 @@ def test_gradients_are_those_of_autograd():
 
 def test_gradients_of_queries_need_skips_and_their_size_norms(monkeypatch):
     assert verdicts(measured()) == dict.fromkeys((VANISHES, NORMS_KEEP, USELESS, USEFUL), True)
-    monkeypatch.setitem(gradients.VARIANTS, BOTH, NoSkips)
-    monkeypatch.setitem(gradients.VARIANTS, NEITHER, Block)
+    monkeypatch.setitem(gradients.SKIP_VARIANTS, BOTH, NoSkips)
+    monkeypatch.setitem(gradients.SKIP_VARIANTS, NEITHER, Block)
     monkeypatch.setattr(gradients, "without_norms", lambda model: model)
     assert refuted(measured()) == {VANISHES, USELESS, USEFUL}, "with both skips and norms nothing vanishes"
 

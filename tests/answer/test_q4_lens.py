@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from tests.answer.models import random_model
-from tests.answer.subjects import subject
+from tests.answer.subjects import random_model, subject
 from tests.answer.verdicts import refuted, verdicts
 from tests.conftest import FAMILIES, tiny_model
-from tformer.answer.claims import QUICK, Seeds
+from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.parts import BOTH, NEITHER, NoMLPSkip, NoSkips
 from tformer.answer.q4_skips import lens
 from tformer.loss import cross_entropy
@@ -43,8 +42,8 @@ def test_the_lens_at_the_end_reads_the_model_itself(model):
 
 def test_the_lens_reads_a_stream_with_skips_alone(monkeypatch):
     assert verdicts(measured()) == {IS_SUM: True, READ_EARLY: True, READ_LATE: True}
-    monkeypatch.setitem(lens.VARIANTS, BOTH, NoSkips)
-    monkeypatch.setitem(lens.VARIANTS, NEITHER, Block)
+    monkeypatch.setitem(lens.SKIP_VARIANTS, BOTH, NoSkips)
+    monkeypatch.setitem(lens.SKIP_VARIANTS, NEITHER, Block)
     assert refuted(measured()) == {IS_SUM, READ_EARLY, READ_LATE}
 
 

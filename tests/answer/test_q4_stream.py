@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from tests.answer.models import random_model
-from tests.answer.subjects import subject
+from tests.answer.subjects import random_model, subject
 from tests.conftest import tiny_model
-from tformer.answer.claims import Seeds
+from tformer.answer.experiment import Seeds
 from tformer.answer.q4_skips import stream
 from tformer.answer.q4_skips.experiments import EXPERIMENTS
 

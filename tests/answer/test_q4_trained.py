@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from tests.answer.verdicts import refuted, verdicts
-from tformer.answer.claims import QUICK, Seeds
-from tformer.answer.parts import BOTH, NEITHER, VARIANTS, NoSkips
+from tformer.answer.experiment import QUICK, Seeds
+from tformer.answer.parts import BOTH, NEITHER, SKIP_VARIANTS, NoSkips
 from tformer.answer.q4_skips import trained
 
 SHALLOW = "With 2 blocks every variant learns, also without any skip"
@@ -40,7 +40,7 @@ def test_claims_of_training_fall_with_what_was_trained(evidence):
     deep = evidence.at(8, NEITHER).second_half
     assert with_second_half(2, NEITHER, deep) == {SHALLOW}
     assert with_second_half(8, BOTH, deep) == {DEEP}
-    for name in VARIANTS.keys() - {BOTH}:
+    for name in SKIP_VARIANTS.keys() - {BOTH}:
         assert with_second_half(8, name, 1.0) == {NO_OTHER}
     assert with_second_half(8, trained.COPY, deep) == {COPYING}
 
@@ -51,19 +51,19 @@ def test_a_training_that_diverges_is_counted_with_what_it_had(monkeypatch):
 
     monkeypatch.setattr(trained, "train", diverging)
     task = trained.Reversal(4, 8)
-    training = trained.train_plan(trained.Plan(2, NEITHER, NoSkips), task, 20, 1e-3)
+    training = trained.train_variant(trained.SkipVariant(2, NEITHER, NoSkips), task, 20, 1e-3)
     assert training.losses == [] and training.second_half < 0.5 and len(training.whole) == 2
 
 
 def test_the_better_learning_rate_is_kept_and_one_that_diverged_is_not(monkeypatch):
     """Losses by learning rate: the one that stops early has the lowest, and does not count."""
     losses = {1e-3: [2.0] * 20, 2e-3: [1.0] * 20, 3e-3: [0.1] * 5}
-    plan, task = trained.Plan(2, NEITHER, NoSkips), trained.Reversal(4, 8)
+    variant, task = trained.SkipVariant(2, NEITHER, NoSkips), trained.Reversal(4, 8)
     monkeypatch.setattr(
         trained,
-        "train_plan",
-        lambda plan, task, steps, lr: trained.Training(
-            plan.depth, plan.variant, lr, losses[lr], 0, 0, [], []
+        "train_variant",
+        lambda variant, task, steps, lr: trained.Training(
+            variant.depth, variant.name, lr, losses[lr], 0, 0, [], []
         ),
     )
-    assert trained.best_of_rates(plan, task, 20, list(losses)).lr == 2e-3
+    assert trained.best_of_rates(variant, task, 20, list(losses)).lr == 2e-3

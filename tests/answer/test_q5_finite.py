@@ -7,7 +7,7 @@ import pytest
 from tests.answer.subjects import subject
 from tests.answer.verdicts import refuted, verdicts
 from tests.conftest import FAMILIES, tiny_model
-from tformer.answer.claims import QUICK, Seeds
+from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.parts import adding
 from tformer.answer.q5_mask import finite
 from tformer.model import CausalSelfAttention

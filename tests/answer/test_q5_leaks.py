@@ -7,7 +7,7 @@ import pytest
 from tests.answer.subjects import subject
 from tests.answer.verdicts import refuted, verdicts
 from tests.conftest import FAMILIES, tiny_model
-from tformer.answer.claims import QUICK, Seeds
+from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.parts import unmasked
 from tformer.answer.q5_mask import leaks
 from tformer.answer.tasks import Unshifted
@@ -44,8 +44,8 @@ def test_the_reversal_table_tells_masks_apart():
 
 
 def test_every_claim_on_leaks_falls_when_the_masks_are_exchanged(monkeypatch):
-    monkeypatch.setitem(leaks.FORMULAS, leaks.RIGHT, unmasked)
-    monkeypatch.setitem(leaks.FORMULAS, leaks.NONE, attention)
+    monkeypatch.setitem(leaks.LEAK_FORMULAS, leaks.RIGHT, unmasked)
+    monkeypatch.setitem(leaks.LEAK_FORMULAS, leaks.NONE, attention)
     monkeypatch.setattr(leaks, "TOO_SHORT", attention)
     monkeypatch.setattr(leaks, "Unshifted", lambda task: task)
     assert refuted(measured()) == CLAIMS

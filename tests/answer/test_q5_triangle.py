@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.answer.models import random_model
-from tests.answer.subjects import subject
+from tests.answer.subjects import random_model, subject
 from tests.answer.verdicts import refuted, verdicts
 from tests.conftest import FAMILIES, tiny_model
 from tformer import model as room
-from tformer.answer.claims import QUICK, Seeds
+from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.parts import reaching
 from tformer.answer.q5_mask import triangle
 from tformer.model import CausalSelfAttention, attention
@@ -44,11 +43,11 @@ def test_dependence_is_the_jacobian_of_autograd():
 
 def test_the_triangle_and_what_breaks_it(monkeypatch):
     assert verdicts(measured(5, 6)) == dict.fromkeys((NO_LATER, ITS_OWN, EVERY_LATER, TOO_FAR), True)
-    monkeypatch.setitem(triangle.FORMULAS, triangle.NONE, attention)
-    monkeypatch.setitem(triangle.FORMULAS, triangle.FAR, attention)
+    monkeypatch.setitem(triangle.MASKS, triangle.NONE, attention)
+    monkeypatch.setitem(triangle.MASKS, triangle.FAR, attention)
     monkeypatch.setattr(room, "causal_mask", lambda n, m, device=None: torch.ones(n, m, dtype=torch.bool))
     assert refuted(measured(5)) == {NO_LATER, TOO_FAR}, "all are open now"
-    monkeypatch.setitem(triangle.FORMULAS, triangle.NONE, reaching(1))
+    monkeypatch.setitem(triangle.MASKS, triangle.NONE, reaching(1))
     assert EVERY_LATER in refuted(measured(5))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.answer.models import random_model
+from tests.answer.subjects import random_model
 from tformer.answer.q6_heads import looks
 from tformer.answer.tasks import Repeats
 from tformer.evals.attention import attention_weights

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.answer.models import random_model
-from tests.answer.subjects import subject
+from tests.answer.subjects import random_model, subject
 from tests.answer.verdicts import refuted, verdicts
-from tformer.answer.claims import QUICK, Seeds
+from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.lab import accuracies, build, halves, tiny, train
 from tformer.answer.q6_heads import removed
 from tformer.text.data import Reversal

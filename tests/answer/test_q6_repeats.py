@@ -5,10 +5,9 @@ from functools import cache
 import numpy as np
 import torch
 
-from tests.answer.models import random_model
-from tests.answer.subjects import subject
+from tests.answer.subjects import random_model, subject
 from tests.answer.verdicts import refuted, verdicts
-from tformer.answer.claims import QUICK, Seeds
+from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.lab import build, train
 from tformer.answer.q6_heads import repeats
 from tformer.model import attention
@@ -72,6 +71,6 @@ def test_a_foreign_run_is_scored_and_nothing_claimed():
 
 
 def test_a_run_of_five_positions_is_left_out():
-    assert "5 positions" in (repeats.too_short(subject(random_model(n_ctx=5))) or "")
-    assert repeats.too_short(subject(random_model(n_ctx=6))) is None
-    assert repeats.too_short(None) is None
+    assert "5 positions" in (repeats.too_short_to_repeat(subject(random_model(n_ctx=5))) or "")
+    assert repeats.too_short_to_repeat(subject(random_model(n_ctx=6))) is None
+    assert repeats.too_short_to_repeat(None) is None

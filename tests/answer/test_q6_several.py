@@ -1,7 +1,7 @@
 """Question 6: several heads are better where several places are needed, and one is enough for one."""
 
 from tests.answer.verdicts import refuted, verdicts
-from tformer.answer.claims import QUICK, Seeds
+from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.lab import build, tiny, train
 from tformer.answer.q6_heads import several
 from tformer.answer.tasks import Places

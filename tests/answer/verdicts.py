@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from tformer.answer.claims import Finding, Seeds
+from tformer.answer.claims import Finding
+from tformer.answer.experiment import Seeds
 
 
 def verdicts(finding: Finding) -> dict[str, bool]:

@@ -85,7 +85,8 @@ def place(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "args",
-    [["--help"], ["--version"]] + [[c, "--help"] for c in ("tokenize", "train", "eval", "sample", "answer")],
+    [["--help"], ["--version"], ["eval", "loss", "--help"]]
+    + [[c, "--help"] for c in ("tokenize", "train", "eval", "sample", "answer")],
 )
 def test_help_answers_without_torch(tmp_path, args):
     code = (
@@ -468,7 +469,8 @@ def test_free_words_find_the_nearest_question(tmp_path):
 
 def test_words_that_no_title_has_are_looked_for_in_the_answers():
     found = {
-        words: find(words)[0][0].number for words in ("does order matter", "residual", "mlp", "induction")
+        words: find(words).questions[0].number
+        for words in ("does order matter", "residual", "mlp", "induction")
     }
     assert found == {"does order matter": 1, "residual": 4, "mlp": 3, "induction": 6}
     for words in ("nonsense", "why", "what is the"):
@@ -487,6 +489,10 @@ def test_words_that_no_title_has_are_looked_for_in_the_answers():
         ("tformer eval --run ", {"mine", "other"}),
         ("tformer sample --run m", {"mine"}),
         ("tformer eval l", {"loss", "lambada"}),
+        ("tformer eval --json --run mine l", {"loss", "lambada"}),
+        ("tformer eval --pr", {"--precision", "--prompt"}),
+        ("tformer eval --run mine loss --p", {"--precision"}),
+        ("tformer eval loss --run ", {"mine", "other"}),
         ("tformer eval --precision b", {"bf16"}),
         ("tformer answer sk", {"skip-connections"}),
         ("tformer train --device c", {"cpu", "cuda"}),

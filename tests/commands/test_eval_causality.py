@@ -1,27 +1,21 @@
 """`tformer eval causality`: its exit codes, its object, its picture."""
 
-import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from safetensors.torch import save_file
 
 from tests.commands.test_cli import ENVIRONMENT, tformer
 from tests.conftest import tiny_model
-from tests.evals.test_causality import hiding_by, one_too_far
-from tformer import model as room
 from tformer.cli import app
 from tformer.config import Config
-from tformer.evals.causality import causality
 from tformer.files import cannot_write
 from tformer.run.checkpoint import Run
 from tformer.run.huggingface import to_hf, to_hf_config
-from tformer.run.record import Record
-from tformer.show import terminal
+from tformer.run.record import Record, read_evaluations
 from tformer.text.tokenizer import Tokenizer
 
 
@@ -85,8 +79,17 @@ def test_fewer_than_one_position_is_a_wrong_request(directory):
     assert "--positions" in done.stderr
 
 
-@pytest.mark.parametrize("error", [cannot_write(Path("report.html"), OSError()), OSError(30, "read-only")])
-def test_a_verdict_that_a_run_cannot_keep_stays_the_verdict(tmp_path, monkeypatch, capsys, error):
+@pytest.mark.parametrize("error", [cannot_write(Path("a file"), OSError()), OSError(30, "read-only")])
+@pytest.mark.parametrize(
+    ("refused", "warned", "kept"),
+    [
+        ("tformer.run.record.keep_evaluation", "the result is not kept in {}", 0),
+        ("tformer.show.run_page.write_page", "{}/report.html is not renewed", 1),
+    ],
+)
+def test_a_verdict_that_a_run_cannot_keep_stays_the_verdict(
+    tmp_path, monkeypatch, capsys, error, refused, warned, kept
+):
     run = Run(tmp_path / "run")
     model, tokenizer = tiny_model(), Tokenizer.train("char", ["abcdefghijklmnopqrstuvw"])
     config = Config().updated("model", **model.config.model_dump())
@@ -98,47 +101,11 @@ def test_a_verdict_that_a_run_cannot_keep_stays_the_verdict(tmp_path, monkeypatc
     def refuse(*args):
         raise error
 
-    monkeypatch.setattr("tformer.show.run_page.write_page", refuse)
+    monkeypatch.setattr(refused, refuse)
     code = app(["eval", "causality", "--run", str(run.folder), "--device", "cpu"], standalone_mode=False)
     streams = capsys.readouterr()
     assert not code
     assert streams.out.splitlines()[-1].startswith("passed")
-    assert "not kept" in streams.err
-
-
-def drawn(result, **settings):
-    console = Console(file=io.StringIO(), force_terminal=True, width=80, **settings)
-    terminal.causality_picture(result, console)
-    return console.file.getvalue()
-
-
-def test_a_terminal_gets_coloured_blocks_unless_it_has_no_colour(monkeypatch):
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(room, "causal_mask", one_too_far)
-    result = causality(tiny_model(n_layers=1))
-    blocks = drawn(result, color_system="standard")
-    assert blocks.count("\x1b[1;31m██") == 15 + 1, "one leak before each changed position, and the legend"
-    plain = drawn(result, no_color=True)
-    assert "█" not in plain
-    assert plain.count(" X") == 15
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        (-1e4, "finite: -10,000 in blocks 1, 2, safe for scores up to 9,896; here they reach"),
-        (-10.0, "finite: -10 in blocks 1, 2, safe at no score"),
-    ],
-)
-def test_a_finite_mask_is_said_with_its_safe_score(monkeypatch, value, said):
-    monkeypatch.setattr(room, "attention", hiding_by(value))
-    assert said in " ".join(drawn(causality(tiny_model()), no_color=True).split())
-
-
-def test_more_than_rounding_between_cache_and_full_forward_is_said():
-    model = tiny_model()
-    right = drawn(causality(model), no_color=True)
-    model.embed.register_forward_hook(lambda module, args, output: output * (1 + output.shape[1] / 16))
-    wrong = drawn(causality(model), no_color=True)
-    assert "more than rounding" in wrong
-    assert "more than rounding" not in right
+    assert f"warning: {warned.format(run.folder)}: " in streams.err
+    assert streams.err.count("warning") == 1
+    assert len(read_evaluations(run.folder)) == kept

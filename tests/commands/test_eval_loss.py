@@ -15,14 +15,14 @@ from tformer.errors import RequestError
 from tformer.evals.loss import token_losses
 from tformer.run.huggingface import to_hf, to_hf_config
 from tformer.run.loaded import load
-from tformer.text.data import split_text, write_token_file
+from tformer.text.data import split_text, token_hash, write_token_file
 from tformer.text.tokenizer import Tokenizer
 
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 10
 
 
-def write_run(folder, kind, text, seed, fraction=0.5, vocabulary=300, **changes):
-    """A run directory of random weights that says it was trained on `text`."""
+def write_run(folder, kind, text, seed, fraction=0.5, vocabulary=300, ids=None, **changes):
+    """A run directory of random weights that says it was trained on `text`, or on a token file `ids`."""
     tokenizer = Tokenizer.train(kind, [TEXT], vocabulary)
     model = tiny_model(seed, std=0.1, vocab_size=tokenizer.vocab_size, **changes)
     folder.mkdir(parents=True)
@@ -31,10 +31,11 @@ def write_run(folder, kind, text, seed, fraction=0.5, vocabulary=300, **changes)
     tensors = to_hf(model.config, dict(model.named_parameters(remove_duplicate=False)))
     save_file({name: t.detach().contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
     if text is not None:
+        digest = token_hash(np.load(ids)) if ids else hashlib.sha256(text.read_bytes()).hexdigest()
         record = {
             "data": {"task": "text", "val_fraction": fraction},
             "record": {
-                "data": {"source": [str(text)], "sha256": hashlib.sha256(text.read_bytes()).hexdigest()},
+                "data": {"source": [str(ids or text)], "sha256": digest},
                 "result": {"tokens": 900, "steps": 30, "kept_step": 20},
             },
         }
@@ -188,6 +189,42 @@ def test_a_run_that_was_trained_on_the_text_is_named(place, capsys):
     (place / "part.txt").write_text(TEXT[:300])
     command("loss", run=["char"], data=["part.txt"])
     assert said not in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_token_file_that_a_run_was_trained_on_is_named(place, capsys):
+    said = "was trained on this very text"
+    _, tokenizer = load("char")
+    for name, text in (("mine", TEXT), ("other", TEXT[1:])):
+        write_token_file(place / f"{name}.npy", [np.array(tokenizer.encode(text))], tokenizer.vocab_size)
+    write_run(place / "runs/ids", "char", place / "text.txt", seed=0, ids=place / "mine.npy")
+    command("loss", run=["ids", "char"], data=["mine.npy"])
+    warned = [line for line in capsys.readouterr().err.splitlines() if said in line]
+    assert len(warned) == 1 and "runs/ids" in warned[0]
+    command("loss", run=["ids"])  # its validation part, which it has not seen
+    command("loss", run=["ids"], data=["other.npy"])
+    assert said not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [20, 60, 100])
+def test_a_pipe_gets_every_run_with_its_name_in_one_line(place, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    command("loss", run=["char", "wide", "bpe"])
+    shown = capsys.readouterr().out.splitlines()
+    head = next(line for line in shown if line.startswith("run"))
+    assert head.split()[-1] == "tokens/s"
+    rows = shown[shown.index(head) + 1 :][:3]
+    assert {row.split()[0] for row in rows} == {"char", "wide", "bpe"}
+    assert all(len(row) == len(head) and row.count(" ± ") >= 2 for row in rows)
+
+
+def test_a_run_that_is_here_has_a_name(place, capsys, monkeypatch):
+    monkeypatch.chdir(place / "runs/char")
+    command("loss", run=["."], out=place / "here.html")
+    assert "<title>.: loss on a text</title>" in (place / "here.html").read_text()
+    assert "<h1>char</h1>" in (place / "runs/char/report.html").read_text()
+    command("loss", run=[".", "../wide"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.count(" ± ") > 1]
+    assert {".", "wide"} <= {row.split()[0] for row in rows}
 
 
 def test_a_comparison_has_a_page(place, capsys):

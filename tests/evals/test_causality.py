@@ -12,7 +12,7 @@ from tests.conftest import FAMILIES, tiny_model
 from tformer import model as room
 from tformer import watch
 from tformer.errors import RequestError, TformerError
-from tformer.evals.causality import cache_plans, causality, difference, spread
+from tformer.evals.causality import causality, largest_change, positions_to_change, ways_to_cut
 
 NAMES = ["gpt2", "gpt2-sinusoidal", "nanochat", "nanochat-gqa"]
 ATTENTION, MASK = room.attention, room.causal_mask
@@ -68,7 +68,7 @@ def test_groups_of_rows_give_the_verdict_of_one_batch(monkeypatch):
     monkeypatch.setattr("tformer.evals.causality.ELEMENTS_AT_ONCE", 16 * (23 + 2 * 2 * 16) * 4)
     steps = []
     assert causality(tiny_model(), progress=lambda done, total: steps.append((done, total))).passed
-    n = (1 + len(cache_plans(16)) + 1 + 1) * 4
+    n = (1 + len(ways_to_cut(16)) + 1 + 1) * 4
     assert steps == [(i + 1, n) for i in range(n)], "4 groups of 4 rows for 15 positions, each counted"
     monkeypatch.setattr(room, "attention", hiding_by(0.0))
     assert not causality(tiny_model()).passed
@@ -319,21 +319,21 @@ def test_another_formula_in_one_block_is_asked_and_named():
 
 
 def test_positions_are_spread_evenly_with_both_ends():
-    assert spread(65, 64) == list(range(1, 65))
-    assert spread(64, 64) == list(range(1, 64))
-    positions = spread(1024, 64)
+    assert positions_to_change(65, 64) == list(range(1, 65))
+    assert positions_to_change(64, 64) == list(range(1, 64))
+    positions = positions_to_change(1024, 64)
     assert (len(positions), positions[0], positions[-1]) == (64, 1, 1023)
     assert {b - a for a, b in itertools.pairwise(positions)} <= {16, 17}
-    assert spread(2, 64) == spread(1024, 1) == [1]
+    assert positions_to_change(2, 64) == positions_to_change(1024, 1) == [1]
 
 
 @pytest.mark.parametrize("n_ctx", [2, 3, 4, 16, 64, 65, 1024])
 def test_every_way_through_the_cache_covers_the_context_once(n_ctx):
-    plans = cache_plans(n_ctx)
-    assert all(sum(plan) == n_ctx and min(plan) > 0 for plan in plans)
-    assert len(set(plans)) == len(plans)
-    assert plans[0] == (n_ctx,)
-    assert all(plan[-1] == 1 for plan in plans[1:]), "the end goes token by token"
+    cuts = ways_to_cut(n_ctx)
+    assert all(sum(pieces) == n_ctx and min(pieces) > 0 for pieces in cuts)
+    assert len(set(cuts)) == len(cuts)
+    assert cuts[0] == (n_ctx,)
+    assert all(pieces[-1] == 1 for pieces in cuts[1:]), "the end goes token by token"
 
 
 def test_a_spread_of_positions_keeps_the_size_of_the_picture():
@@ -350,7 +350,7 @@ def test_a_spread_of_positions_keeps_the_size_of_the_picture():
 def test_a_difference_of_one_bit_is_a_difference(dtype):
     a = torch.tensor([1.0, 0.0, -2.0, 3.0], dtype=dtype).view(1, 4, 1)
     b = torch.tensor([1.0, -0.0, math.nan, 3.5], dtype=dtype).view(1, 4, 1)
-    same, sign, nan, half = difference(a, b)[0].tolist()
+    same, sign, nan, half = largest_change(a, b)[0].tolist()
     assert same == 0
     assert sign > 0
     assert nan > 1e38

@@ -1,75 +1,24 @@
-"""LAMBADA: the measure against its formula on transformers' own model, and the commands that use it."""
+"""LAMBADA: the measure against its formula on transformers' own model, and what cannot be asked."""
 
-import json
 import math
 import re
 import time
 from dataclasses import asdict, replace
-from functools import lru_cache
 
 import numpy as np
 import pytest
 import torch
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import SHARED, tiny_model
-from tformer.cli import app
+from tests.passages import EDGES, N_CTX, TEXTS, by_the_formula, tokenizer_of
 from tformer.errors import RequestError, TformerError
 from tformer.evals import lambada as room
 from tformer.evals.lambada import encode_passages, lambada, read_passages, split_last_word
-from tformer.run.huggingface import load_model, tokenizer_config
-from tformer.run.record import read_lines, read_record
-from tformer.show.svg import loss_svg
+from tformer.run.huggingface import load_model
 from tformer.text.corpus import LAMBADA, download
 from tformer.text.tokenizer import Tokenizer
-
-WORDS = [
-    "the",
-    "sun",
-    "and",
-    "moon",
-    "o'er",
-    "a",
-    "sea",
-    "of",
-    "stars;",
-    '"so',
-    "be",
-    'it,"',
-    "said",
-    "Ann.",
-    "night|day",
-    "zz,",
-    "zzz!",
-    "to",
-    "or",
-    "not",
-]
-N_CTX = 24
-
-
-def made_up(n, seed=0):
-    """Passages of words drawn at random, many ending so that a tied model of random weights, which
-    expects every token again, predicts the word (one twice) or its last token alone (qq, two bytes)."""
-    rng = np.random.default_rng(seed)
-    texts = []
-    for i in range(n):
-        words = [str(word).replace("|", "\n\n") for word in rng.choice(WORDS, size=rng.integers(3, 30))]
-        texts.append(" ".join([*words, *([], [words[-1]], ["qq"])[i % 3]]))
-    return texts
-
-
-TEXTS = made_up(200)
-EDGES = ["one", " two", "two  spaces", "a line\n\nbreak", "then\n word", "end \n", "é “ünder”"]
-
-
-@lru_cache
-def tokenizer_of(kind):
-    text = "\n".join(TEXTS + EDGES)
-    return Tokenizer.train(kind, [text if kind == "char" else text.replace("qq", "")], 300)
-
 
 # ---------------------------------------------------------------------------- the word
 
@@ -131,55 +80,6 @@ def test_what_a_model_cannot_be_asked_is_passed_over_and_named():
 
 
 # ---------------------------------------------------------------------------- the measure
-
-
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory):
-    """A directory that transformers saved: GPT-2 of random weights, a BPE tokenizer, passages."""
-    folder = tmp_path_factory.mktemp("theirs")
-    tokenizer = tokenizer_of("bpe")
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=tokenizer.vocab_size,
-        n_positions=N_CTX,
-        n_embd=32,
-        n_layer=2,
-        n_head=2,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    model = transformers.GPT2LMHeadModel(config).eval()
-    with torch.no_grad():
-        model.transformer.wte.weight *= 3
-        model.transformer.ln_f.weight *= 2
-    model.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(N_CTX)))
-    write_passages(folder / "passages.jsonl", TEXTS)
-    return folder
-
-
-def write_passages(path, texts):
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return path
-
-
-@torch.inference_mode()
-def by_the_formula(folder, texts):
-    """lm-eval's lambada_openai, a passage at a time: losses and hits of words, and of last tokens."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    encode = transformers.AutoTokenizer.from_pretrained(folder).encode
-    rows = []
-    for text in texts:
-        context, target = " ".join(text.split(" ")[:-1]), " " + text.split(" ")[-1]
-        start, whole = encode(context), encode(context + target)
-        word = whole[len(start) :]
-        window = (start + word)[-(N_CTX + 1) :]
-        logits = model(torch.tensor([window[:-1]])).logits[0, -len(word) :].double().log_softmax(-1)
-        losses = [-float(row[i]) for row, i in zip(logits, word, strict=True)]
-        hits = [int(row.argmax()) == i for row, i in zip(logits, word, strict=True)]
-        rows.append((sum(losses), all(hits), losses[-1], hits[-1]))
-    return [np.array(column) for column in zip(*rows, strict=True)]
 
 
 def test_the_result_is_that_of_the_formula_on_transformers(theirs, monkeypatch):
@@ -298,144 +198,7 @@ def test_a_download_is_the_one_file_or_refused(tmp_path, monkeypatch, broken):
         assert len(read_passages(str(LAMBADA.path))) == 5153
 
 
-# ---------------------------------------------------------------------------- the command
-
-
-def tformer(*arguments):
-    """The command, in this process."""
-    app([*arguments, "--device", "cpu"], standalone_mode=False)
-
-
-def result_of(capsys, *arguments):
-    tformer("eval", "lambada", "--json", *arguments)
-    return json.loads(capsys.readouterr().out)
-
-
-def test_a_directory_of_transformers_is_judged_by_the_command(theirs, capsys, monkeypatch, tmp_path):
-    loss, right, *_ = by_the_formula(theirs, TEXTS)
-    data = str(theirs / "passages.jsonl")
-    result = result_of(capsys, "--run", str(theirs), "--data", data)
-    assert (result["run"], result["n"], result["accuracy"]) == (str(theirs), 200, right.mean())
-    assert result["perplexity"] == pytest.approx(math.exp(loss.mean()), rel=1e-3)
-    few = result_of(capsys, "--run", str(theirs), "--data", data, "--limit", "7")
-    assert few["n"] == 7 and few["next_word_loss"] == pytest.approx(loss[:7].mean(), abs=1e-5)
-    monkeypatch.setenv("TFORMER_CACHE", str(tmp_path))  # the test set, were it so small
-    write_passages(tmp_path / "lambada_test.jsonl", TEXTS[:9])
-    assert result_of(capsys, "--run", str(theirs))["n"] == 9
-
-
-def test_the_table_names_what_is_the_word_and_what_is_its_last_token(theirs, capsys, monkeypatch):
-    monkeypatch.chdir(theirs)
-    tformer("eval", "lambada", "--run", ".", "--data", "passages.jsonl")
-    shown = " ".join(capsys.readouterr().out.split())
-    result = lambada(load_model(theirs), encode_passages(TEXTS, Tokenizer.load(theirs), N_CTX))
-    names = {"whole last word": result.accuracy, "last token only": result.last_token_accuracy}
-    for name, p in names.items():
-        assert re.search(rf"{name} {100 * p:.2f} % \d\.\d\d % \d", shown)
-    assert f"200 of passages.jsonl, {result.cut} cut to their end" in shown
-
-
-@pytest.mark.parametrize("arguments", [("loss", "--limit", "3"), ("lambada", "--limit", "0")])
-def test_a_limit_that_means_nothing_is_refused(theirs, arguments):
-    with pytest.raises(RequestError, match="--limit"):
-        tformer("eval", *arguments, "--run", str(theirs))
-
-
 # ---------------------------------------------------------------------------- while training
-
-TINY = [
-    "--set",
-    "model.n_layers=1",
-    "--set",
-    "model.n_heads=2",
-    "--set",
-    "model.d_model=16",
-    "--set",
-    "model.n_ctx=24",
-    "--set",
-    "train.eval_every=5",
-    "--batch-size",
-    "4",
-    "--precision",
-    "fp32",
-    "--set",
-    "train.keep=last",
-]
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with a text and passages."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.txt").write_text("\n".join(TEXTS), encoding="utf-8")
-    write_passages(tmp_path / "p.jsonl", TEXTS[:30])
-    return tmp_path
-
-
-def train(*arguments, data="a.txt"):
-    tformer("train", data, "--tokenizer", "char", "--out", "run", *TINY, *arguments)
-
-
-def logged(folder):
-    return {
-        m["step"]: m["next_word_loss"] for m in read_lines(folder / "metrics.jsonl") if "next_word_loss" in m
-    }
-
-
-def test_a_run_logs_the_loss_of_last_words_and_goes_on_with_it(place, capsys):
-    train("--steps", "10", "--eval-data", "p.jsonl")
-    first = logged(place / "run")
-    assert list(first) == [5, 10]
-    capsys.readouterr()
-    judged = result_of(capsys, "--run", "run", "--data", "p.jsonl")
-    assert first[10] == pytest.approx(judged["next_word_loss"], rel=1e-6)
-    assert judged["perplexity"] == pytest.approx(math.exp(first[10]), rel=1e-6)
-    assert [line["task"] for line in read_lines(place / "run" / "evals.jsonl")][-1] == "lambada"
-    train("--steps", "20", "--resume")
-    again = logged(place / "run")
-    assert list(again) == [5, 10, 15, 20] and again | first == again
-    kept = read_record(place / "run").eval_data
-    assert kept.source == str(place / "p.jsonl") and kept.passages == 30
-
-
-def test_a_run_goes_on_with_the_passages_that_it_has(place):
-    train("--steps", "5", "--eval-data", "p.jsonl")
-    (place / "p.jsonl").rename(place / "moved.jsonl")
-    with pytest.raises(RequestError, match=r"no passages at .*p\.jsonl .*--eval-data FILE"):
-        train("--steps", "10", "--resume")
-    write_passages(place / "p.jsonl", TEXTS[30:50])
-    with pytest.raises(RequestError, match="has changed"):
-        train("--steps", "10", "--resume")
-    train("--steps", "10", "--resume", "--eval-data", "moved.jsonl")
-    assert list(logged(place / "run")) == [5, 10]
-
-
-def test_a_run_without_passages_may_take_some_when_it_goes_on(place):
-    train("--steps", "5")
-    train("--steps", "10", "--resume", "--eval-data", "p.jsonl")
-    assert list(logged(place / "run")) == [10]
-
-
-def test_a_run_that_keeps_no_text_for_validation_is_judged_by_passages(place):
-    train("--steps", "10", "--eval-data", "p.jsonl", "--set", "data.val_fraction=0")
-    assert list(logged(place / "run")) == [5, 10]
-
-
-@pytest.mark.parametrize("name", ["no.jsonl", "a.txt"])
-def test_passages_that_cannot_be_used_are_refused_before_a_run_is_made(place, name):
-    with pytest.raises(RequestError, match=re.escape(name)):
-        train("--steps", "5", "--eval-data", name)
-    with pytest.raises(RequestError, match="is on reversal"):
-        tformer("train", "reversal", "--out", "run", "--eval-data", "p.jsonl")
-    assert not (place / "run").exists()
-
-
-def test_last_words_are_drawn_in_a_picture_of_their_own():
-    metrics = [{"step": i, "loss": 3.0, "lr": 0.1, "val_loss": 3.0} for i in (1, 2, 3)]
-    plain = loss_svg(metrics, "run")
-    drawn = loss_svg([m | {"next_word_loss": 20.0 - m["step"]} for m in metrics], "run")
-    assert "axes_3" not in plain and "axes_3" in drawn, "beside the losses and the learning rate"
-    assert "nats per word" in drawn and "nats per word" not in plain
 
 
 @pytest.mark.slow

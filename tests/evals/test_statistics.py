@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tformer.errors import RequestError
-from tformer.evals.statistics import Scored, difference, ratio_stderr, same_cuts, stretch_stderr
+from tformer.evals.statistics import (
+    Scored,
+    binomial_interval,
+    difference,
+    ratio_stderr,
+    same_cuts,
+    stretch_stderr,
+)
 
 
 def test_with_equal_units_the_error_is_that_of_a_mean():
@@ -83,3 +90,25 @@ def test_losses_per_token_compare_only_between_equal_tokens():
     one = Scored(np.ones(3), np.array([1, 2, 3, 4]), 4)
     assert same_cuts(one, Scored(np.zeros(3), np.array([1, 2, 3, 4]), 2))
     assert not same_cuts(one, Scored(np.ones(2), np.array([1, 2, 4]), 4))
+
+
+# ---------------------------------------------------------------------------- the binomial interval
+
+
+@pytest.mark.parametrize(("n", "p"), [(1, 0.5), (10, 0.1), (200, 0.04), (18_000, 1 / 26)])
+def test_the_binomial_interval_is_exact(n, p):
+    low, high = binomial_interval(n, p, 0.999)
+    pmf = [
+        math.exp(
+            math.lgamma(n + 1)
+            - math.lgamma(k + 1)
+            - math.lgamma(n - k + 1)
+            + k * math.log(p)
+            + (n - k) * math.log1p(-p)
+        )
+        for k in range(n + 1)
+    ]
+    k_low, k_high = round(low * n), round(high * n)
+    assert sum(pmf[:k_low]) <= 0.0005 < sum(pmf[: k_low + 1])
+    assert sum(pmf[k_high + 1 :]) <= 0.0005 + 1e-12
+    assert sum(pmf[k_high:]) > 0.0005

@@ -17,17 +17,13 @@ from tformer.errors import RequestError, TformerError
 from tformer.run.checkpoint import Run, open_run
 from tformer.run.data import prepare_data
 from tformer.run.record import read_record
+from tformer.show.training import draw_last
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.fit import State
+from tformer.training.opening import Prepared, open_session
 from tformer.training.optim import Optimizers
-from tformer.training.session import (
-    Session,
-    decide,
-    finish,
-    open_session,
-    resume_config,
-    train_session,
-)
+from tformer.training.session import Session
+from tformer.training.settings import decide, resume_config
 
 CPU = torch.device("cpu")
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 4
@@ -36,18 +32,6 @@ KINDS = {
     "nanochat-muon": {"model": {"family": "nanochat"}, "train": {"optimizer": "muon"}},
 }
 CHECKPOINT = ("manifest.json", "model.safetensors", "optimizer.safetensors")
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(request, monkeypatch):
-    """Drawing the loss takes longer than all the training here."""
-    if "pictures" not in request.fixturenames:
-        monkeypatch.setattr("tformer.training.session.loss_svg", lambda metrics, title: "<svg/>")
-
-
-@pytest.fixture
-def pictures():
-    """Asks for real ones."""
 
 
 @pytest.fixture
@@ -78,14 +62,14 @@ def begin(run: Run, text: Path, wanted: Config) -> Session:
     """What `tformer train` does, with or without --resume."""
     tokenizer = Tokenizer.load(run.folder) if (run.folder / "tokenizer.json").exists() else None
     data = prepare_data(wanted, [str(text)], tokenizer, run.record().data.sha256)
-    return open_session(run, decide(wanted, CPU, data.tokenizer.vocab_size), data, CPU)
+    return open_session(run, Prepared(decide(wanted, CPU, data.tokenizer.vocab_size), data, CPU))
 
 
 def train(folder: Path, text: Path, wanted: Config, until: int = 0, killed_after: int = 0) -> Session:
     """Train to the end, or be stopped by a signal after `until`, or by a kill after `killed_after`."""
     with open_run(folder) as run:
         session = begin(run, text, wanted)
-        for report in train_session(session, stop=lambda: session.state.step == until):
+        for report in session.train(stop=lambda: session.state.step == until):
             if report.state.step == killed_after:
                 break  # nothing after the yield happens
         return session
@@ -119,10 +103,12 @@ def test_a_checkpoint_holds_weights_optimizer_and_state_to_the_bit(model, optimi
     optimizers.step(0.1)
     state = State(step=12, tokens=99, seconds=0.1 + 0.2, evals_since_best=1)  # best_val_loss is infinite
     with open_run(tmp_path) as run:
-        folder = run.write_checkpoint(model, optimizers, state, 2, {"seed": 7})
+        tensors = optimizers.state_tensors()
+        folder = run.write_checkpoint(model, tensors, state.as_dict(), 2, {"seed": 7})
         found, problems = run.read_checkpoint(model)
     assert folder == tmp_path / "checkpoints" / "step-00000012"
-    assert (found.step, found.state, problems, found.manifest["seed"]) == (12, state, [], 7)
+    assert (found.step, problems, found.manifest["seed"]) == (12, [], 7)
+    assert State.from_dict(found.state) == state
     for tensors, expected in (
         (found.model, model.state_dict()),
         (found.optimizer, optimizers.state_tensors()),
@@ -138,9 +124,11 @@ def test_a_run_without_checkpoints_has_none_and_no_problem(tmp_path):
         assert run.read_checkpoint(tiny_model()) == (None, [])
 
 
-def test_a_run_directory_holds_what_the_contract_says_and_no_pickle(tmp_path, text, pictures):
+def test_a_run_directory_holds_what_the_contract_says_and_no_pickle(tmp_path, text):
     folder = tmp_path / "run"
-    train(folder, text, config())
+    session = train(folder, text, config())
+    session.finish()
+    draw_last(session)
     top = {
         "config.json",
         "model.safetensors",
@@ -150,9 +138,10 @@ def test_a_run_directory_holds_what_the_contract_says_and_no_pickle(tmp_path, te
         "tformer.yaml",
         "metrics.jsonl",
         "loss.svg",
+        "report.html",
     }
     checkpoints = {f"checkpoints/step-0000000{n}/{name}" for n in (6, 8) for name in CHECKPOINT}
-    assert files(folder) - {"report.html"} == top | checkpoints
+    assert files(folder) == top | checkpoints
     for path in map(folder.joinpath, files(folder)):
         data = path.read_bytes()
         if path.suffix == ".safetensors":
@@ -252,7 +241,7 @@ DAMAGE = {
     "manifest a list": lambda folder: (folder / "manifest.json").write_text("[]"),
     "manifest huge": lambda folder: (folder / "manifest.json").write_bytes(b" " * (2 << 20)),
     "manifest deep": lambda folder: (folder / "manifest.json").write_text("[" * 100_000),
-    "newer format": edit(lambda m: m.update(format=2)),
+    "older format": edit(lambda m: m.update(format=0)),
     "no format": edit(lambda m: m.pop("format")),
     "no files": edit(lambda m: m.pop("files")),
     "files a list": edit(lambda m: m.update(files=[1])),
@@ -269,9 +258,7 @@ def finished(tmp_path_factory) -> tuple[Path, Config, int]:
     """A run with checkpoints of steps 2 and 4; to be copied, not changed."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "text.txt").write_text(TEXT)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tformer.training.session.loss_svg", lambda metrics, title: "")
-        session = train(folder / "run", folder / "text.txt", config(steps=4))
+    session = train(folder / "run", folder / "text.txt", config(steps=4))
     return folder / "run", session.config, session.config.model.vocab_size
 
 
@@ -318,7 +305,7 @@ def test_training_goes_on_over_a_damaged_checkpoint_and_replaces_it(copied, text
     whole = (copied[0] / "checkpoints" / "step-00000004" / "optimizer.safetensors").read_bytes()
     flip("optimizer.safetensors", 0.7)(copied[0] / "checkpoints" / "step-00000004")
     session = train(copied[0], text, copied[1])
-    assert len(session.problems) == 1
+    assert len(session.warnings) == 1
     assert (copied[0] / "checkpoints" / "step-00000004" / "optimizer.safetensors").read_bytes() == whole
     assert read(*copied)[1] == []
 
@@ -338,7 +325,7 @@ def test_pruning_never_removes_the_checkpoint_just_written_for_damaged_newer_one
 
 def save(run: Run, model, step: int, keep: int = 2) -> None:
     optimizers = Optimizers(model, TrainConfig.model_validate({}))
-    run.write_checkpoint(model, optimizers, State(step=step), keep, {})
+    run.write_checkpoint(model, optimizers.state_tensors(), State(step=step).as_dict(), keep, {})
 
 
 def steps_of(folder: Path) -> list[str]:
@@ -546,7 +533,7 @@ def test_a_finished_run_takes_no_step_and_changes_no_weight(copied, text):
 def test_a_finished_run_of_which_more_is_asked_is_unfinished_until_it_is_done(copied, text):
     folder = copied[0]
     with open_run(folder) as run:
-        finish(begin(run, text, copied[1]))
+        begin(run, text, copied[1]).finish()
     assert read_record(folder).is_finished
     train(folder, text, resumed(copied, "train.steps=8"), until=5)
     assert not read_record(folder).is_finished

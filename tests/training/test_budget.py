@@ -12,10 +12,10 @@ from tformer.config import Config, TrainConfig
 from tformer.errors import RequestError
 from tformer.run.checkpoint import open_run
 from tformer.run.data import prepare_data
-from tformer.training import budget
-from tformer.training.budget import Costs, settle, steps_within
+from tformer.training.budget import Costs, TimeLimit, settle, steps_within
 from tformer.training.noted import loss_by_position, sampled_line
-from tformer.training.session import decide, open_session, train_session
+from tformer.training.opening import Prepared, build_session
+from tformer.training.settings import decide
 
 CPU = torch.device("cpu")
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 40
@@ -37,12 +37,6 @@ class Clock:
         self.now += self.per_window * windows
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(budget, "loss_svg", lambda metrics, title: "")
-    monkeypatch.setattr("tformer.training.session.loss_svg", lambda metrics, title: "")
-
-
 def config(**train) -> Config:
     small = {"n_ctx": 8, "n_layers": 1, "n_heads": 2, "d_model": 8, "dropout": 0.2}
     steps = {
@@ -57,25 +51,28 @@ def config(**train) -> Config:
     return Config.model_validate({"model": small, "train": steps | train})
 
 
-def session_of(run, folder: Path, settling=lambda session: None, wanted=None):
+def session_of(run, folder: Path, clock: Clock, limit: TimeLimit | None = None, wanted=None, measures=()):
+    """As `open_session` does it, on a clock that goes on as the model works."""
     (folder / "text.txt").write_text(TEXT)
     wanted = wanted or config()
     data = prepare_data(wanted, [str(folder / "text.txt")])
-    return open_session(run, decide(wanted, CPU, data.tokenizer.vocab_size), data, CPU, None, settling)
+    wanted = decide(wanted, CPU, data.tokenizer.vocab_size)
+    session = build_session(run, Prepared(wanted, data, CPU, at_evaluation=measures))
+    clock.watch(session.model)
+    if limit:
+        session = session.within(settle(session, limit, clock=clock))
+    session.begin()
+    return session
 
 
 def test_a_run_ends_inside_its_budget_and_uses_it(tmp_path):
     clock = Clock(0.05, at=100.0)
     minutes, began = 2.0, 93.0  # seven seconds went into beginning
 
-    def settling(session):
-        clock.watch(session.model)
-        session.at_evaluation += [sampled_line, loss_by_position]
-        settle(session, minutes, began, clock)
-
+    limit, measures = TimeLimit(minutes, began), (sampled_line, loss_by_position)
     with open_run(tmp_path / "run") as run:
-        session = session_of(run, tmp_path, settling)
-        reports = list(train_session(session))
+        session = session_of(run, tmp_path, clock, limit, measures=measures)
+        reports = list(session.train())
     took = clock() - began
     assert 0.9 * 60 * minutes < took < 60 * minutes
     made = session.record.budget
@@ -89,11 +86,9 @@ def test_a_run_ends_inside_its_budget_and_uses_it(tmp_path):
 def test_evaluations_that_take_most_of_the_time_are_counted(tmp_path):
     clock = Clock(0.02)
     with open_run(tmp_path / "run") as run:
-        often = session_of(
-            run, tmp_path, lambda s: (clock.watch(s.model), settle(s, 1.0, 0.0, clock)), config(eval_every=5)
-        )
+        often = session_of(run, tmp_path, clock, TimeLimit(1.0, 0.0), config(eval_every=5))
         n = often.config.train.steps
-        list(train_session(often))
+        list(often.train())
     assert 54 < clock() < 60
     assert n < 0.5 * 60 / 0.08, "half of the time or more is evaluation"
 
@@ -104,21 +99,19 @@ def test_measuring_changes_nothing_but_the_steps(tmp_path):
     for folder in folders:
         folder.mkdir()
         clock = Clock(0.01)
-
-        def settling(session, folder=folder, clock=clock):
-            clock.watch(session.model)
+        wanted = config() if folder.name == "measured" else config(steps=seen["steps"])
+        with open_run(folder / "run") as run:
+            session = session_of(run, folder, clock, wanted=wanted)
             if folder.name == "measured":
                 before = torch.random.get_rng_state()
-                settle(session, 0.1, 0.0, clock)
+                made = settle(session, TimeLimit(0.1, 0.0), clock=clock)
                 assert torch.equal(before, torch.random.get_rng_state())
                 assert not session.optimizers.state_tensors()
                 assert all(p.grad is None for p in session.model.parameters())
-
-        wanted = config() if folder.name == "measured" else config(steps=seen["steps"])
-        with open_run(folder / "run") as run:
-            session = session_of(run, folder, settling, wanted)
+                assert session.judged is None and session.config.train.steps == wanted.train.steps
+                session = session.within(made)
             seen["steps"] = session.config.train.steps
-            list(train_session(session))
+            list(session.train())
     one, other = ((f / "run") for f in folders)
     assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
     lines = [[json.loads(x) for x in (f / "metrics.jsonl").read_text().splitlines()] for f in (one, other)]
@@ -132,12 +125,20 @@ def test_too_short_a_time_is_refused_with_one_that_is_enough_and_nothing_is_writ
         pytest.raises(RequestError, match="give at least --minutes") as caught,
         open_run(tmp_path / "r") as run,
     ):
-        session_of(run, tmp_path, lambda s: (clock.watch(s.model), settle(s, 0.02, 0.0, clock)))
+        session_of(run, tmp_path, clock, TimeLimit(0.02, 0.0))
     assert not (tmp_path / "r").exists()
     enough = float(str(caught.value).partition("at least --minutes ")[2].partition(",")[0])
     clock = Clock(0.5)
     with open_run(tmp_path / "r") as run:
-        session_of(run, tmp_path, lambda s: (clock.watch(s.model), settle(s, enough, 0.0, clock)))
+        session_of(run, tmp_path, clock, TimeLimit(enough, 0.0))
+
+
+def test_the_time_that_pictures_take_is_left_for_them(tmp_path):
+    with open_run(tmp_path / "run") as run:
+        clock = Clock(0.01)
+        session = session_of(run, tmp_path, clock, wanted=config(eval_every=0))
+        steps = [settle(session, TimeLimit(1.0, clock()), drawing, clock).steps for drawing in (0.0, 20.0)]
+    assert steps[0] - steps[1] == pytest.approx(20.0 / 0.04, rel=0.02), "a step takes 0.04 s"
 
 
 COSTS = st.builds(Costs, *[st.floats(1e-4, 10)] * 1, *[st.floats(0, 50)] * 3)

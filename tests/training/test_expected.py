@@ -151,7 +151,7 @@ def test_a_run_without_a_band_says_why():
 def test_what_is_decided_at_the_beginning_does_not_take_the_band_away(tmp_path):
     import torch
 
-    from tformer.training.session import decide
+    from tformer.training.settings import decide
 
     config = merge([preset_layer("reversal")])
     data = prepare_data(config, ["reversal"])

@@ -19,9 +19,10 @@ from tformer.run.checkpoint import open_run
 from tformer.run.data import prepare_data
 from tformer.run.huggingface import to_hf
 from tformer.text.data import Windows
-from tformer.training.fit import DivergedError, State, fit
+from tformer.training.fit import DivergedError, Learner, State, fit
+from tformer.training.opening import Prepared, open_session
 from tformer.training.optim import Optimizers, lr_at
-from tformer.training.session import Session, open_session, train_session
+from tformer.training.session import Session
 
 BATCHES = Windows(np.random.default_rng(0).integers(23, size=400).astype(np.uint16), 16)
 
@@ -57,7 +58,7 @@ def trained(train: TrainConfig, seed: int = 0, batches=BATCHES, **model_changes)
     torch.manual_seed(seed)
     model = Transformer(tiny_config(**model_changes))
     optimizers = Recording(model, train)
-    return model, optimizers, list(fit(model, optimizers, batches, train, State()))
+    return model, optimizers, list(fit(Learner(model, optimizers), batches, train, State()))
 
 
 def weights(model) -> list[torch.Tensor]:
@@ -88,7 +89,7 @@ def test_a_report_is_the_loss_on_the_batch_before_the_update():
     logits = model(inputs)
     expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
     norm = torch.stack([g.norm() for g in torch.autograd.grad(expected, [*model.parameters()])]).norm()
-    (report,) = fit(model, Optimizers(model, train), BATCHES, train, State())
+    (report,) = fit(Learner(model, Optimizers(model, train)), BATCHES, train, State())
     assert report.loss == pytest.approx(expected.item(), rel=1e-6)
     assert report.grad_norm == pytest.approx(norm.item(), rel=1e-5)
 
@@ -153,7 +154,7 @@ def test_divergence_stops_before_the_weights_are_spoiled(what, value, clip):
         return logits
 
     with pytest.raises(DivergedError, match="step 4"):
-        for report in fit(model, optimizers, BATCHES, train, State(), forward=forward):
+        for report in fit(Learner(model, optimizers, forward), BATCHES, train, State()):
             steps.append(report)
             before = weights(model), [t.clone() for t in optimizers.state_tensors().values()]
     assert len(steps) == 3
@@ -165,7 +166,13 @@ def test_patience_stops_after_evaluations_without_improvement():
     losses = iter([3.0, 2.0, 2.5, 2.0, 1.0, 0.5])  # an equal loss is no improvement
     model, train = tiny_model(), config(eval_every=1, patience=2, steps=9)
     reports = list(
-        fit(model, Optimizers(model, train), BATCHES, train, State(), validate=lambda: (next(losses), 1.5))
+        fit(
+            Learner(model, Optimizers(model, train)),
+            BATCHES,
+            train,
+            State(),
+            validate=lambda: (next(losses), 1.5),
+        )
     )
     assert [r.is_best for r in reports] == [True, True, False, False]
     assert [r.stops_early for r in reports] == [False, False, False, True]
@@ -176,7 +183,9 @@ def test_patience_stops_after_evaluations_without_improvement():
 
 def test_evaluations_come_every_so_many_steps_and_at_the_end():
     model, train = tiny_model(), config(eval_every=3, steps=7)
-    reports = fit(model, Optimizers(model, train), BATCHES, train, State(), validate=lambda: (1.0, 1.0))
+    reports = fit(
+        Learner(model, Optimizers(model, train)), BATCHES, train, State(), validate=lambda: (1.0, 1.0)
+    )
     assert [r.state.step for r in reports if r.val_loss is not None] == [3, 6, 7]
 
 
@@ -219,7 +228,7 @@ def test_training_from_the_middle_takes_the_very_same_steps(optimizer, stop):
         torch.rand(7)  # an evaluation may draw what it likes
         return 1.0, 1.0
 
-    for report in fit(model, optimizers, BATCHES, train, State(), validate=noisy):
+    for report in fit(Learner(model, optimizers), BATCHES, train, State(), validate=noisy):
         whole.append((report.loss, report.grad_norm, report.lr))
         if report.state.step == stop:
             tensors = {k: t.clone() for k, t in optimizers.state_tensors().items()}
@@ -228,7 +237,7 @@ def test_training_from_the_middle_takes_the_very_same_steps(optimizer, stop):
     torch.manual_seed(999)
     resumed = Optimizers(second, train)
     resumed.load_state_tensors(tensors)
-    rest = list(fit(second, resumed, BATCHES, train, state, validate=noisy))
+    rest = list(fit(Learner(second, resumed), BATCHES, train, state, validate=noisy))
     assert [(r.loss, r.grad_norm, r.lr) for r in rest] == whole[stop:]
     assert rest[-1].state.tokens == 6 * 4 * 16
     assert same(weights(second), weights(model))
@@ -241,7 +250,7 @@ def test_a_state_survives_json_infinity_included():
 
 def test_a_finished_state_takes_no_step():
     model, train = tiny_model(), config()
-    assert not list(fit(model, Optimizers(model, train), BATCHES, train, replace(State(), step=6)))
+    assert not list(fit(Learner(model, Optimizers(model, train)), BATCHES, train, replace(State(), step=6)))
 
 
 # ---------------------------------------------------------------------------- which weights are kept
@@ -259,10 +268,9 @@ def test_model_safetensors_holds_the_best_or_the_last_weights(keep, kept, tmp_pa
     whole = whole.updated("model", vocab_size=data.tokenizer.vocab_size)
     losses = iter([3.0, 2.0, 2.5, 2.0])
     monkeypatch.setattr(Session, "validate", lambda self: (next(losses), 1.0))
-    monkeypatch.setattr("tformer.training.session.loss_svg", lambda metrics, title: "")
     with open_run(tmp_path / "run") as run:
-        session = open_session(run, whole, data, torch.device("cpu"))
-        for report in train_session(session):
+        session = open_session(run, Prepared(whole, data, torch.device("cpu")))
+        for report in session.train():
             if report.state.step == kept:
                 expected = to_hf(session.config.model, session.model.state_dict())
     found = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import FAMILIES, tiny_model
 from tformer.config import TrainConfig
+from tformer.errors import TformerError
 from tformer.training.optim import NEWTON_SCHULZ, Muon, Optimizers, lr_at, orthogonalise
 
 BOTH = pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -304,5 +305,5 @@ def test_loaded_optimizer_state_gives_the_next_step_to_the_bit(family, optimizer
 
 
 def test_state_of_a_parameter_that_is_not_there_is_refused():
-    with pytest.raises(KeyError):
+    with pytest.raises(TformerError, match="nobody"):
         Optimizers(tiny_model(), config()).load_state_tensors({"nobody.weight/exp_avg": torch.zeros(1)})

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import NamedTuple
 
 from tformer.errors import RequestError
 
@@ -50,16 +51,23 @@ def questions() -> tuple[Question, ...]:
     return tuple(sorted(found, key=lambda question: question.number))
 
 
-def find(words: str) -> tuple[list[Question], bool]:
-    """The questions that a number, a slug, `all` or free words mean; whether that was a guess.
+class Matched(NamedTuple):
+    """The questions that words mean, and whether that was a guess: one of free words."""
+
+    questions: list[Question]
+    guessed: bool
+
+
+def find(words: str) -> Matched:
+    """The questions that a number, a slug, `all` or free words mean.
 
     Raises RequestError where nothing is near.
     """
     if words == "all":
-        return list(questions()), False
+        return Matched(list(questions()), guessed=False)
     for question in questions():
         if words in (str(question.number), question.slug):
-            return [question], False
+            return Matched([question], guessed=False)
     scored = sorted(questions(), key=lambda q: (_likeness(words, q), _mentions(words, q)), reverse=True)
     known = _likeness(words, scored[0]) >= 0.5 or _mentions(words, scored[0]) > (0, 0)
     if words.isdigit() or not known:
@@ -68,7 +76,7 @@ def find(words: str) -> tuple[list[Question], bool]:
             f"expected 1 to {len(scored)}, a slug, words of one, or all",
             "tformer answer lists them",
         )
-    return [scored[0]], True
+    return Matched([scored[0]], guessed=True)
 
 
 def _telling(text: str) -> list[str]:

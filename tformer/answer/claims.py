@@ -1,20 +1,15 @@
-"""What an experiment claims: sentences with a threshold that the measurement can refute, and experiments.
+"""What an experiment claims, each a sentence that the measurement can refute, and what it shows beside.
 
 Plain data and its verdicts. Knows nothing of models, terminals or pages.
 """
 
 import math
-import statistics
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
-from tformer.figures import Figure, Numbers, Series, Table
+from tformer.figures import Figure, Numbers, Table
 from tformer.files import finite
-
-E = TypeVar("E")
-P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ class Claim:
         return f"measured {measured}, required {sign} {self.threshold:.4g}{unit}{several}. {self.because}"
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """As `--json` has it: the verdict and all that it was computed from."""
         return {
             "claim": self.claim,
             "passed": self.passed,
@@ -93,64 +88,6 @@ class Finding:
         return cls(said, tables, figures, claims)
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How much may be spent: seconds (`quick`) or minutes (`full`)."""
-
-    name: Literal["quick", "full"] = "quick"
-
-    def pick(self, *, quick: P, full: P) -> P:
-        """The one of the two that is for this budget."""
-        return quick if self.name == "quick" else full
-
-
-QUICK, FULL = Budget("quick"), Budget("full")
-
-
-class Seeds(tuple[E, ...]):
-    """The evidence of an experiment, one for each seed, read by quantity rather than by seed."""
-
-    @property
-    def first(self) -> E:
-        """The evidence of the first seed: for what is the same for all, and for pictures of one model."""
-        return self[0]
-
-    def of(self, quantity: Callable[[E], float], style: str = ".3g", unit: str = "") -> Numbers:
-        """One quantity of every seed."""
-        return Numbers(tuple(float(quantity(evidence)) for evidence in self), style, unit)
-
-    def curve(
-        self, name: str, x: Sequence[float], y: Callable[[E], Sequence[float]], most: int = 200
-    ) -> Series:
-        """One curve of every seed: their mean, the lowest and the highest; thinned to `most` points."""
-        return over_seeds(name, x, [y(evidence) for evidence in self], most)
-
-    def log_curve(self, name: str, x: Sequence[float], y: Callable[[E], Sequence[float]]) -> Series:
-        """One curve of every seed, for an axis in logarithms: their geometric mean, lowest and highest."""
-        return on_log_scale(name, x, [y(evidence) for evidence in self])
-
-
-@dataclass(frozen=True)
-class Experiment(Generic[E]):
-    """A measurement for one seed, and what the measurements of several seeds show.
-
-    `measure(budget, seed, subject)` returns a plain dataclass of numbers; `subject` is the run of
-    `--run`, None without one. `show` is a pure function of what was measured: the verdicts are its.
-    """
-
-    slug: str
-    title: str
-    measure: Callable[[Budget, int, Any], E]
-    show: Callable[[Seeds[E]], Finding]
-    quick_seeds: int = 3  # are enough for the claims
-    full_seeds: int = 5
-    skip: Callable[[Any], str | None] = lambda subject: None  # why it cannot be done on this subject
-
-    def seeds(self, budget: Budget) -> int:
-        """How many seeds are measured."""
-        return budget.pick(quick=self.quick_seeds, full=self.full_seeds)
-
-
 def largest(values: Iterable[float]) -> float:
     """NaN if any is, which `max` may pass over."""
     found = list(values)
@@ -160,23 +97,3 @@ def largest(values: Iterable[float]) -> float:
 def smallest(values: Iterable[float]) -> float:
     """NaN if any is, which `min` may pass over."""
     return -largest(-value for value in values)
-
-
-def over_seeds(name: str, x: Sequence[float], curves: Sequence[Sequence[float]], most: int = 200) -> Series:
-    """The mean of one curve for each seed, with the lowest and the highest; thinned to `most` points.
-
-    An interval of the mean could leave the values that are possible: accuracies above 1, norms below 0.
-    """
-    step = max(1, -(-len(x) // most))
-    columns = list(zip(*curves, strict=True))[::step]
-    middle = tuple(statistics.fmean(c) for c in columns)
-    if len(curves) < 2:
-        return Series(name, tuple(x)[::step], middle)
-    return Series(name, tuple(x)[::step], middle, tuple(map(min, columns)), tuple(map(max, columns)))
-
-
-def on_log_scale(name: str, x: Sequence[float], curves: Sequence[Sequence[float]]) -> Series:
-    """`over_seeds` in logarithms, so that the mean is the geometric one; 0 counts as the least float."""
-    logs = over_seeds(name, x, [[math.log(max(y, sys.float_info.min)) for y in curve] for curve in curves])
-    y, low, high = (tuple(map(math.exp, values)) for values in (logs.y, logs.low, logs.high))
-    return Series(name, logs.x, y, low, high)

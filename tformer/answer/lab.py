@@ -20,10 +20,9 @@ from tformer.errors import RequestError, TformerError
 from tformer.model import Transformer
 from tformer.run.data import recorded_source
 from tformer.run.loaded import LoadedRun, load_run
-from tformer.text.corpus import load_corpus
 from tformer.text.data import Batches, Reversal, rng, split_text
 from tformer.text.tokenizer import Tokenizer
-from tformer.training.fit import Report, State, fit
+from tformer.training.fit import Learner, Report, State, fit
 from tformer.training.optim import Optimizers
 from tformer.watch import AttentionCall, attention_calls
 
@@ -92,7 +91,7 @@ def _validation_text(run: LoadedRun) -> str:
         source = recorded_source(run.folder, run.record)
         if source.is_ids or not source.is_here:
             return ""
-        return split_text(load_corpus(source.names).text, source.fraction or 1.0).val
+        return split_text(source.corpus().text, source.fraction or 1.0).val
     except RequestError:
         return ""
 
@@ -157,9 +156,8 @@ def train(
         "precision": "fp32",
     } | settings
     config = TrainConfig.model_validate(values)
-    optimizers = Optimizers(model, config)
     losses = []
-    for report in fit(model, optimizers, batches, config, State()):
+    for report in fit(Learner(model, Optimizers(model, config)), batches, config, State()):
         losses.append(report.loss)
         on_step(report)
     model.eval()

@@ -156,7 +156,7 @@ class AttentionAloneNoSkip(Block):
 
 
 BOTH, NEITHER = "both skips", "no skips"
-VARIANTS: dict[str, type[Block]] = {
+SKIP_VARIANTS: dict[str, type[Block]] = {
     BOTH: Block,
     "none at attention": NoAttentionSkip,
     "none at the MLP": NoMLPSkip,
@@ -236,6 +236,12 @@ def exchanged(model: Transformer, i: int, j: int) -> Iterator[None]:
 
 
 @torch.no_grad()
+def draw_matrix(matrix: Tensor) -> None:
+    """normal(0, 1/√d_in), as tformer draws those that it does not start at 0; shape (d_out, d_in)."""
+    matrix.normal_(std=matrix.shape[1] ** -0.5)
+
+
+@torch.no_grad()
 def start_random(model: Transformer) -> Transformer:
     """out and down normal(0, 1/√d_in), as the other matrices.
 
@@ -244,7 +250,7 @@ def start_random(model: Transformer) -> Transformer:
     """
     for block in blocks_of(model):
         for matrix in (block.attn.out.weight, block.mlp.down.weight):
-            matrix.normal_(std=matrix.shape[1] ** -0.5)
+            draw_matrix(matrix)
     return model
 
 

@@ -96,7 +96,7 @@ class Recall(ToyTask):
 
     @property
     def n_ctx(self) -> int:
-        """Inputs of a sequence."""
+        """Inputs of a sequence: `distance` symbols and the mark."""
         return self.distance + 1
 
     def _draw(self, n: int, stream: Stream, index: int) -> tuple[np.ndarray, np.ndarray]:

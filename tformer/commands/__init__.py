@@ -1,1 +1,4 @@
-"""One file a subcommand: parse, call, render. Heavy imports stand inside the functions."""
+"""The subcommands, and what several of them share: parse, call, show.
+
+Heavy imports stand inside the functions.
+"""

@@ -91,17 +91,18 @@ def command(
         rows = [(q.number, q.slug, q.title) for q in answer.questions()]
         terminal.list_table("Questions", ("", "slug", "question"), rows, console)
         return
-    found, guessed = answer.find(" ".join(question))
-    if guessed:
-        terminal.say(f"taken as question {found[0].number}: {found[0].title}")
+    matched = answer.find(" ".join(question))
+    if matched.guessed:
+        first = matched.questions[0]
+        terminal.say(f"taken as question {first.number}: {first.title}")
     if prose:
-        for q in found:
+        for q in matched.questions:
             if json:
                 print_json({"question": q.title, "claims": [], "evidence": {}, "text": q.text})
             else:
                 terminal.markdown(f"# {q.number}. {q.title}\n\n{q.text}\n", console)
         return
-    if not _with_evidence(found, full, _subject(run), seed, report, json):
+    if not _with_evidence(matched.questions, full, _subject(run), seed, report, json):
         raise typer.Exit(1)
 
 
@@ -115,29 +116,29 @@ def _subject(run: str | None) -> "Subject | None":
 
 
 def _with_evidence(
-    found: "list[Question]", full: bool, subject: "Subject | None", seed: int, report: Path | None, json: bool
+    asked: "list[Question]", full: bool, subject: "Subject | None", seed: int, report: Path | None, json: bool
 ) -> bool:
     """Run, show and write; whether every claim held."""
-    from tformer.answer.claims import FULL, QUICK
-    from tformer.answer.experiments import investigate
-    from tformer.show import answer as render_answer
+    from tformer.answer.experiment import FULL, QUICK
+    from tformer.answer.investigate import investigate
     from tformer.show import terminal
+    from tformer.show.answer import show_evidence, show_question, show_summary
     from tformer.show.answer_page import write_report
     from tformer.show.progress import experiments_progress
 
     console = terminal.out()
     answers = []
-    for q in found:
+    for q in asked:
         if not json:
-            render_answer.question(q, console)
+            show_question(q, console)
         with experiments_progress() as shown:
             answers.append(investigate(q, FULL if full else QUICK, seed, subject, shown))
         if json:
             print_json(answers[-1].as_dict())
         else:
-            render_answer.evidence(answers[-1], console)
-    if len(found) > 1 and not json:
-        render_answer.summary(answers, console)
+            show_evidence(answers[-1], console)
+    if len(asked) > 1 and not json:
+        show_summary(answers, console)
     if report is not None:
         write_report(report, answers, subject.folder if subject else None)
         terminal.say(f"wrote {report}")

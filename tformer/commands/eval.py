@@ -1,4 +1,7 @@
-"""`tformer eval`: judge a run. Each task is a function that says its result and whether it passed."""
+"""`tformer eval`: judge a run. A function a task, with its own options: parse, load, measure, show, keep.
+
+`attention` keeps nothing: it shows, and judges nothing.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -7,19 +10,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tformer.commands.eval_attention import attention
-from tformer.commands.eval_generations import check_sampling, generations
-from tformer.commands.eval_lambada import lambada
-from tformer.commands.eval_loss import compare, loss
-from tformer.commands.evaluation import FRESH, Outcome, Request, keep
-from tformer.commands.options import Device, Json, Runs, at_least, completes, print_json, refuse_existing
+from tformer.commands.eval_loss import LossOptions, compare_runs, judge_alone
+from tformer.commands.evaluation import (
+    OneRun,
+    Overwrite,
+    Precision,
+    SeveralRuns,
+    check_out,
+    check_precision,
+    find_runs,
+    keep,
+    load_one,
+    tell,
+    write_out,
+)
+from tformer.commands.options import Device, Json, at_least, epilog
+from tformer.commands.tasks import EvalCommand, EvalGroup
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
     from tformer.run.loaded import LoadedRun
     from tformer.text.data import Reversal
 
-TEXTS, SCORES = "Sequences, prompts and samples", "How much of it, for loss, lambada and causality"
+TOKENS_OF_A_MAP = 64  # of a text whose attention is drawn: a picture of more shows nothing
 
 EXAMPLES = (
     "tformer eval",
@@ -32,274 +45,281 @@ EXAMPLES = (
     "tformer eval lambada --run shakespeare --limit 500",
 )
 
-
-OPTIONS = {  # and the tasks that take them; --run, --device and --json are for all
-    "data": ("loss", "lambada", "attention", "generations"),
-    "n": ("reversal", "attention", "generations"),
-    "seed": ("reversal", "causality", "attention", "generations"),
-    "positions": ("causality",),
-    "prompt": ("attention", "generations"),
-    "temperature": ("generations",),
-    "max_tokens": ("generations",),
-    "limit": ("lambada",),
-    "tokens": ("loss",),
-    "out": ("loss", "attention"),
-    "overwrite": ("loss", "attention"),
-    "precision": ("loss", "reversal", "lambada", "causality", "generations"),
-}
+app = typer.Typer(
+    cls=EvalGroup,
+    rich_markup_mode="rich",
+    subcommand_metavar="[TASK]",
+    help="Judge a run, or any Hugging Face directory of the two families.\n\n"
+    "Without a task it is reversal for a run on it, else loss; the options below are of these two. Each task "
+    "has its own: tformer eval TASK --help.\n\nA check that fails is exit code 1.",
+)
 
 
-def command(
-    context: typer.Context,
-    task: Annotated[
-        str | None,
-        typer.Argument(
-            help="loss, reversal, lambada, causality, attention or generations; if left out, reversal for a "
-            "run on it, else loss.",
-            show_default=False,
-            autocompletion=lambda incomplete: [name for name in TASKS if name.startswith(incomplete)],
-        ),
-    ] = None,
-    run: Runs = None,
+def evaluation(name: str, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A task of that name."""
+    return app.command(name, cls=EvalCommand, epilog=epilog(*examples), rich_help_panel="Tasks")
+
+
+@evaluation(
+    "loss",
+    "tformer eval loss --run shakespeare --data my.txt",
+    "tformer eval loss --run small --run large",
+    "tformer eval loss --tokens 300 --out loss.html",
+)
+def eval_loss(
+    run: SeveralRuns = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(
-            help="For loss: score all of this text instead of the run's validation part. For attention: "
-            "show its beginning. For generations: compare with this text instead of the run's own. For "
-            'lambada: passages, {"text": …} a line, instead of the test set, which is downloaded once.'
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(help="For lambada: only so many passages, the first.", rich_help_panel=SCORES),
-    ] = None,
-    n: Annotated[
-        int | None,
-        typer.Option(
-            "-n",
-            help="For reversal and attention: how many fresh sequences (2000). For generations: "
-            "samples of each prompt (4).",
-            rich_help_panel=TEXTS,
-        ),
-    ] = None,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="For attention: the text to show. For generations: a text to continue (repeatable); if "
-            "left out, beginnings of lines of the validation text.",
-            rich_help_panel=TEXTS,
-        ),
-    ] = None,
-    temperature: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="For generations: one to sample at (repeatable); 0.5, 0.8 and 1 if left out.",
-            show_default=False,
-            rich_help_panel=TEXTS,
-        ),
-    ] = None,
-    max_tokens: Annotated[
-        int, typer.Option(help="For generations: tokens of each sample.", rich_help_panel=TEXTS)
-    ] = 200,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="For attention: a picture of every head, .svg or .png. For loss: a page with the curve and "
-            "the text in colours, .html."
-        ),
+        typer.Option(help="Score all of this text instead of the run's validation part."),
     ] = None,
     tokens: Annotated[
         int | None,
         typer.Option(
-            help="For loss: show the first so many tokens, coloured by their loss, and the hardest and "
-            "easiest of the text.",
-            rich_help_panel=SCORES,
+            help="Show the first so many tokens, coloured by their loss, and the hardest and easiest of the "
+            "text."
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")] = False,
-    positions: Annotated[
-        int,
-        typer.Option(
-            help="For causality: how many positions to change, evenly spread.", rich_help_panel=SCORES
-        ),
-    ] = 64,
-    seed: Annotated[
-        int,
-        typer.Option(
-            help="For reversal and causality: which fresh sequences or tokens. For generations: which "
-            "prompts, and the seed of the first sample."
-        ),
-    ] = 1,
-    precision: Annotated[
-        str, typer.Option(help="fp32 or bf16.", autocompletion=completes("fp32", "bf16"))
-    ] = "fp32",
+    out: Annotated[
+        Path | None, typer.Option(help="A page with the curve and the text in colours, .html.")
+    ] = None,
+    overwrite: Overwrite = False,
+    precision: Precision = "fp32",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Judge a run, or any Hugging Face directory of the two families.
-
-    loss         cross-entropy, perplexity, bits per byte; several --run: a table
-    reversal     accuracy by position, and the verdict on the mask
-    lambada      whether the last word of a passage is predicted
-    causality    whether any logit depends on a later token
-    attention    where each head looks, and which heads carry the reversal
-    generations  what it writes, measured beside real text
-
-    A check that fails is exit code 1.
-    """
-    if task is not None and task not in TASKS:
-        raise RequestError(f"no evaluation {task!r}", f"expected {', '.join(TASKS)}")
-    if precision not in ("fp32", "bf16"):
-        raise RequestError(f"--precision {precision}", "expected fp32 or bf16")
-    if task is None and (data or out is not None or tokens is not None or len(run or ()) > 1):
-        task = "loss"
-    if task is not None:
-        check_options(context, task)
-    check_out(task, out, overwrite)
+    """Cross-entropy, perplexity, bits per byte; several --run: a table."""
+    check_precision(precision)
+    check_out(out, overwrite, "loss", ".html")
     if tokens is not None and len(run or ()) > 1:
         raise RequestError("--tokens is for one run", f"found {len(run or ())}", "leave it out, or name one")
     at_least("--tokens", tokens, 1)
-    at_least("-n", n, 1)
-    at_least("--limit", limit, 1)
-    at_least("--positions", positions, 1)
-    at_least("--seed", seed, 0)
-    check_sampling(task, n, temperature or [], max_tokens)
     from tformer.device import resolve_device
-    from tformer.run.find import newest_run
-    from tformer.run.loaded import load_run
-    from tformer.run.record import read_record
+    from tformer.evals.judged import one_text
     from tformer.show import terminal
 
     resolved = resolve_device(device)
-    suits = dict.fromkeys(("loss", "lambada", "generations"), "text") | {"reversal": "reversal"}
-    wanted = suits.get(task or "")
-    folders = find_runs(run or [], task)
-    if not folders:
-        folders = [
-            newest_run(lambda record: wanted in (None, record.task), f"a run on {wanted or 'anything'}")
-        ]
-        terminal.say(f"using {folders[0]}")
-
-    def request_of(folder: Path) -> Request:
-        return Request(
-            load_run(folder, resolved),
-            data or [],
-            prompt or [],
-            out,
-            n,
-            positions,
-            seed,
-            precision,
-            tokens=tokens,
-            temperatures=temperature or [],
-            max_tokens=max_tokens,
-            limit=limit,
-        )
-
+    folders = find_runs(run, "text")
+    text = one_text(folders, data or [])
+    for folder in text.seen_by:
+        terminal.warn(f"{folder} was trained on this very text: its loss here says little of new text")
+    options = LossOptions(tokens, out, precision, resolved, json)
     if len(folders) > 1:
-        results, show = compare(
-            folders, data or [], out, request_of, lambda request, found: keep(request, "loss", found)
-        )
-        for result in results if json else ():
-            print_json(result)
-        if not json:
-            show(terminal.out())
-        return
-    if task is None:
-        task = "reversal" if read_record(folders[0]).task == "reversal" else "loss"
-        check_options(context, task)
-    request = request_of(folders[0])
-    outcome = TASKS[task](request)
-    if json:
-        print_json({"run": str(request.run.folder)} | outcome.result | outcome.also)
+        on = text.on if data else "their validation part"
+        compare_runs(folders, text, on, options)
     else:
-        outcome.show(terminal.out())
-    keep(request, task, outcome)
-    if not outcome.passed:
+        judge_alone(folders[0], text, options)
+
+
+@evaluation("reversal", "tformer eval reversal", "tformer eval reversal --run mine -n 10000 --seed 7")
+def eval_reversal(
+    run: OneRun = None,
+    n: Annotated[int, typer.Option("-n", help="How many fresh sequences.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Which fresh sequences.")] = 1,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Accuracy by position, and the verdict on the mask."""
+    check_precision(precision)
+    at_least("-n", n, 1)
+    at_least("--seed", seed, 0)
+    loaded = load_one(run, "reversal", device, "reversal")
+    from tformer.evals.reversal import reversal
+    from tformer.show.reversal import reversal_table
+
+    result = reversal(loaded.model, _reversal_of(loaded), n, precision, index=seed)
+    tell(loaded.folder, asdict(result), json, lambda console: reversal_table(result, console))
+    keep(loaded, "reversal", asdict(result), f"{n:,} fresh sequences")
+    if not result.passed:
         raise typer.Exit(1)
 
 
-OUT = {"attention": (".svg", ".png"), "loss": (".html",)}
-
-
-def check_out(task: str | None, out: Path | None, overwrite: bool) -> None:
-    """Raises RequestError for a file that cannot be written, before any work."""
-    if out is None:
-        return
-    allowed = OUT[task or "loss"]
-    if out.suffix not in allowed:
-        raise RequestError(f"--out {out}", f"for {task} a name ending in {' or '.join(allowed)} is expected")
-    refuse_existing(out, overwrite)
-
-
-def check_options(context: typer.Context, task: str) -> None:
-    """Raises RequestError for an option that was given and that the task has no use for."""
-    for name, tasks in OPTIONS.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE" and task not in tasks:
-            option = "-n" if name == "n" else f"--{name.replace('_', '-')}"
-            raise RequestError(
-                f"{option} with eval {task}",
-                f"it is for {', '.join(tasks)}",
-                "leave it out, or name one of them",
-            )
-
-
-def find_runs(names: list[str], task: str | None) -> list[Path]:
-    """The directories of `--run`. Raises RequestError for more than a task takes, and for one named twice."""
-    from tformer.run.find import find_run
-
-    if len(names) > 1 and task != "loss":
-        raise RequestError(f"--run given {len(names)} times", f"expected one for {task}; loss takes several")
-    folders = [find_run(name) for name in names]
-    real = [folder.resolve() for folder in folders]
-    for name, folder in zip(names, real, strict=True):
-        if real.count(folder) > 1:
-            raise RequestError(f"--run {name} is given twice", "expected different runs")
-    return folders
-
-
-def _task(run: "LoadedRun") -> "Reversal":
+def _reversal_of(run: "LoadedRun") -> "Reversal":
     if run.reversal is None:
-        raise RequestError(
-            f"{run.folder} is not a run on reversal", "", "train one with: tformer train reversal"
-        )
+        what = f"{run.folder} is not a run on reversal"
+        raise RequestError(what, "", "train one with: tformer train reversal")
     return run.reversal
 
 
-def _reversal(request: Request) -> Outcome:
-    from tformer.evals.reversal import reversal
+@evaluation(
+    "lambada",
+    "tformer eval lambada --run shakespeare --limit 500",
+    "tformer eval lambada --data passages.jsonl --json",
+)
+def eval_lambada(
+    run: OneRun = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help='Passages, {"text": …} a line, instead of the test set, which is downloaded once.'),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many passages, the first.")] = None,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Whether the last word of a passage is predicted."""
+    check_precision(precision)
+    at_least("--limit", limit, 1)
+    loaded = load_one(run, "lambada", device, "text")
+    from tformer.evals.lambada import encode_passages, lambada, read_passages
     from tformer.show import terminal
+    from tformer.show.lambada import lambada_table, passages_of
+    from tformer.show.progress import download_progress, steps_progress
+    from tformer.text.corpus import LAMBADA, download
 
-    task = _task(request.run)
-    result = reversal(request.run.model, task, request.n or FRESH, request.precision, index=request.seed)
-    return Outcome(
-        asdict(result),
-        lambda console: terminal.reversal_table(result, console),
-        result.passed,
-        on=f"{result.positions[0].n:,} fresh sequences",
-    )
+    sources = data or []
+    if not sources:
+        with download_progress("downloading LAMBADA") as shown:
+            sources = [str(download(LAMBADA, shown))]
+    texts = [text for source in sources for text in read_passages(source)][:limit]
+    passages = encode_passages(texts, loaded.tokenizer, loaded.model.config.n_ctx)
+    for why, count in passages.skipped.items():
+        terminal.warn(f"passed over {count:,} of {len(texts):,} passages: {why}")
+    with steps_progress("predicting last words") as progress:
+        result = lambada(loaded.model, passages, precision, progress)
+    folder, name = loaded.folder, " ".join(data or ()) or "the LAMBADA test set"
+    tell(folder, asdict(result), json, lambda console: lambada_table(str(folder), result, name, console))
+    keep(loaded, "lambada", asdict(result), passages_of(result, name))
 
 
-def _causality(request: Request) -> Outcome:
+@evaluation("causality", "tformer eval causality --json", "tformer eval causality --run gpt2 --positions 8")
+def eval_causality(
+    run: OneRun = None,
+    positions: Annotated[int, typer.Option(help="How many positions to change, evenly spread.")] = 64,
+    seed: Annotated[int, typer.Option(help="Which tokens.")] = 1,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Whether any logit depends on a later token."""
+    check_precision(precision)
+    at_least("--positions", positions, 1)
+    at_least("--seed", seed, 0)
+    loaded = load_one(run, "causality", device)
     from tformer.evals.causality import causality
-    from tformer.show import terminal
+    from tformer.show.causality import causality_picture
     from tformer.show.progress import steps_progress
 
-    with steps_progress("changing tokens") as shown:
-        result = causality(request.run.model, request.positions, request.precision, request.seed, shown)
-    return Outcome(asdict(result), lambda console: terminal.causality_picture(result, console), result.passed)
+    with steps_progress("changing tokens") as progress:
+        result = causality(loaded.model, positions, precision, seed, progress)
+    tell(loaded.folder, asdict(result), json, lambda console: causality_picture(result, console))
+    keep(loaded, "causality", asdict(result))
+    if not result.passed:
+        raise typer.Exit(1)
 
 
-def _attention(request: Request) -> Outcome:
-    return attention(request, request.run.reversal)
+@evaluation(
+    "attention",
+    "tformer eval attention --run reversal",
+    'tformer eval attention --prompt "To be, or not to be" --out heads.svg',
+)
+def eval_attention(
+    run: OneRun = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="The text to show.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Show the beginning of this text.")] = None,
+    n: Annotated[
+        int,
+        typer.Option("-n", help="For a run on reversal: how many fresh sequences its heads are judged on."),
+    ] = 2000,
+    seed: Annotated[int, typer.Option(help="For a run on reversal: which fresh sequences.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="A picture of every head, .svg or .png.")] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Where each head looks, and which heads carry the reversal."""
+    check_out(out, overwrite, "attention", ".svg", ".png")
+    at_least("-n", n, 1)
+    at_least("--seed", seed, 0)
+    loaded = load_one(run, "attention", device)
+    from tformer.evals.attention import head_maps, mirror
+    from tformer.show.attention import attention_view
+    from tformer.show.svg import attention_picture
+
+    ids = _ids_to_show(loaded, prompt or [], data or [], seed)
+    maps = head_maps(loaded.model, ids)
+    heads = mirror(loaded.model, loaded.reversal, n, index=seed) if loaded.reversal else None
+    tokens = [loaded.tokenizer.text_of(i) for i in ids]
+    if out is not None:
+        kind = out.suffix.removeprefix(".")
+        write_out(out, attention_picture(maps, tokens, loaded.name, kind))
+    carriers = [[head.layer, head.head] for head in heads.carriers] if heads else []
+    result = {
+        "tokens": tokens,
+        "ids": ids,
+        "weights": maps.astype(float).round(6).tolist(),
+        "mirror": asdict(heads) | {"carriers": carriers} if heads else None,
+    }
+    folder = str(loaded.folder)
+    tell(loaded.folder, result, json, lambda console: attention_view(folder, tokens, maps, heads, console))
 
 
-TASKS: dict[str, Callable[[Request], Outcome]] = {
-    "loss": loss,
-    "reversal": _reversal,
-    "lambada": lambada,
-    "causality": _causality,
-    "attention": _attention,
-    "generations": generations,
-}
+def _ids_to_show(run: "LoadedRun", prompts: list[str], data: list[str], seed: int) -> list[int]:
+    """The text of --prompt, the beginning of --data, or a sequence of the reversal task."""
+    if len(prompts) > 1:
+        raise RequestError(f"{len(prompts)} times --prompt", "attention is shown on one text", "give one")
+    if prompts and data:
+        raise RequestError("--prompt and --data are both a text", "", "leave one out")
+    if not prompts and not data:
+        if run.reversal is None:
+            what = f"no text to show the attention of {run.folder} on"
+            raise RequestError(what, "", "give --prompt TEXT or --data FILE")
+        return [int(i) for i in run.reversal.fresh(1, index=seed)[0][0]]
+    from tformer.show import terminal
+    from tformer.text.corpus import load_corpus
+
+    most = min(run.model.config.n_ctx, TOKENS_OF_A_MAP)
+    text = prompts[0] if prompts else load_corpus(data).text[: 64 * most]
+    ids = run.tokenizer.encode(text)
+    if not ids:
+        raise RequestError("the text is empty", "expected at least one token")
+    if len(ids) > most or data:
+        terminal.say(f"the first {min(len(ids), most)} tokens of the text")
+    return ids[:most]
+
+
+@evaluation(
+    "generations",
+    "tformer eval generations --temperature 0.7 --temperature 1",
+    'tformer eval generations --prompt "O God" -n 8 --max-tokens 100',
+)
+def eval_generations(
+    run: OneRun = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A text to continue (repeatable); if left out, beginnings of lines of the validation text."
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="Samples of each prompt.")] = 4,
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option(help="One to sample at (repeatable); 0.5, 0.8 and 1 if left out.", show_default=False),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of each sample.")] = 200,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Compare with this text instead of the run's own.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which prompts, and the seed of the first sample.")] = 1,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """What it writes, measured beside real text."""
+    check_precision(precision)
+    at_least("--seed", seed, 0)
+    at_least("-n", n, 1, 1024)
+    at_least("--max-tokens", max_tokens, 1)
+    for one in temperature or []:
+        at_least("--temperature", one, 0)
+    loaded = load_one(run, "generations", device, "text")
+    from tformer.evals.generations import Draws, generations, text_to_compare
+    from tformer.show.generations import generations_view
+    from tformer.show.progress import steps_progress
+
+    text = text_to_compare(loaded, data or [])
+    draws = Draws(temperature or (), prompt or (), n, max_tokens, seed)
+    result = generations(loaded, text, draws, precision, steps_progress)
+    folder, values = loaded.folder, result.as_dict()
+    tell(folder, values, json, lambda console: generations_view(str(folder), result, console))
+    keep(loaded, "generations", values, text.source)

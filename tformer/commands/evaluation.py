@@ -1,61 +1,115 @@
-"""What the tasks of `tformer eval` share: what each is asked, what each returns, and where it is kept."""
+"""What the tasks of `tformer eval` share: which run is judged, where the result goes, what is kept."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tformer.errors import TformerError
+import typer
+
+from tformer.commands.options import A_RUN, complete_run, completes, print_json, refuse_existing
+from tformer.errors import RequestError, TformerError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from tformer.run.loaded import LoadedRun
 
-FRESH = 2000  # sequences of the reversal task, where -n does not say
+OneRun = Annotated[
+    list[str] | None, typer.Option("--run", metavar="<str>", help=A_RUN, autocompletion=complete_run)
+]
+SeveralRuns = Annotated[
+    list[str] | None,
+    typer.Option("--run", help=f"{A_RUN} Several (repeatable) are compared.", autocompletion=complete_run),
+]
+Precision = Annotated[str, typer.Option(help="fp32 or bf16.", autocompletion=completes("fp32", "bf16"))]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")]
 
 
-@dataclass(frozen=True)
-class Request:
-    """What every task gets: the run that is judged, and the options."""
-
-    run: "LoadedRun"
-    data: list[str]
-    prompts: list[str]
-    out: Path | None
-    n: int | None  # None: as many as the task takes
-    positions: int
-    seed: int
-    precision: str
-    tokens: int | None = None
-    temperatures: list[float] = field(default_factory=list)
-    max_tokens: int = 200
-    limit: int | None = None
+def check_precision(precision: str) -> None:
+    """Raises RequestError for any other."""
+    if precision not in ("fp32", "bf16"):
+        raise RequestError(f"--precision {precision}", "expected fp32 or bf16")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a task found: as `--json` has it, how it is shown, and whether the check passed."""
-
-    result: dict[str, Any]
-    show: "Callable[[Console], object]"
-    passed: bool = True
-    on: str = ""  # what it was measured on, in words
-    kept: bool = True  # in the run's evals.jsonl and report.html
-    also: dict[str, Any] = field(default_factory=dict)  # in `--json`, but too long to be kept
+def check_out(out: Path | None, overwrite: bool, task: str, *endings: str) -> None:
+    """Raises RequestError for a file that cannot be written, before any work."""
+    if out is None:
+        return
+    if out.suffix not in endings:
+        raise RequestError(f"--out {out}", f"for {task} a name ending in {' or '.join(endings)} is expected")
+    refuse_existing(out, overwrite)
 
 
-def keep(request: Request, task: str, outcome: Outcome) -> None:
-    """Keep what was found in the run and show it on its page; a foreign directory is left as it is."""
-    if not outcome.kept or request.run.record.is_empty:
+def write_out(out: Path, data: bytes) -> None:
+    """Write the file of `--out`, and say so."""
+    from tformer.files import write_file
+    from tformer.show import terminal
+
+    write_file(out, data)
+    terminal.say(f"wrote {out}")
+
+
+def find_runs(names: Sequence[str] | None, suits: str | None = None) -> list[Path]:
+    """The directories of `--run`; left out, the newest run, on `suits` if that is given (text, reversal).
+
+    Raises RequestError for one named twice.
+    """
+    from tformer.run.find import find_run, newest_run
+    from tformer.show import terminal
+
+    if not names:
+        wanted = f"a run on {suits or 'anything'}"
+        folders = [newest_run(lambda record: suits in (None, record.task), wanted)]
+        terminal.say(f"using {folders[0]}")
+        return folders
+    folders = [find_run(name) for name in names]
+    real = [folder.resolve() for folder in folders]
+    for name, folder in zip(names, real, strict=True):
+        if real.count(folder) > 1:
+            raise RequestError(f"--run {name} is given twice", "expected different runs")
+    return folders
+
+
+def load_one(names: Sequence[str] | None, task: str, device: str, suits: str | None = None) -> "LoadedRun":
+    """The one run that is judged, with its model on the device. Raises RequestError for several."""
+    from tformer.device import resolve_device
+    from tformer.run.loaded import load_run
+
+    resolved = resolve_device(device)
+    if names and len(names) > 1:
+        raise RequestError(f"--run given {len(names)} times", f"expected one for {task}; loss takes several")
+    return load_run(find_runs(names, suits)[0], resolved)
+
+
+def tell(run: Path, result: dict[str, Any], json: bool, show: Callable[[Any], object]) -> None:
+    """The result of one run to standard output: an object, or as a person reads it."""
+    from tformer.show import terminal
+
+    if json:
+        print_json({"run": str(run)} | result)
+    else:
+        show(terminal.out())
+
+
+def keep(run: "LoadedRun", task: str, result: dict[str, Any], on: str = "") -> None:
+    """Keep what was found in the run and show it on its page; a foreign directory is left as it is.
+
+    `on` says in words what it was measured on.
+    """
+    if run.record.is_empty:
         return
     from tformer.run.record import keep_evaluation
     from tformer.show import terminal
     from tformer.show.run_page import write_page
 
     try:
-        keep_evaluation(request.run.folder, task, outcome.result, outcome.on)
-        write_page(request.run.folder, request.run.model)
+        keep_evaluation(run.folder, task, result, on, run.weights_sha256)
     except (OSError, TformerError) as error:
-        why = error.strerror if isinstance(error, OSError) else None
-        terminal.warn(f"the result is not kept in {request.run.folder}: {why or error}")
+        terminal.warn(f"the result is not kept in {run.folder}: {_why(error)}")
+        return
+    try:
+        write_page(run.folder, run.model)
+    except (OSError, TformerError) as error:
+        terminal.warn(f"{run.folder}/report.html is not renewed: {_why(error)}")
+
+
+def _why(error: OSError | TformerError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)

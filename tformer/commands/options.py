@@ -33,23 +33,14 @@ Device = Annotated[
         autocompletion=completes("auto", "cpu", "cuda", "mps"),
     ),
 ]
-Run = Annotated[
-    str | None,
-    typer.Option(
-        help="A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out.",
-        autocompletion=complete_run,
-    ),
-]
-Runs = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--run",
-        help="A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out. "
-        "Several (repeatable) are compared, for loss.",
-        autocompletion=complete_run,
-    ),
-]
+A_RUN = "A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out."
+Run = Annotated[str | None, typer.Option(help=A_RUN, autocompletion=complete_run)]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def epilog(*examples: str) -> str:
+    r"""Examples below a help page; the \b of Typer's keeps the lines as they are."""
+    return "\n  ".join(["\b\nExamples", *examples])
 
 
 def print_json(values: Any) -> None:

@@ -79,6 +79,7 @@ def command(
     from tformer.run.loaded import load_run
     from tformer.sample import Sampling, continue_text
     from tformer.show import terminal
+    from tformer.show.words import printable
     from tformer.text.tokenizer import UnknownCharacterError
 
     resolved = resolve_device(device)
@@ -102,7 +103,7 @@ def command(
         nonlocal held
         text = held + text
         held = "\r" if on_terminal and text.endswith("\r") else ""
-        sys.stdout.write(terminal.printable(text.removesuffix(held), on_terminal))
+        sys.stdout.write(printable(text.removesuffix(held), on_terminal))
         sys.stdout.flush()
 
     first = True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from tformer.commands.options import Json, print_json, refuse_existing, stdin_is_piped
-from tformer.errors import RequestError, visible
+from tformer.errors import RequestError, harmless
 
 if TYPE_CHECKING:
     from tformer.text.tokenizer import Tokenizer
@@ -110,7 +110,7 @@ def _load(name: str | None) -> "Tokenizer":
         )
     if name is None:
         folder = newest_run(lambda record: True, "a run with a tokenizer")
-        print(visible(f"using {folder}"), file=sys.stderr)
+        print(harmless(f"using {folder}"), file=sys.stderr)
         return Tokenizer.load(folder)
     return Tokenizer.load(tokenizer_path(name))
 
@@ -154,7 +154,7 @@ def _train(
     if json:
         print_json({"tokenizer": str(out), "kind": kind, "vocab_size": trained.vocab_size})
     else:
-        print(visible(f"{out}: {kind}, {trained.vocab_size:,} ids"), file=sys.stderr)
+        print(harmless(f"{out}: {kind}, {trained.vocab_size:,} ids"), file=sys.stderr)
 
 
 def _encode(names: list[str], tokenizer: "Tokenizer", json: bool) -> None:
@@ -260,4 +260,4 @@ def _write_npy(names: list[str], tokenizer: "Tokenizer", out: Path) -> None:
     from tformer.text.data import write_token_file
 
     n = write_token_file(out, tokenizer.encode_stream(_pieces(names)), tokenizer.vocab_size)
-    print(visible(f"{out}: {n:,} ids"), file=sys.stderr)
+    print(harmless(f"{out}: {n:,} ids"), file=sys.stderr)

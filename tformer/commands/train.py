@@ -2,23 +2,23 @@
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tformer.commands.options import Device, Json, print_json, stdin_is_piped
-from tformer.commands.train_choices import check_minutes, default_preset, settle_steps
 from tformer.errors import SIGNALLED, RequestError, Stopped
 
 if TYPE_CHECKING:
-    from tformer.config import Config, Layer
-    from tformer.run.pretrained import Pretrained
-    from tformer.run.record import Record
+    from tformer.config import Layer
+    from tformer.evals.reversal import ReversalResult
+    from tformer.training.plan import TrainRequest
     from tformer.training.session import Session
 
+SHOW_CURSOR = "\x1b[?25h"  # a live line hides it
 DAILY, DATA = "What people change daily", "Configuration"
 
 EXAMPLES = (
@@ -110,11 +110,8 @@ def command(
         raise RequestError("--overwrite without --out", "", "say which run to replace: --out DIR")
     if resume and overwrite:
         raise RequestError("--resume and --overwrite contradict each other", "", "leave one out")
-    from tformer.config import file_layer, flag_layer, preset_layer
+    from tformer.config import file_layer, flag_layer
 
-    explicit = [preset_layer(preset)] if preset else []
-    if config:
-        explicit.append(file_layer(config))
     flags = {
         "data.tokenizer": tokenizer,
         "train.steps": steps,
@@ -125,189 +122,152 @@ def command(
         "train.precision": precision,
         "train.compile": None if compile is None else ("on" if compile else "off"),
     }
-    explicit.append(flag_layer(set_ or [], flags))
-    check_minutes(minutes, explicit[-1])
-    with ExitStack() as stack:
-        session = _open(
-            stack,
-            sources,
-            explicit,
-            preset,
-            device,
-            out,
-            resume,
-            overwrite,
-            init_from,
-            eval_data,
-            (minutes, began) if minutes is not None else None,
-        )
-        passed = _train(session, json)
+    layers = [file_layer(config)] if config else []
+    layers.append(flag_layer(set_ or [], flags))
+    check_minutes(minutes, layers[-1])
+    from tformer.training.plan import TrainRequest
+
+    request = TrainRequest(
+        sources,
+        layers,
+        preset,
+        device=device,
+        out=out,
+        resume=resume,
+        overwrite=overwrite,
+        init_from=init_from,
+        eval_data=eval_data,
+        minutes=minutes,
+        began=began,
+    )
+    from tformer.show.listener import whoever_listens
+
+    with whoever_listens() as listener, ExitStack() as stack:
+        passed = _train(_open(request, stack), json)
     if not passed:
         raise typer.Exit(1)
+    if listener.is_gone:  # the training was worth finishing; whoever asked for it is told all the same
+        raise BrokenPipeError
 
 
-def _open(
-    stack: ExitStack,
-    sources: list[str],
-    explicit: "Sequence[Layer]",
-    preset: str | None,
-    device_name: str,
-    out: Path | None,
-    resume: bool,
-    overwrite: bool,
-    init_from: str | None,
-    eval_data: str | None,
-    budget: tuple[float, float] | None,
-) -> "Session":
-    """Everything that can be refused is refused before anything is written."""
+def check_minutes(minutes: float | None, command_line: "Layer") -> None:
+    """--minutes is a time, and the only thing on the command line that says how many steps."""
+    if minutes is None:
+        return
+    if not 0 < minutes < float("inf"):
+        raise RequestError(f"--minutes {minutes:g}", "expected a number above 0")
+    if "steps" in command_line.values.get("train", {}):
+        raise RequestError("--minutes and train.steps both fix the steps", "", "leave one out")
+
+
+def _open(request: "TrainRequest", stack: ExitStack) -> "Session":
+    """The session of a request, introduced; its run is locked until the stack ends.
+
+    What it was built from is let go: with --init-from, that is a second copy of the weights.
+    """
     import torch
 
-    from tformer.device import resolve_device
-    from tformer.run.checkpoint import open_run
-    from tformer.run.data import prepare_data
-    from tformer.run.find import new_run_folder, unfinished_run
-    from tformer.run.record import Record, read_record
+    from tformer.fast.memory import keep_freed_memory
     from tformer.show import terminal
     from tformer.show.progress import download_progress
-    from tformer.text.corpus import corpus_name
-    from tformer.text.tokenizer import Tokenizer
-    from tformer.training import noted as journal
-    from tformer.training import session as runner
-    from tformer.training.next_word import read_next_words, watch_next_words
+    from tformer.show.training import drawing_seconds, introduce
+    from tformer.training.opening import open_session, prepare
+    from tformer.training.plan import locked, plan_training
 
     torch.set_flush_denormal(True)
-    device = resolve_device(device_name)
-    name = "reversal" if sources == ["reversal"] else corpus_name(sources)
-    folder = out
-    if resume and out is None:
-        folder = unfinished_run(name)
-        if folder is None:
-            raise RequestError(
-                f"no unfinished run of {name}", "", "leave --resume out to start one, or say which: --out DIR"
-            )
-    folder = folder or new_run_folder(name)
-    recorded = read_record(folder) if resume else Record()
-    resuming = not recorded.is_empty
-    _check_folder(folder, resuming, overwrite)
-    pretrained = None if init_from is None else _pretrained(init_from, folder, recorded)
-    default = default_preset(sources, device, on_gpu=not (preset or resuming or pretrained))
-    config = _configure(default, explicit, bool(preset), recorded, pretrained)
-    if (config.data.task == "reversal") != (sources == ["reversal"]):
-        raise RequestError(
-            f"data.task is {config.data.task}", f"DATA is {' '.join(sources)}", "they must agree"
-        )
-    with download_progress(f"downloading {name}") as shown:
-        own = Tokenizer.load(folder) if resuming else pretrained.tokenizer if pretrained else None
-        data = prepare_data(config, sources, own, recorded.data.sha256, shown)
-    config = runner.decide(config, device, data.tokenizer.vocab_size)
-    words = read_next_words(eval_data, recorded, config, data)
-    if out is None and not resume:
-        folder = new_run_folder(name)  # another process may have taken the name meanwhile
-    run = stack.enter_context(open_run(folder))
-    _check_folder(folder, resuming, overwrite)  # again, now that nobody else can write
-
-    def settle(session: "Session") -> None:
-        session.at_evaluation += [journal.sampled_line, journal.loss_by_position]
-        if not resuming:
-            session.record = session.record.updated(preset=preset or default)
-        if words:
-            watch_next_words(session, words)
-        settle_steps(session, budget, resuming)
-
-    if config.train.compile == "on" and not recorded.is_finished:
+    keep_freed_memory()
+    plan = plan_training(request)
+    for note in plan.notes:
+        terminal.say(note)
+    with download_progress(f"downloading {plan.name}") as shown:
+        prepared = prepare(plan, shown)
+    run = stack.enter_context(locked(plan))
+    if prepared.config.train.compile == "on" and not plan.recorded.is_finished:
         terminal.say("compiling the model, once, before it trains")
-    session = runner.open_session(run, config, data, device, pretrained, settle, anew=overwrite)
-    for why, count in (words.passages.skipped if words else {}).items():
-        terminal.warn(f"passed over {count:,} passages of --eval-data: {why}")
-    for problem in session.problems:
-        terminal.warn(f"passed over a checkpoint: {problem}")
-    for warning in session.warnings:
-        terminal.warn(warning)
-    _introduce(session, device, recorded.is_finished)
+    session = open_session(run, prepared, drawing_seconds() if prepared.limit else 0.0)
+    introduce(session, plan)
     return session
 
 
-def _pretrained(init_from: str, folder: Path, recorded: "Record") -> "Pretrained | None":
-    """What the run begins with; None for one that is resumed, which has weights of its own."""
-    from tformer.run.pretrained import is_origin, read_pretrained
-
-    if recorded.is_empty:
-        pretrained = read_pretrained(init_from)
-        if pretrained.folder.resolve() == folder.resolve():
-            raise RequestError(f"{folder} is what --init-from reads", "", "give another --out")
-        return pretrained
-    if not is_origin(init_from, recorded):
-        origin = recorded.init_from.source if recorded.init_from else "random weights"
-        raise RequestError(
-            f"{folder} did not begin from {init_from}", f"it began from {origin}", "leave --init-from out"
-        )
-    return None
-
-
-def _configure(
-    default: str,
-    explicit: "Sequence[Layer]",
-    has_preset: bool,
-    recorded: "Record",
-    pretrained: "Pretrained | None",
-) -> "Config":
-    """The configuration that the layers make; of a run that is resumed or trained further, around its own."""
-    from tformer.config import merge, preset_layer
-    from tformer.run.pretrained import configure, recipe
-    from tformer.training import session as runner
-
-    preset = explicit[0] if has_preset else None
-    given = explicit[1:] if preset else explicit
-    if pretrained:
-        return configure(pretrained, [recipe(preset or preset_layer(default)), *given])
-    if not recorded.is_empty:
-        if preset and recorded.init_from:
-            preset = recipe(preset)
-        return runner.resume_config(recorded, [*([preset] if preset else []), *given])
-    return merge([preset or preset_layer(default), *given])
-
-
-def _check_folder(folder: Path, resuming: bool, overwrite: bool) -> None:
-    if not folder.exists() or resuming:
-        return
-    if not folder.is_dir():
-        raise RequestError(f"{folder} is a file", "expected a folder to write a run in")
-    is_run = (folder / "tformer.yaml").exists()
-    if any(folder.iterdir()) and not (overwrite and is_run):
-        found = "a run stands there" if is_run else "it is not empty, and not a run"
-        advice = "--overwrite, --resume, or another --out" if is_run else "give another --out"
-        raise RequestError(f"{folder} exists", found, advice)
-
-
-def _introduce(session: "Session", device: Any, finished: bool) -> None:
+def _train(session: "Session", json: bool) -> bool:
+    """Train, judge, show how it went. Whether the verdict, where there is one, is favourable."""
     from tformer.show import terminal
+    from tformer.show.progress import TrainingProgress
+    from tformer.show.reversal import reversal_table
+    from tformer.show.training import Pictures, draw, draw_last, summarise
+    from tformer.training.fit import is_exhausted
 
-    config, facts = session.config, session.data.facts
-    size = f"{session.model.n_parameters:,} parameters"
-    text = "" if facts.train_tokens is None else f", {facts.train_tokens:,} training tokens"
-    terminal.say(
-        f"{session.run.folder}: {config.model.family}, {size}, {session.data.tokenizer.kind} vocabulary of "
-        f"{session.data.tokenizer.vocab_size:,}{text}; {device}, {config.train.precision}"
-    )
-    if (origin := session.record.init_from) and not session.state.step:
-        terminal.say(f"beginning from {origin.source}")
-    if finished and session.state.step >= config.train.steps:
-        terminal.say(f"it is finished: {session.state.step} steps")
-    elif session.state.step:
-        terminal.say(f"continuing after step {session.state.step}")
+    run, train = session.run, session.config.train
+    pictures = Pictures(session)
+    with (
+        _signals() as seen,
+        TrainingProgress(train.steps, session.state.step) as shown,
+        session.rescued(),
+    ):
+        for report in session.train(stop=lambda: bool(seen)):
+            shown.update(report)
+            pictures.refresh()
+    step, stopped_early = session.state.step, is_exhausted(session.state, train)
+    if seen and step < train.steps and not stopped_early:
+        pictures.attempt(draw)
+        terminal.say(f"stopped after step {step}; {run.folder} is saved: continue with --resume")
+        raise Stopped(seen[0])
+    result = session.finish()
+    passed = True
+    if session.data.reversal:
+        verdict = _verdict(session)
+        reversal_table(verdict, terminal.err())
+        passed = result["passed"] = verdict.passed
+    pictures.attempt(draw_last)
+    if json:
+        print_json(result)
+    else:
+        summarise(result, stopped_early)
+    return passed
+
+
+def _verdict(session: "Session") -> "ReversalResult":
+    """On the weights that are kept: the one that the run has already, or a new one, kept in it."""
+    from dataclasses import asdict
+
+    from pydantic import TypeAdapter, ValidationError
+
+    from tformer.evals.reversal import N, ReversalResult, reversal
+    from tformer.run.record import keep_evaluation, read_evaluations
+
+    task, folder, kept = session.data.reversal, session.run.folder, session.kept
+    assert task and kept, "a run on reversal that is at its end"
+    on = f"{N:,} fresh sequences"
+    for line in read_evaluations(folder):
+        if (line.task, line.on, line.weights) == ("reversal", on, kept.sha256):
+            with suppress(ValidationError):
+                return TypeAdapter(ReversalResult).validate_python(line.result)
+    verdict = reversal(session.kept_model(), task, N, session.config.train.precision)
+    keep_evaluation(folder, "reversal", asdict(verdict), on, kept.sha256)
+    return verdict
 
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The first SIGINT, SIGTERM or SIGHUP is noted, to be obeyed after the step; a second leaves at once."""
+    """The first SIGINT, SIGTERM or SIGHUP is noted, to be obeyed after the step; a second leaves at once.
+
+    It is answered in a line at once: a step and its evaluation may take minutes.
+    """
     import os
 
     seen: list[int] = []
 
+    def tell(text: str) -> None:  # nothing but the system: a handler may come in the middle of a print
+        with suppress(OSError):
+            os.write(2, text.encode())
+
     def note(number: int, frame: object) -> None:
+        live = os.isatty(2)
         if seen:
+            tell(SHOW_CURSOR if live else "")
             os._exit(SIGNALLED + number)
         seen.append(number)
+        tell(("\n" if live else "") + "stopping after this step; once more to leave at once\n")
 
     watched = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]
     before = {n: signal.signal(n, note) for n in watched if signal.getsignal(n) is not signal.SIG_IGN}
@@ -316,61 +276,3 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _train(session: "Session", json: bool) -> bool:
-    """Train, then judge. Whether the verdict, where there is one, is favourable."""
-    from tformer.evals.reversal import reversal
-    from tformer.show import terminal
-    from tformer.show.progress import TrainingProgress
-    from tformer.training import noted as journal
-    from tformer.training import session as runner
-    from tformer.training.fit import is_exhausted
-
-    run, steps = session.run, session.config.train.steps
-    pictures = journal.Pictures(session)
-    with _signals() as seen, TrainingProgress(steps, session.state.step) as shown:
-        for report in runner.train_session(session, stop=lambda: bool(seen)):
-            shown.update(report)
-            pictures.refresh()
-    state = session.state
-    stopped_early = is_exhausted(state, session.config.train)
-    if seen and state.step < steps and not stopped_early:
-        journal.draw(session)
-        terminal.say(f"stopped after step {state.step}; {run.folder} is saved: continue with --resume")
-        raise Stopped(seen[0])
-    result = runner.finish(session)
-    passed = True
-    if session.data.reversal:
-        precision = session.config.train.precision
-        verdict = reversal(session.model, session.data.reversal, precision=precision)
-        terminal.reversal_table(verdict, terminal.err())
-        passed = result["passed"] = verdict.passed
-        journal.keep_verdict(session, verdict)
-    journal.draw_last(session)
-    if json:
-        print_json(result)
-    else:
-        _summarise(result, stopped_early)
-    return passed
-
-
-def _summarise(result: dict[str, Any], stopped_early: bool) -> None:
-    from tformer.show import terminal
-
-    facts = {"run": result["run"]}
-    facts["trained"] = (
-        f"{result['steps']:,} steps, {result['tokens']:,} tokens in {terminal.duration(result['seconds'])}"
-        + (" (stopped early: validation no longer improves)" if stopped_early else "")
-    )
-    facts["loss"] = f"{result['loss']:.4f} (the last step's)" if result["loss"] is not None else "-"
-    if result["val_loss"] is not None:
-        facts["validation"] = (
-            f"{result['val_loss']:.4f} nats per token, {result['bits_per_byte']:.4f} bits per byte "
-            f"(weights of step {result['kept_step']:,})"
-        )
-    facts["normal?"] = result["expectation"]
-    facts["pictures"] = f"{result['run']}/report.html"
-    if "passed" not in result:
-        facts["next"] = f"tformer sample --run {result['run']}"
-    terminal.fact_table(terminal.err(), facts)

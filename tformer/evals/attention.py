@@ -3,6 +3,7 @@
 Knows nothing of files or terminals.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,12 @@ def attention_weights(
     with attention_calls(model) as calls:
         model(ids)
     return torch.stack([call.weights for call in calls])
+
+
+def head_maps(model: Transformer, ids: Sequence[int]) -> np.ndarray:
+    """The attention weights on one sequence, to draw: shape (layer, head, query, key), float32."""
+    device = next(model.parameters()).device
+    return attention_weights(model, torch.tensor([ids], device=device))[:, 0].float().cpu().numpy()
 
 
 # ---------------------------------------------------------------------------- the reversal

@@ -22,14 +22,14 @@ from tformer.errors import RequestError, TformerError
 from tformer.evals.masks import MaskResult, mask_result, measuring
 from tformer.kv_cache import KVCache
 from tformer.model import Transformer
+from tformer.progress import Progress, silent
 from tformer.watch import cut_at_embedding, distinct_attentions
 
 ELEMENTS_AT_ONCE = 1 << 25  # logits and attention weights of the rows that run together
 SMALL = 10**10  # multiplications of a forward pass that one thread does in under a second
-COLUMNS = 64  # of the leak matrix: more than a picture shows
-Progress = Callable[[int, int], None]  # done, in all
-Cell = Literal["allowed", "unchanged", "leak"]
-Plan = tuple[int, ...]  # sizes of the pieces that go through the cache; empty: the full forward
+MATRIX_COLUMNS = 64  # more than a picture shows
+LeakCell = Literal["allowed", "unchanged", "leak"]
+Pieces = tuple[int, ...]  # sizes of what goes through the cache in turn; empty: the full forward
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class CausalityResult:
     matrix: list[list[float]]
     columns: list[int]
 
-    def cells(self, size: int) -> list[tuple[int, list[Cell]]]:
+    def cells(self, size: int) -> list[tuple[int, list[LeakCell]]]:
         """The matrix in at most `size` rows and columns: the first changed position of a row, its cells.
 
         A cell is allowed where none of its logits comes before a token that changed with it.
@@ -81,7 +81,7 @@ class CausalityResult:
         columns = np.array_split(np.arange(n_columns), min(size, n_columns))
         leaks = np.array(self.matrix) > 0
 
-        def cell(row: np.ndarray, column: np.ndarray) -> Cell:
+        def cell(row: np.ndarray, column: np.ndarray) -> LeakCell:
             if leaks[np.ix_(row, column)].any():
                 return "leak"
             allowed = self.columns[column[0]] >= self.positions[row[-1]]
@@ -90,18 +90,44 @@ class CausalityResult:
         return [(self.positions[row[0]], [cell(row, column) for column in columns]) for row in rows]
 
 
-def spread(n_ctx: int, n: int) -> list[int]:
+def positions_to_change(n_ctx: int, n: int) -> list[int]:
     """At most `n` positions from 1 to n_ctx - 1, all of them or evenly spread with both ends."""
     return np.unique(np.linspace(1, n_ctx - 1, min(n, n_ctx - 1)).round().astype(int)).tolist()
 
 
-def cache_plans(n_ctx: int) -> list[Plan]:
+def ways_to_cut(n_ctx: int) -> list[Pieces]:
     """Ways through the cache: in one piece; and in pieces of several sizes, then token by token."""
     tail = min(n_ctx // 2, 32)
     body = n_ctx - tail
     sizes = sorted({-(-body // k) for k in (1, 3)}, reverse=True)
-    plans = [(size,) * (body // size) + (body % size,) * (body % size > 0) + (1,) * tail for size in sizes]
-    return [(n_ctx,), *plans]
+    cuts = [(size,) * (body // size) + (body % size,) * (body % size > 0) + (1,) * tail for size in sizes]
+    return [(n_ctx,), *cuts]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A way through the model: the full forward, or in pieces through a fresh cache.
+
+    `padding[i]` ids at the start of row i are not part of its prompt; through the cache alone.
+    """
+
+    pieces: Pieces = ()
+    padding: Int[Tensor, " row"] | None = None
+
+
+FULL_FORWARD = Route()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows of ids, the ids that replace them, and from which position on, for each time that they all run.
+
+    Every tensor of `first` has a position for each row.
+    """
+
+    clean: Int[Tensor, "row position"]
+    other: Int[Tensor, "row position"]
+    first: Sequence[Int[Tensor, " row"]]
 
 
 def causality(
@@ -109,7 +135,7 @@ def causality(
     n_positions: int = 64,
     precision: str = "fp32",
     seed: int = 0,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> CausalityResult:
     """Whether logits before position t are unchanged, to the bit, by the token at t and all after it.
 
@@ -126,7 +152,7 @@ def causality(
             raise RequestError(f"{name} is {found}", "expected at least 2: a token before one that changes")
     model.eval()
     device = next(model.parameters()).device
-    positions = spread(c.n_ctx, n_positions)
+    positions = positions_to_change(c.n_ctx, n_positions)
     rows = max(1, min(len(positions), ELEMENTS_AT_ONCE // (c.n_ctx * (c.vocab_size + _attention_size(c)))))
     # The last group is filled up: each group has the shape of the clean one.
     padded = positions + positions[-1:] * (-len(positions) % rows)
@@ -136,26 +162,25 @@ def causality(
     clean = torch.randint(c.vocab_size, (rows, c.n_ctx), generator=generator)
     # Every token from t on becomes another one.
     other = (clean + torch.randint(1, c.vocab_size, clean.shape, generator=generator)) % c.vocab_size
-    clean, other = clean.to(device), other.to(device)
+    inputs = Inputs(clean := clean.to(device), other.to(device), groups)
 
-    plans = cache_plans(c.n_ctx)
+    cuts = ways_to_cut(c.n_ctx)
     # Prompts of different lengths, padded to end together: none of half the context and more.
     padding = (torch.arange(rows, device=device) + 1) % (c.n_ctx // 2 + 1)
-    ways: list[tuple[Plan, Tensor | None]] = [((), None), *((plan, None) for plan in plans)]
-    ways.append((plans[-1], padding))
+    routes = [FULL_FORWARD, *map(Route, cuts), Route(cuts[-1], padding)]
     done = itertools.count(1)
 
     def tick() -> None:
-        progress(next(done), (len(ways) + 1) * len(groups))
+        progress(next(done), (len(routes) + 1) * len(groups))
 
     with one_thread(clean.numel() * model.n_parameters < SMALL):
         mask = measure_mask(model, clean, precision)
         changes, apart = [], 0.0
-        full = run(model, clean, (), precision)
-        for plan, pads in ways:
-            before = run(model, clean, plan, precision, pads) if plan else full
-            changes.append(_changes(model, before, clean, other, groups, plan, pads, precision, tick))
-            if pads is None:
+        full = logits_of(model, clean, FULL_FORWARD, precision)
+        for route in routes:
+            before = logits_of(model, clean, route, precision) if route.pieces else full
+            changes.append(_changes(model, before, inputs, route, precision, tick))
+            if route.padding is None:
                 apart = max(apart, float((before - full).abs().max() / full.abs().max().clamp(min=1e-30)))
         gradient = 0.0
         for group in groups:
@@ -165,12 +190,12 @@ def causality(
     early = np.arange(c.n_ctx) < np.array(positions)[:, None]  # (changed, looked at)
     leaks = [np.where(early, some[: len(positions)], 0.0) for some in changes]
     full_leak, cached_leak = (float(np.max(some)) for some in (leaks[0], leaks[1:]))
-    edges = np.linspace(0, c.n_ctx, min(COLUMNS, c.n_ctx) + 1).round().astype(int)
+    edges = np.linspace(0, c.n_ctx, min(MATRIX_COLUMNS, c.n_ctx) + 1).round().astype(int)
     return CausalityResult(
         passed=max(full_leak, cached_leak, gradient, mask.hidden_weight) == 0,
         max_leak=max(full_leak, cached_leak),
         full_leak=full_leak,
-        cached=CachedResult(cached_leak == 0, cached_leak, [list(plan) for plan in plans], apart),
+        cached=CachedResult(cached_leak == 0, cached_leak, [list(pieces) for pieces in cuts], apart),
         max_gradient=gradient,
         mask=mask,
         precision=precision,
@@ -193,24 +218,21 @@ def _attention_size(config: ModelConfig) -> int:
 def _changes(
     model: Transformer,
     before: Tensor,
-    clean: Tensor,
-    other: Tensor,
-    groups: Sequence[Tensor],
-    plan: Plan,
-    padding: Tensor | None,
+    inputs: Inputs,
+    route: Route,
     precision: str,
     tick: Callable[[], None],
 ) -> np.ndarray:
     """How much the logits of each position (column) change with the tokens from each one on (row).
 
-    `before` are those of `clean`.
+    `before` are those of the clean inputs.
     """
     if not before.isfinite().all():
         raise TformerError("the logits are not finite", "nothing can be compared", "look at its training")
     found = []
-    for group in groups:
-        changed = changed_from(clean, other, group)
-        found.append(difference(before, run(model, changed, plan, precision, padding)))
+    for group in inputs.first:
+        changed = changed_from(inputs.clean, inputs.other, group)
+        found.append(largest_change(before, logits_of(model, changed, route, precision)))
         tick()
     return torch.cat(found).cpu().numpy()
 
@@ -224,25 +246,18 @@ def changed_from(
 
 
 @torch.inference_mode()
-def run(
-    model: Transformer,
-    ids: Int[Tensor, "row position"],
-    plan: Plan,
-    precision: str = "fp32",
-    padding: Int[Tensor, " row"] | None = None,
+def logits_of(
+    model: Transformer, ids: Int[Tensor, "row position"], route: Route, precision: str = "fp32"
 ) -> Float[Tensor, "row position vocab"]:
-    """Logits of every position, by one full forward or piece by piece through a fresh cache.
-
-    `padding[i]` ids at the start of row i are not part of its prompt; through the cache alone.
-    """
+    """Logits of every position, by one full forward or piece by piece through a fresh cache."""
     with autocast(precision, ids.device):
-        if not plan:
+        if not route.pieces:
             return model(ids)
-        cache = KVCache(model.config, len(ids), model.embed.weight, padding)
-        return torch.cat([model(piece, cache) for piece in ids.split(plan, dim=1)], dim=1)
+        cache = KVCache(model.config, len(ids), model.embed.weight, route.padding)
+        return torch.cat([model(piece, cache) for piece in ids.split(route.pieces, dim=1)], dim=1)
 
 
-def difference(
+def largest_change(
     a: Float[Tensor, "row position vocab"], b: Float[Tensor, "row position vocab"]
 ) -> Float[Tensor, "row position"]:
     """The largest difference at each position: 0 only where every bit is the same."""
@@ -290,6 +305,6 @@ def measure_mask(model: Transformer, ids: Int[Tensor, "row position"], precision
     """Watch every block's attention in a full forward and a cached one in two pieces."""
     n_ctx = ids.shape[1]
     with torch.inference_mode(), measuring(model) as calls:
-        run(model, ids, (), precision)
-        run(model, ids, (n_ctx - n_ctx // 2, n_ctx // 2), precision)
+        logits_of(model, ids, FULL_FORWARD, precision)
+        logits_of(model, ids, Route((n_ctx - n_ctx // 2, n_ctx // 2)), precision)
     return mask_result(calls, [layer for layer, _ in distinct_attentions(model)])

@@ -15,7 +15,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,14 +25,14 @@ import torch
 
 from tformer.device import autocast
 from tformer.errors import RequestError
+from tformer.evals.loss import TOKENS_AT_ONCE
+from tformer.evals.statistics import mean_stderr
 from tformer.loss import cross_entropy
 from tformer.model import Transformer
+from tformer.progress import Progress, silent
 from tformer.sample import greedy
 from tformer.text.corpus import open_file, read_text
 from tformer.text.tokenizer import Tokenizer
-
-TOKENS_AT_ONCE = 1 << 13  # of a forward pass, padding included
-Progress = Callable[[int, int], None]  # passages done, in all
 
 # ---------------------------------------------------------------------------- passages
 
@@ -168,7 +168,7 @@ def lambada(
     model: Transformer,
     passages: Encoded,
     precision: str = "fp32",
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> LambadaResult:
     """Score every token of every last word given the true tokens before it.
 
@@ -205,14 +205,14 @@ def lambada(
     return LambadaResult(
         n=n,
         accuracy=float(right.mean()),
-        accuracy_stderr=_stderr(right),
+        accuracy_stderr=mean_stderr(right),
         perplexity=perplexity,
-        perplexity_stderr=_times(perplexity, _stderr(loss)),
+        perplexity_stderr=_times(perplexity, mean_stderr(loss)),
         next_word_loss=float(loss.mean()),
         last_token_accuracy=float(last_right.mean()),
-        last_token_accuracy_stderr=_stderr(last_right),
+        last_token_accuracy_stderr=mean_stderr(last_right),
         last_token_perplexity=last_perplexity,
-        last_token_perplexity_stderr=_times(last_perplexity, _stderr(last_loss)),
+        last_token_perplexity_stderr=_times(last_perplexity, mean_stderr(last_loss)),
         tokens_per_word=sum(passages.n_targets) / n,
         cut=passages.cut,
         skipped=sum(passages.skipped.values()),
@@ -231,11 +231,6 @@ def _groups(lengths: Sequence[int]) -> Iterator[list[int]]:
 def _perplexity(losses: np.ndarray) -> float | None:
     mean = float(losses.mean())
     return math.exp(mean) if mean < 700 else None
-
-
-def _stderr(values: np.ndarray) -> float | None:
-    """The standard error of the mean."""
-    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def _times(a: float | None, b: float | None) -> float | None:

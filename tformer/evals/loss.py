@@ -1,12 +1,14 @@
 """Cross-entropy of a text: nats per token, perplexity, bits per byte, the mean at each position.
 
-A function from model and ids to a small dataclass. Knows nothing of files or terminals.
+A function from model and ids to a small dataclass; runs that are judged by it are in `judged.py`. Knows
+nothing of files or terminals.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,17 +18,17 @@ from tformer.errors import RequestError, TformerError
 from tformer.evals.statistics import stretch_stderr
 from tformer.loss import cross_entropy
 from tformer.model import Transformer
+from tformer.progress import Progress, silent
 from tformer.text.data import eval_windows
 
-TOKENS_AT_ONCE = 1 << 13  # of a forward pass in evaluation
-Progress = Callable[[int, int], None]  # done, in all
+TOKENS_AT_ONCE = 1 << 13  # of a forward pass in evaluation, padding included
 
 
 @dataclass(frozen=True)
 class LossResult:
     """Cross-entropy over a text. `loss` is nats per token; `by_position` the mean at each position.
 
-    Standard errors are those of `comparison.stretch_stderr`; None for a text of a single window.
+    Standard errors are those of `statistics.stretch_stderr`; None for a text of a single window.
     """
 
     loss: float
@@ -47,7 +49,7 @@ def token_losses(
     model: Transformer,
     ids: np.ndarray,
     precision: str = "fp32",
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> np.ndarray:
     """The loss in nats of every id but the first, shape (n - 1,), over disjoint windows of n_ctx.
 
@@ -89,7 +91,7 @@ def text_loss(
     ids: np.ndarray,
     n_bytes: np.ndarray,
     precision: str = "fp32",
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> LossResult:
     """Cross-entropy over all of `ids`; `n_bytes[id]` is what each id stands for, for bits per byte.
 
@@ -130,14 +132,22 @@ def octaves(by_position: Sequence[float]) -> list[tuple[int, int, float]]:
     return [(a + 1, b, sum(by_position[a:b]) / (b - a)) for a, b in itertools.pairwise(edges) if b > a]
 
 
+class BatchLoss(NamedTuple):
+    """What one batch comes to: nats per token, and bits per byte."""
+
+    loss: float
+    bits_per_byte: float
+
+
 @torch.inference_mode()
 def batch_loss(
     model: Transformer, inputs: np.ndarray, targets: np.ndarray, n_bytes: np.ndarray, precision: str
-) -> tuple[float, float]:
-    """Mean loss in nats a token, and bits per byte, of one batch of shape (batch, position)."""
+) -> BatchLoss:
+    """The mean over one batch; `inputs` and `targets` have shape (batch, position)."""
     device = next(model.parameters()).device
     model.eval()
     with autocast(precision, device):
         logits = model(torch.from_numpy(inputs).to(device))
     losses = cross_entropy(logits, torch.from_numpy(targets).to(device)).cpu().double()
-    return float(losses.mean()), float(losses.sum()) / math.log(2) / int(n_bytes[targets].sum())
+    bits = float(losses.sum()) / math.log(2)
+    return BatchLoss(float(losses.mean()), bits / int(n_bytes[targets].sum()))

@@ -7,12 +7,13 @@ here nothing is guessed, so there is nothing to verify. Source: Manber & Myers 1
 new method for on-line string searches".
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from tformer.progress import Progress, silent
+
 PIECE = 1 << 23  # characters of the text sorted at a time: memory is about 50 bytes for each
-Progress = Callable[[int, int], None]  # characters searched, in all
 
 
 def code_points(text: str) -> np.ndarray:
@@ -56,7 +57,7 @@ def suffix_order(codes: np.ndarray, most: int) -> np.ndarray:
 
 
 def match_lengths(
-    samples: Sequence[str], text: str, progress: Progress = lambda done, total: None, piece: int = PIECE
+    samples: Sequence[str], text: str, progress: Progress = silent, piece: int = PIECE
 ) -> list[np.ndarray]:
     """For every position of each sample, how long the longest stretch from there is that is in `text`.
 

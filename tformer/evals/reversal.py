@@ -13,6 +13,10 @@ from tformer.evals.statistics import binomial_interval
 from tformer.model import Transformer
 from tformer.text.data import Reversal
 
+N = 2000  # sequences that a verdict is made on, where nothing else is asked for
+CONFIDENCE = 0.999
+SECOND_HALF_AT_LEAST = 0.999
+
 
 @dataclass(frozen=True)
 class PositionResult:
@@ -37,14 +41,21 @@ class ReversalResult:
     position_interval: tuple[float, float]  # the same for one position
     passed: bool
 
+    @property
+    def confidence(self) -> float:
+        """The share of all cases in which a model that sees no target lies inside an interval."""
+        return CONFIDENCE
 
-CONFIDENCE = 0.999
-SECOND_HALF_AT_LEAST = 0.999
+    def as_expected(self, position: PositionResult) -> bool:
+        """Whether one of the positions is where it should be: inside the interval of chance, or known."""
+        if position.half == "second":
+            return position.accuracy >= SECOND_HALF_AT_LEAST
+        return self.position_interval[0] <= position.accuracy <= self.position_interval[1]
 
 
 @torch.inference_mode()
 def reversal(
-    model: Transformer, task: Reversal, n: int = 2000, precision: str = "fp32", index: int = 0
+    model: Transformer, task: Reversal, n: int = N, precision: str = "fp32", index: int = 0
 ) -> ReversalResult:
     """Accuracy on `n` fresh sequences, position by position, and whether the mask is right.
 

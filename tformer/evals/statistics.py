@@ -1,4 +1,6 @@
-"""How sure a loss is, and whether two models differ on one text. Arithmetic on losses: knows no model.
+"""How sure an evaluation is, and whether two models differ on one text: standard errors and intervals.
+
+Arithmetic on numbers: knows no model. The intervals of experiments, over their seeds, are in `figures.py`.
 
 The losses of neighbouring tokens are not independent, so a token is no unit of measurement. Nor is a
 window of n_ctx where a text has many: they share a scene and a subject. On 400,000 characters of
@@ -16,12 +18,17 @@ from tformer.errors import RequestError
 STRETCHES = 64  # that a long text is cut into: from so many up to just below twice as many
 
 
+def mean_stderr(values: np.ndarray) -> float | None:
+    """The standard error of the mean of K independent values, s / √K; None for fewer than two."""
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
 def ratio_stderr(sums: np.ndarray, sizes: np.ndarray) -> float | None:
     """The standard error of R = Σ sums / Σ sizes over K units, both of shape (K,); None for fewer than two.
 
     sqrt(K / (K - 1) · Σ (sums_k - R · sizes_k)²) / Σ sizes: the ratio estimator (Cochran, Sampling
-    Techniques, 1977, section 6.4), with no correction for a finite population. With equal sizes it is the
-    standard deviation of the units' means over √K.
+    Techniques, 1977, section 6.4), with no correction for a finite population. Units are taken as
+    independent. With equal sizes it is the standard deviation of the units' means over √K.
     """
     k, total = len(sums), float(sizes.sum())
     if k < 2 or total <= 0:

@@ -50,6 +50,18 @@ def extremes(losses: np.ndarray, ids: np.ndarray, n: int, hardest: bool) -> list
 
 
 @dataclass(frozen=True)
+class ReadText:
+    """A text as a model read it: its ids, what `loss.token_losses` gave on all of them, and their bytes.
+
+    `token_bytes[id]` is what each id stands for.
+    """
+
+    ids: np.ndarray
+    losses: np.ndarray
+    token_bytes: Sequence[bytes]
+
+
+@dataclass(frozen=True)
 class Guess:
     """What a model held most likely at a place, and how likely."""
 
@@ -63,7 +75,7 @@ def guesses(
 ) -> dict[int, Guess]:
     """The most likely token at each place of `ids` (1 or later), given what its window of n_ctx showed.
 
-    The windows are those of `evaluate.token_losses`; only those asked about are computed.
+    The windows are those of `loss.token_losses`; only those asked about are computed.
     """
     device, n_ctx = next(model.parameters()).device, model.config.n_ctx
     model.eval()
@@ -140,7 +152,7 @@ class Surprise:
         return sum(token.loss for token in self.stretch) / len(self.stretch)
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """What the stretch is, in words."""
         n = len(self.stretch)
         each = f"{self.loss:.4f} nats each, {n * self.loss:.2f} together"
@@ -152,21 +164,10 @@ class Surprise:
         return {name: [token.as_dict() for token in tokens] for name, tokens in parts.items()}
 
 
-def surprise(
-    model: Transformer,
-    ids: np.ndarray,
-    losses: np.ndarray,
-    token_bytes: Sequence[bytes],
-    n: int,
-    most: int = 20,
-    precision: str = "fp32",
-) -> Surprise:
-    """Look at the first `n` targets of a text, and at its `most` hardest and easiest.
-
-    `losses` are those of `evaluate.token_losses` on all of `ids`; `token_bytes[id]` is what each id
-    stands for.
-    """
+def surprise(model: Transformer, text: ReadText, n: int, most: int = 20, precision: str = "fp32") -> Surprise:
+    """Look at the first `n` targets of a text, and at its `most` hardest and easiest."""
     n_ctx = model.config.n_ctx
+    ids, losses, token_bytes = text.ids, text.losses, text.token_bytes
     places = list(range(1, min(n, len(losses)) + 1))
     hard = extremes(losses, ids, most, hardest=True)
     easy = extremes(losses, ids, most, hardest=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tformer.errors import RequestError
 from tformer.run.record import Record, read_record
+from tformer.run.swap import recover
 
 
 def runs_folder() -> Path:
@@ -23,6 +24,7 @@ def places_of(name: str) -> tuple[Path, ...]:
 def find_run(run: str) -> Path:
     """The directory of a run: a name in `runs/`, or a path. Raises RequestError, naming what is there."""
     for folder in places_of(run):
+        recover(folder)
         if os.path.exists(folder / "config.json"):
             return folder
     there = ", ".join(folder.name for folder in all_runs()) or "none yet"
@@ -44,6 +46,8 @@ def tokenizer_path(name: str) -> Path:
 def all_runs() -> list[Path]:
     """Runs in `runs/`, the most recently written first."""
     folder = runs_folder()
+    for run in folder.iterdir() if folder.is_dir() else ():
+        recover(run)
     found = [p for p in folder.iterdir() if (p / "tformer.yaml").exists()] if folder.is_dir() else []
     return sorted(found, key=lambda p: ((p / "tformer.yaml").stat().st_mtime, p.name), reverse=True)
 

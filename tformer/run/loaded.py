@@ -12,7 +12,7 @@ from tformer.model import Transformer
 from tformer.run.data import recorded_reversal
 from tformer.run.find import find_run
 from tformer.run.huggingface import load_model
-from tformer.run.record import Record, read_record
+from tformer.run.record import Record, read_record, weights_hash
 from tformer.text.data import Reversal
 from tformer.text.tokenizer import Tokenizer
 
@@ -27,6 +27,7 @@ class LoadedRun:
     folder: Path
     record: Record
     model: Transformer
+    weights_sha256: str | None = None  # of the model.safetensors that was read, if it is a run of tformer's
 
     @property
     def name(self) -> str:
@@ -72,7 +73,23 @@ def load_run(folder: Path, device: torch.device | str = "cpu") -> LoadedRun:
     Raises RequestError saying what is damaged, missing, extra or not supported.
     """
     record = read_record(folder)
-    return LoadedRun(folder, record, load_model(folder, device))
+    if record.is_empty:  # nothing is kept in a foreign directory, whose weights may be large
+        return LoadedRun(folder, record, load_model(folder, device))
+    while True:
+        before = _stamp(folder)
+        weights = weights_hash(folder) if before else None
+        model = load_model(folder, device)
+        if _stamp(folder) == before:  # a run that trains may have replaced them meanwhile
+            return LoadedRun(folder, record, model, weights)
+
+
+def _stamp(folder: Path) -> tuple[int, int, int] | None:
+    """What changes when model.safetensors is replaced; None where there is none."""
+    try:
+        found = (folder / "model.safetensors").stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def load(run: str | Path, device: str = "cpu") -> tuple[Transformer, Tokenizer]:

@@ -9,7 +9,6 @@ import datetime
 import hashlib
 import json
 import math
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tformer.config import Config, DataConfig
 from tformer.errors import RequestError
-from tformer.files import read_whole, write_file
+from tformer.files import append_line, read_whole
 from tformer.yaml_text import dump_yaml, parse_yaml
 
 NAME = "tformer.yaml"
@@ -78,6 +77,15 @@ class TimeBudget(Part):
     seconds_per_evaluation: float
 
 
+class Kept(Part):
+    """Which weights model.safetensors holds: of which step, and their loss where that was measured."""
+
+    step: int
+    sha256: str
+    val_loss: float | None = None  # nats per token
+    bits_per_byte: float | None = None
+
+
 class Result(Part):
     """How a run ended. Losses are nats per token; `val_loss` is that of the weights of `kept_step`."""
 
@@ -91,6 +99,15 @@ class Result(Part):
     kept_step: int | None = None
 
 
+class Continued(Part):
+    """Where a run went on in another environment than before, and in which."""
+
+    after_step: int
+    versions: dict[str, Any] = {}
+    device: str | None = None
+    threads: int | None = None
+
+
 class Record(Part):
     """`tformer.yaml`: the settings of a run as they were written, and what it met.
 
@@ -99,6 +116,7 @@ class Record(Part):
     """
 
     settings: dict[str, dict[str, Any]] = Field(default={}, exclude=True)
+    id: str | None = None  # random: whose a checkpoint is
     versions: dict[str, Any] = {}
     device: str | None = None
     threads: int | None = None
@@ -109,6 +127,7 @@ class Record(Part):
     eval_data: Passages | None = None
     compile_failed: str | None = None  # why torch.compile could not be used
     budget: TimeBudget | None = None
+    sessions: list[Continued] = []  # those that were not as the one before them; the first is above
     result: Result | None = None
 
     @property
@@ -185,12 +204,6 @@ def record_of(values: Any, path: Path | str) -> Record:
         raise RequestError(f"{path} is damaged", f"{key}: {first['msg'].lower()}, found {found}") from None
 
 
-def write_record(folder: Path, config: Config, record: Record) -> None:
-    """Write `tformer.yaml`: the whole effective configuration, and what the run met."""
-    text = dump_yaml(config.model_dump() | {"record": record.as_dict()})
-    write_file(folder / NAME, text.encode())
-
-
 # ---------------------------------------------------------------------------- lines
 
 
@@ -204,46 +217,39 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [line for line in lines if isinstance(line, dict)]
 
 
+NUMBERS = (
+    "tokens",
+    "seconds",
+    "loss",
+    "lr",
+    "grad_norm",
+    "val_loss",
+    "bits_per_byte",
+    "next_word_loss",
+)
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl` that have a step and a loss, each without what is of another type.
-
-    So whoever draws or sums them needs to ask for what is there, and not for what it is.
-    """
-    lines = [{k: v for k, v in line.items() if METRICS.get(k, _anything)(v)} for line in read_lines(path)]
-    return [line for line in lines if "step" in line and "loss" in line]
+    """The lines of `metrics.jsonl`. One without a step, or with a word for a number, is passed over."""
+    return [line for line in read_lines(path) if _is_metrics(line)]
 
 
-def _anything(value: Any) -> bool:
-    return True
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+def _is_metrics(line: dict[str, Any]) -> bool:
+    step, positions = line.get("step"), line.get("by_position", [])
+    return (
+        isinstance(step, int)
+        and _is_number(step)
+        and all(_is_number(line[name]) for name in NUMBERS if name in line)
+        and isinstance(line.get("sample", ""), str)
+        and isinstance(positions, list)
+        and all(isinstance(p, list) and len(p) == 2 and all(map(_is_number, p)) for p in positions)
+    )
 
 
 def _is_number(value: Any) -> bool:
-    return (isinstance(value, float) and math.isfinite(value)) or _is_count(value)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_pairs(value: Any) -> bool:
-    pairs = value if isinstance(value, list) else [None]
-    return all(isinstance(p, list) and len(p) == 2 and _is_count(p[0]) and _is_number(p[1]) for p in pairs)
-
-
-METRICS: dict[str, Callable[[Any], bool]] = {
-    "step": _is_count,
-    "tokens": _is_count,
-    **dict.fromkeys(
-        ("loss", "lr", "grad_norm", "seconds", "val_loss", "bits_per_byte", "next_word_loss"), _is_number
-    ),
-    "sample": _is_text,
-    "by_position": _is_pairs,
-}
-"""What may stand in a line of `metrics.jsonl`; what is not named here is kept as it is."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63  # a larger one is no float either
+    return isinstance(value, float) and math.isfinite(value)
 
 
 class Evaluation(Part):
@@ -269,13 +275,18 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     return found
 
 
-def keep_evaluation(folder: Path, task: str, result: dict[str, Any], on: str = "") -> None:
-    """Add what an evaluation found to `evals.jsonl` of a run. Nothing is kept in a foreign directory."""
+def keep_evaluation(
+    folder: Path, task: str, result: dict[str, Any], on: str = "", weights: str | None = None
+) -> None:
+    """Add what an evaluation found to `evals.jsonl` of a run. Nothing is kept in a foreign directory.
+
+    `weights` is the sha256 of those that were judged; those that lie there if left out.
+    """
     if (folder / NAME).exists():
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        line = Evaluation(task=task, on=on, when=now, weights=weights_hash(folder), result=result)
-        with (folder / "evals.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line.as_dict()) + "\n")
+        weights = weights or weights_hash(folder)
+        line = Evaluation(task=task, on=on, when=now, weights=weights, result=result)
+        append_line(folder / "evals.jsonl", line.as_dict())
 
 
 def weights_hash(folder: Path) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from tformer import __version__
-from tformer.answer.experiments import Answer, Result
-from tformer.figures import Numbers, Table
+from tformer.answer.investigate import Answer, ExperimentResult
+from tformer.figures import Table
 from tformer.files import write_file
 from tformer.show import page
 from tformer.show.svg import figure_svg
@@ -30,7 +30,7 @@ def origin(answers: Sequence[Answer], run: Path | None) -> str:
     seconds = sum(result.seconds for answer in answers for result in answer.results)
     on = f", on the run {run}" if run else ""
     return (
-        f"Every number was measured by tformer {__version__} (budget {first.budget.name}, seed "
+        f"Every number was measured by tformer {__version__} (budget {first.effort.name}, seed "
         f"{first.seed}{on}) in {seconds:.0f} s on {datetime.date.today().isoformat()}, with Python "
         f"{platform.python_version()} and PyTorch {torch.__version__}, one thread of {platform.machine()}. "
         "± is the 95 % interval of the mean over seeds, by Student's t; of two seeds both values are given. "
@@ -38,10 +38,8 @@ def origin(answers: Sequence[Answer], run: Path | None) -> str:
     )
 
 
-def _cells(table: Table) -> tuple[list[list[str]], list[bool]]:
-    rows = [[str(cell) for cell in row] for row in table.rows]
-    numeric = [all(isinstance(row[i], Numbers) for row in table.rows) for i in range(len(table.columns))]
-    return rows, numeric
+def _cells(table: Table) -> list[list[str]]:
+    return [[str(cell) for cell in row] for row in table.rows]
 
 
 # ---------------------------------------------------------------------------- HTML
@@ -65,14 +63,14 @@ def html_report(answers: Sequence[Answer], run: Path | None) -> str:
     return page.page(TITLE, "\n".join(parts))
 
 
-def _html_result(result: Result, name: str) -> str:
+def _html_result(result: ExperimentResult, name: str) -> str:
     parts = [f"<h4>{escape(result.title)}</h4>"]
     if result.skipped:
         return "\n".join([*parts, f'<p class="dim">Left out: {escape(result.skipped)}</p>'])
     if result.finding.said:
         parts.append(page.markdown(result.finding.said))
     for table in result.finding.tables:
-        parts.append(page.table(table.title, table.columns, *_cells(table)))
+        parts.append(page.table(table.title, table.columns, _cells(table), table.numeric))
     for i, figure in enumerate(result.finding.figures):
         parts.append(page.figure(figure_svg(figure, f"{name}-{i}"), figure.title))
     for claim in result.finding.claims:
@@ -97,21 +95,19 @@ def markdown_report(answers: Sequence[Answer], run: Path | None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_result(result: Result, name: str) -> list[str]:
+def _markdown_result(result: ExperimentResult, name: str) -> list[str]:
     parts = [f"#### {result.title}"]
     if result.skipped:
         return [*parts, f"Left out: {result.skipped}"]
     if result.finding.said:
         parts.append(result.finding.said)
     for table in result.finding.tables:
-        rows, numeric = _cells(table)
-        rule = ["---:" if n else "---" for n in numeric]
-        lines = [list(table.columns), rule, *rows]
+        rule = ["---:" if numeric else "---" for numeric in table.numeric]
+        lines = [list(table.columns), rule, *_cells(table)]
         body = "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines)
         parts += ([f"*{table.title}*"] if table.title else []) + [body]
     for i, figure in enumerate(result.finding.figures):
-        svg = figure_svg(figure, f"{name}-{i}").strip()
-        parts.append(f"<figure>\n{svg}\n<figcaption>{escape(figure.title)}</figcaption>\n</figure>")
+        parts.append(page.figure(figure_svg(figure, f"{name}-{i}"), figure.title))
     for claim in result.finding.claims:
         parts.append(f"- **{'✓' if claim.passed else '✗'} {claim.claim}** ({claim.verdict})")
     return parts

@@ -1,16 +1,19 @@
 """What `tformer eval generations` shows: the measures side by side, what was copied, samples to read."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from tformer.evals.generations import COPIED, columns_of, table_rows
+from tformer.evals.writing import COPIED
 from tformer.show import terminal
-from tformer.show.answer import heading
+from tformer.show.generations_words import columns_of, table_rows
+from tformer.show.words import printable
+
+if TYPE_CHECKING:  # it imports torch
+    from tformer.evals.generations import Generations
 
 LEGEND = (
     "Known words are in the training text. Bits per byte are what the text costs the model itself. "
@@ -23,27 +26,27 @@ LEGEND = (
 )
 
 
-def generations(run: str, result: dict[str, Any], console: Console) -> None:
+def generations_view(run: str, result: "Generations", console: Console) -> None:
     """Everything, the samples last."""
-    columns = result["temperatures"]
+    first = next(iter(result.columns.values()))
     facts = {
         "run": run,
-        "text": f"{result['source']}: {result['training_characters']:,} characters of training text, "
-        f"{result['validation_characters']:,} of validation text",
-        "samples": f"{columns[0]['samples']} at each temperature T, of {result['max_tokens']:,} tokens",
+        "text": f"{result.source}: {result.training_characters:,} characters of training text, "
+        f"{result.validation_characters:,} of validation text",
+        "samples": f"{first.samples} at each temperature T, of {result.max_tokens:,} tokens",
     }
     terminal.fact_table(console, facts)
     grid = _measures(result, console, errors=True)
-    if _width(grid, console) > console.width:
+    if terminal.natural_width(grid, console) > console.width:
         grid = _measures(result, console, errors=False)
     console.print(grid)
-    legend = LEGEND.format(copied=COPIED, equal=f"{result['equal_characters']:,}")
+    legend = LEGEND.format(copied=COPIED, equal=f"{result.equal_characters:,}")
     console.print(Text(legend, style="dim"))
     _copies(result, console)
     _samples(result, console)
 
 
-def _measures(result: dict[str, Any], console: Console, errors: bool) -> Table:
+def _measures(result: "Generations", console: Console, errors: bool) -> Table:
     names = [*columns_of(result), "training"]
     title = "Samples, and validation text of the same lengths" + " (± standard error)" * errors
     grid = terminal.table(console, "", *names, title=title, right=names)
@@ -53,35 +56,31 @@ def _measures(result: dict[str, Any], console: Console, errors: bool) -> Table:
     return grid
 
 
-def _width(grid: Table, console: Console) -> int:
-    return Measurement.get(console, console.options.update(max_width=1000), grid).maximum
-
-
-def _copies(result: dict[str, Any], console: Console) -> None:
+def _copies(result: "Generations", console: Console) -> None:
     """The longest stretch of each column as it stands in the training text, and the words it lacks."""
     measured = columns_of(result)
     console.print()
-    heading("The longest stretch that is in the training text", console)
+    terminal.heading("The longest stretch that is in the training text", console)
     for name, c in measured.items():
-        said = json.dumps(terminal.printable(c["longest_overlap_text"], terminal=True), ensure_ascii=False)
-        console.print(Text.assemble((f"{name}, {c['longest_overlap']} characters: ", "dim"), said))
+        stretch = json.dumps(printable(c.longest_overlap_text, terminal=True), ensure_ascii=False)
+        console.print(Text.assemble((f"{name}, {c.longest_overlap} characters: ", "dim"), stretch))
     console.print()
-    heading("Words that the training text lacks, the most frequent first", console)
+    terminal.heading("Words that the training text lacks, the most frequent first", console)
     for name, c in measured.items():
-        words = [word + f" ×{times}" * (times > 1) for word, times in c["unknown_words"]]
+        words = [word + f" ×{times}" * (times > 1) for word, times in c.unknown_words]
         console.print(Text.assemble((f"{name}: ", "dim"), ", ".join(words) or "none"))
 
 
-def _samples(result: dict[str, Any], console: Console) -> None:
+def _samples(result: "Generations", console: Console) -> None:
     """Of every prompt the first sample at each temperature, and the text's own continuation."""
-    samples, shown = result["samples"], 0
-    real = {s["prompt"]: s["text"] for s in reversed(result["validation_samples"])}
-    for prompt in dict.fromkeys(s["prompt"] for s in samples):
+    samples, shown = result.samples, 0
+    real = dict(reversed(result.continuations))
+    for prompt in dict.fromkeys(s.prompt for s in samples):
         console.print()
-        heading(json.dumps(terminal.printable(prompt, terminal=True), ensure_ascii=False), console)
-        for temperature in (c["temperature"] for c in result["temperatures"]):
-            first = next(s for s in samples if (s["prompt"], s["temperature"]) == (prompt, temperature))
-            _sample(f"T {temperature:g}, seed {first['seed']}", prompt, first["text"], console)
+        terminal.heading(json.dumps(printable(prompt, terminal=True), ensure_ascii=False), console)
+        for temperature in result.columns:
+            first = next(s for s in samples if (s.prompt, s.temperature) == (prompt, temperature))
+            _sample(f"T {temperature:g}, seed {first.seed}", prompt, first.text, console)
             shown += 1
         if prompt in real:
             _sample("validation text", prompt, real[prompt], console)
@@ -91,5 +90,5 @@ def _samples(result: dict[str, Any], console: Console) -> None:
 
 def _sample(name: str, prompt: str, text: str, console: Console) -> None:
     console.print(Text(f"\n{name}", style="cyan"))
-    before, after = (terminal.printable(part, console.is_terminal) for part in (prompt, text))
+    before, after = (printable(part, console.is_terminal) for part in (prompt, text))
     console.print(Text.assemble((before, "bold"), after.rstrip("\n")))

@@ -1,29 +1,15 @@
 """What `tformer eval loss --out FILE.html` writes: figures, and a text in the colours of its surprise."""
 
-from collections.abc import Sequence
 from html import escape
 
 from tformer.evals.tokens import LEVELS, Surprise, Token, level
 from tformer.figures import Lines
 from tformer.show import page
-from tformer.show.loss import EXTREMES, cells_of, quoted, share, visible
+from tformer.show.colours import DARK, LIGHT
+from tformer.show.loss_words import EXTREMES, RUN_COLUMNS, Comparison, cells_of, guess_of
 from tformer.show.svg import figure_svg
-
-# Ink and paper of each level, light and dark; the middle is the page's own.
-LIGHT = {
-    0: ("#ffffff", "#2b6cb0"),
-    1: ("#000000", "#a9cfe8"),
-    3: ("#000000", "#fbdc9a"),
-    4: ("#000000", "#f4945a"),
-    5: ("#ffffff", "#b2182b"),
-}
-DARK = {
-    0: ("#ffffff", "#1f5a97"),
-    1: ("#dce9f3", "#27455d"),
-    3: ("#fff3d6", "#5c4712"),
-    4: ("#ffffff", "#9a4a17"),
-    5: ("#ffffff", "#c62839"),
-}
+from tformer.show.words import share, visible
+from tformer.text.tokenizer import quoted
 
 
 def _levels(colours: dict[int, tuple[str, str]]) -> str:
@@ -42,31 +28,24 @@ body {{ max-width: 66rem; }}
 """
 
 
-def loss_page(title: str, facts: dict[str, str], figure: Lines, found: Surprise | None) -> str:
+def loss_page(title: str, facts: dict[str, str], figure: Lines, surprise: Surprise | None) -> str:
     """The page of one model on a text."""
     rows = [[name, value] for name, value in facts.items()]
     parts = [f"<h1>{escape(title)}</h1>", page.table("", ("", ""), rows, (False, False)), *_curve(figure)]
-    if found is not None:
-        parts += _surprise(found)
+    if surprise is not None:
+        parts += _surprise(surprise)
     return page.page(title, "\n".join(parts), css=CSS)
 
 
-def comparison_page(
-    title: str,
-    facts: dict[str, str],
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    notes: Sequence[str],
-    figure: Lines,
-) -> str:
+def comparison_page(title: str, compared: Comparison) -> str:
     """The page of several models on one text."""
-    of_text = [[name, value] for name, value in facts.items()]
+    of_text = [[name, value] for name, value in compared.facts.items()]
     parts = [
         f"<h1>{escape(title)}</h1>",
         page.table("", ("", ""), of_text, (False, False)),
-        page.table("", columns, rows, [False] + [True] * (len(columns) - 1)),
-        *(f'<p class="dim">{escape(note)}</p>' for note in notes),
-        *_curve(figure),
+        page.table("", RUN_COLUMNS, compared.rows, [False] + [True] * (len(RUN_COLUMNS) - 1)),
+        *(f'<p class="dim">{escape(note)}</p>' for note in compared.notes),
+        *_curve(compared.figure),
     ]
     return page.page(title, "\n".join(parts), css=CSS)
 
@@ -77,25 +56,25 @@ def _curve(figure: Lines) -> list[str]:
     return ["<h2>Along the window</h2>", page.figure(figure_svg(figure, "curve"), figure.title)]
 
 
-def _surprise(found: Surprise) -> list[str]:
+def _surprise(surprise: Surprise) -> list[str]:
     text = "".join(
-        [f'<span class="dim" title="the first token: nothing predicts it">{_shown(found.first)}</span>']
-        + [_span(token, found.of) for token in found.stretch]
+        [f'<span class="dim" title="the first token: nothing predicts it">{_shown(surprise.first)}</span>']
+        + [_span(token, surprise.of) for token in surprise.stretch]
     )
     legend = "".join(
         f'<span class="l{i}">{escape(name)} · {span} nats</span>' for i, (name, span) in enumerate(LEVELS)
     )
     return [
         "<h2>Token by token</h2>",
-        f"<p>{found.said}. The colour is the probability that the model gave each token; point at one for "
-        "its numbers.</p>",
+        f"<p>{surprise.summary}. The colour is the probability that the model gave each token; point at one "
+        "for its numbers.</p>",
         f'<p class="legend">{legend}</p>',
         f'<pre class="tokens">{text}</pre>',
         *(
             part
-            for word, tokens in (("hardest", found.hardest), ("easiest", found.easiest))
+            for word, tokens in (("hardest", surprise.hardest), ("easiest", surprise.easiest))
             for part in (
-                f"<h2>The {word} of all {found.of:,} tokens, each once</h2>",
+                f"<h2>The {word} of all {surprise.of:,} tokens, each once</h2>",
                 page.table("", [*EXTREMES], [cells_of(token) for token in tokens], [*EXTREMES.values()]),
             )
         ),
@@ -107,10 +86,9 @@ def _shown(raw: bytes) -> str:
 
 
 def _span(token: Token, of: int) -> str:
-    guess = "itself" if token.expected == token.raw else quoted(token.expected)
-    said = (
+    numbers = (
         f"{quoted(token.raw)}: {token.loss:.4f} nats ({share(token.probability)}), "
         f"rank {token.rank:,} of {of:,}, after {token.context:,} tokens; "
-        f"expected {guess} ({share(token.expected_probability)})"
+        f"expected {guess_of(token)} ({share(token.expected_probability)})"
     )
-    return f'<span class="l{level(token.loss)}" title="{escape(said)}">{_shown(token.raw)}</span>'
+    return f'<span class="l{level(token.loss)}" title="{escape(numbers)}">{_shown(token.raw)}</span>'

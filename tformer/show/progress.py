@@ -17,7 +17,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from tformer.show.terminal import duration, err, printable, say
+from tformer.show.terminal import err, say
+from tformer.show.words import duration, printable
 
 if TYPE_CHECKING:  # it imports torch
     from tformer.training.fit import Report

@@ -10,22 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from tformer.errors import TformerError
-from tformer.evals.attention import attention_weights
-from tformer.evals.generations import columns_of, table_rows
+from tformer.errors import RequestError, TformerError
+from tformer.evals.attention import head_maps
+from tformer.evals.generations import Drawn, Generations
 from tformer.figures import Bars, Figure, Heat, Lines, Numbers, Series
 from tformer.files import write_file
 from tformer.model import Transformer
 from tformer.run.data import recorded_reversal
-from tformer.run.record import Evaluation, Record, read_evaluations, read_lines, read_record, weights_hash
+from tformer.run.record import Evaluation, Record, read_evaluations, read_metrics, read_record, weights_hash
 from tformer.show import page
+from tformer.show.generations_words import columns_of, table_rows
+from tformer.show.loss_words import position_figure
 from tformer.show.svg import figure_svg
 from tformer.text.tokenizer import Tokenizer
 
 MOST_POINTS = 400  # of a curve
-MOST_MAPS = 16  # heads that are drawn
+HEADS_ON_PAGE = 16
+TOKENS_ON_PAGE = 32  # of the text that attention is drawn on
 FACTS = {  # of a result, with what they are called
     "parameters": "parameters",
     "steps": "steps",
@@ -36,24 +38,25 @@ FACTS = {  # of a result, with what they are called
     "loss": "loss of the last step (nats per token)",
     "kept_step": "weights are of step",
 }
-
-
-MOST_TOKENS = 32  # of the text that attention is drawn on
+LAMBADA_NAMES = {  # the whole word is not the last token: the page names both
+    key: f"{key} of the whole last word".replace("_", " ")
+    for key in ("accuracy", "accuracy_stderr", "perplexity", "perplexity_stderr")
+}
 
 
 def write_page(folder: Path, model: Transformer) -> None:
     """Write `report.html` of a run from what lies in it; `model` is its weights, to see where heads look."""
-    write_file(folder / "report.html", run_text(folder, model).encode())
+    write_file(folder / "report.html", run_text(folder, model).encode(errors="backslashreplace"))
 
 
 def run_text(folder: Path, model: Transformer, step: int | None = None) -> str:
     """The page of a run from what lies in it; `model` are its weights, or those of a step as it trains."""
     record = read_record(folder)
-    metrics = read_lines(folder / "metrics.jsonl")
+    metrics = read_metrics(folder / "metrics.jsonl")
     here = weights_hash(folder) if (folder / "model.safetensors").exists() else None
     evals = [line for line in read_evaluations(folder) if here and line.weights == here]
     maps = _attention_on(folder, record, metrics, model)
-    return run_page(folder.name, record, metrics, evals, maps, step)
+    return run_page(folder.resolve().name, record, metrics, evals, maps, step)
 
 
 def _attention_on(
@@ -67,16 +70,14 @@ def _attention_on(
         ids = [int(i) for i in task.fresh(1, index=1)[0][0]]
     elif samples:
         try:
-            ids = tokenizer.encode(samples[-1])[: min(MOST_TOKENS, model.config.n_ctx)]
+            ids = tokenizer.encode(samples[-1])[: min(TOKENS_ON_PAGE, model.config.n_ctx)]
         except TformerError:  # a replacement character that its alphabet lacks
             return None
     else:
         return None
     if len(ids) < 2:
         return None
-    device = next(model.parameters()).device
-    weights = attention_weights(model, torch.tensor([ids], device=device))[:, 0].float().cpu().numpy()
-    return "".join(tokenizer.text_of(i) for i in ids), weights
+    return "".join(tokenizer.text_of(i) for i in ids), head_maps(model, ids)
 
 
 def run_page(
@@ -93,7 +94,7 @@ def run_page(
     the weights of every head on it, shape (layer, head, query, key), of `step` if not of the weights kept.
     """
     parts = [f"<h1>{escape(name)}</h1>", f'<p class="dim">{escape(_origin(record))}</p>', _facts(record)]
-    parts += _curves(metrics)
+    parts += _training(metrics)
     parts += _by_position(metrics, record)
     parts += _samples(metrics)
     parts += _evals(evals)
@@ -117,7 +118,7 @@ def _origin(record: Record) -> str:
 
 def _facts(record: Record) -> str:
     result, tokenizer = record.result.as_dict() if record.result else {}, record.tokenizer
-    rows = [[said, _number(result[key])] for key, said in FACTS.items() if result.get(key) is not None]
+    rows = [[label, _number(result[key])] for key, label in FACTS.items() if result.get(key) is not None]
     if tokenizer and tokenizer.size is not None:
         rows.append(["tokenizer", f"{tokenizer.kind}, {tokenizer.size:,} tokens"])
     if not result:
@@ -145,9 +146,9 @@ def _shown(figure: Figure, name: str) -> str:
 # ---------------------------------------------------------------------------- training
 
 
-def _curves(metrics: Sequence[dict[str, Any]]) -> list[str]:
+def _training(metrics: Sequence[dict[str, Any]]) -> list[str]:
     keys = {"training": "loss", "validation": "val_loss"}
-    losses = [s for said, key in keys.items() if (s := _series(said, metrics, key))]
+    losses = [s for label, key in keys.items() if (s := _series(label, metrics, key))]
     if not losses:
         return []
     title = "Cross-entropy as it trained"
@@ -167,9 +168,8 @@ def _by_position(metrics: Sequence[dict[str, Any]], record: Record) -> list[str]
     kept = record.result.kept_step if record.result else None
     line = next((m for m in judged if m["step"] == kept), judged[-1])
     x, y = zip(*line["by_position"], strict=True)
-    title = f"Loss by position in the window, validation at step {line['step']:,}: what more context is worth"
-    series = (Series("loss", tuple(x), tuple(y)),)
-    return [_shown(Lines(title, "position", "nats per token", series, log_x=True), "by-position")]
+    figure = position_figure([Series("loss", tuple(x), tuple(y))], f"validation at step {line['step']:,}")
+    return [_shown(figure, "by-position")]
 
 
 def _series(name: str, metrics: Sequence[dict[str, Any]], key: str) -> Series | None:
@@ -200,12 +200,8 @@ def _evals(evals: Sequence[Evaluation]) -> list[str]:
         parts.append(f"<h3>{escape(task)}</h3>")
         if line.on:
             parts.append(f'<p class="dim">on {escape(line.on)}</p>')
-        figure = _eval_figure(line.result)
-        if figure:
-            parts.append(_shown(figure, f"eval-{i}"))
-        if line.result.get("temperatures"):
-            parts += _generations(line.result)
-        named = LAMBADA if task == "lambada" else {}
+        parts += _evidence(line, f"eval-{i}")
+        named = LAMBADA_NAMES if task == "lambada" else {}
         rows = [
             [named.get(key, key.replace("_", " ")), _number(value)] for key, value in _scalars(line.result)
         ]
@@ -213,46 +209,45 @@ def _evals(evals: Sequence[Evaluation]) -> list[str]:
     return parts
 
 
-LAMBADA = {  # the whole word is not the last token: the page names both
-    key: f"{key} of the whole last word".replace("_", " ")
-    for key in ("accuracy", "accuracy_stderr", "perplexity", "perplexity_stderr")
-}
-
-
 def _scalars(result: dict[str, Any]) -> list[tuple[str, Any]]:
     """Numbers and words of a result, not its lists."""
     return [(k, v) for k, v in result.items() if k != "run" and isinstance(v, (bool, int, float, str))]
 
 
-def _eval_figure(result: dict[str, Any]) -> Figure | None:
-    if positions := result.get("positions"):
-        if isinstance(positions[0], dict) and "accuracy" in positions[0]:
-            bars = tuple(
-                (f"{p['position']} ({p['half']} half)", Numbers((p["accuracy"],), ".3f")) for p in positions
-            )
-            chance = ("chance", float(result.get("chance", 0)))
-            return Bars("Accuracy of each target position", "accuracy", bars, chance)
-    elif (by_position := result.get("by_position")) and len(by_position) > 1:
-        x = tuple(range(1, len(by_position) + 1))
-        series = (Series("loss", x, tuple(by_position)),)
-        title = "Loss by position in the window: what more context is worth"
-        return Lines(title, "position", "nats per token", series, log_x=True)
-    return None
+def _evidence(line: Evaluation, name: str) -> list[str]:
+    """What a task found beside its numbers: a figure, or the samples and what is measured of them."""
+    result = line.result
+    if line.task == "reversal" and (positions := result.get("positions")):
+        return [_shown(_accuracies(positions, float(result.get("chance", 0))), name)]
+    if line.task == "loss" and len(means := result.get("by_position", ())) > 1:
+        curve = Series("loss", tuple(range(1, len(means) + 1)), tuple(means))
+        return [_shown(position_figure([curve]), name)]
+    if line.task == "generations":
+        try:
+            return _generations(Generations.from_dict(result))
+        except RequestError:  # of an earlier version: its numbers are shown alone
+            return []
+    return []
 
 
-def _generations(result: dict[str, Any]) -> list[str]:
+def _accuracies(positions: Sequence[dict[str, Any]], chance: float) -> Bars:
+    bars = tuple((f"{p['position']} ({p['half']} half)", Numbers((p["accuracy"],), ".3f")) for p in positions)
+    return Bars("Accuracy of each target position", "accuracy", bars, ("chance", chance))
+
+
+def _generations(result: Generations) -> list[str]:
     """The measures side by side, and of every prompt the first sample at each temperature."""
     names = ["", *columns_of(result), "training"]
     rows = [
         [label.replace("  ", "\u2003"), *cells] for label, *cells in table_rows(result)
     ]  # HTML drops spaces
     parts = [page.table("", names, rows, [False] + [True] * (len(names) - 1))]
-    first: dict[tuple[str, float], dict[str, Any]] = {}
-    for sample in result["samples"]:
-        first.setdefault((sample["prompt"], sample["temperature"]), sample)
-    for (prompt, temperature), sample in first.items():
-        parts.append(f'<p class="dim">T {temperature:g}, seed {sample["seed"]}</p>')
-        parts.append(f"<pre><b>{escape(prompt)}</b>{escape(sample['text'])}</pre>")
+    first: dict[tuple[str, float], Drawn] = {}
+    for sample in result.samples:
+        first.setdefault((sample.prompt, sample.temperature), sample)
+    for sample in first.values():
+        parts.append(f'<p class="dim">T {sample.temperature:g}, seed {sample.seed}</p>')
+        parts.append(f"<pre><b>{escape(sample.prompt)}</b>{escape(sample.text)}</pre>")
     return parts
 
 
@@ -262,9 +257,9 @@ def _attention(text: str, weights: np.ndarray, step: int | None = None) -> list[
         for layer in range(weights.shape[0])
         for head in range(weights.shape[1])
     ]
-    more = f" (the first {MOST_MAPS} of {len(heads)} heads)" if len(heads) > MOST_MAPS else ""
+    more = f" (the first {HEADS_ON_PAGE} of {len(heads)} heads)" if len(heads) > HEADS_ON_PAGE else ""
     title = f"Attention by layer.head: a row for each query, a column for each key{more}"
-    figure = Heat(title, "query", "key", tuple(heads[:MOST_MAPS]))
+    figure = Heat(title, "query", "key", tuple(heads[:HEADS_ON_PAGE]))
     return [
         "<h2>Where its heads look</h2>",
         f"<p>On: <code>{escape(text)}</code>{f', after step {step:,}' if step else ''}</p>",

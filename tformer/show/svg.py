@@ -1,4 +1,7 @@
-"""Pictures of a run. matplotlib is imported only where something is drawn."""
+"""Every picture as SVG or PNG: the curves of a training, maps of heads, the figures of a page.
+
+matplotlib is imported only where something is drawn.
+"""
 
 import io
 import re
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tformer.figures import Bars, Heat, Lines
+from tformer.show.colours import PALETTE, curve_colour
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -34,8 +38,7 @@ def loss_svg(metrics: Sequence[dict[str, Any]], title: str) -> str:
     axes, *below = figure.subplots(len(ratios), sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
     if words:
         _last_words(below[0], words)
-    steps = [m["step"] for m in metrics]
-    axes.plot(steps, [m["loss"] for m in metrics], color=TRAIN, linewidth=1, label="training")
+    axes.plot(*_points(metrics, "loss"), color=TRAIN, linewidth=1, label="training")
     evaluated = [m for m in metrics if m.get("val_loss") is not None]
     if evaluated:
         axes.plot(
@@ -55,14 +58,13 @@ def loss_svg(metrics: Sequence[dict[str, Any]], title: str) -> str:
             ha="right",
             color=VAL,
         )
-    axes.set(ylabel="cross-entropy (nats per token)", title=title)
+    axes.set_title(title.encode(errors="backslashreplace").decode(), parse_math=False)
+    axes.set_ylabel("cross-entropy (nats per token)")
     axes.margins(y=0.1)  # room below for the number
     (below or [axes])[0].set_xlabel("step")
     axes.grid(alpha=0.25)
     rate = axes.twinx()
-    rate.plot(
-        steps, [m["lr"] for m in metrics], color=RATE, linewidth=1, linestyle=":", label="learning rate"
-    )
+    rate.plot(*_points(metrics, "lr"), color=RATE, linewidth=1, linestyle=":", label="learning rate")
     rate.set_ylabel("learning rate", color=RATE)
     rate.set_ylim(bottom=0)
     lines = [*axes.get_lines(), *rate.get_lines()]
@@ -70,6 +72,12 @@ def loss_svg(metrics: Sequence[dict[str, Any]], title: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _points(metrics: Sequence[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    """Steps, and what was measured at them."""
+    seen = [(m["step"], m[name]) for m in metrics if m.get(name) is not None]
+    return [step for step, _ in seen], [value for _, value in seen]
 
 
 def _last_words(axes: Any, words: Sequence[tuple[int, float]]) -> None:
@@ -117,17 +125,6 @@ def attention_picture(weights: np.ndarray, tokens: Sequence[str], title: str, ki
 
 # ---------------------------------------------------------------------------- figures of pages
 
-PALETTE = (
-    "#3b82c4",
-    "#d9822b",
-    "#2a9d6f",
-    "#c4507a",
-    "#8b6fd1",
-    "#7d8590",
-    "#a8982a",
-    "#3fa7b8",
-    "#b5651d",
-)
 INK = "#010203"  # stands for the page's own text colour until the SVG is written
 
 
@@ -166,7 +163,8 @@ def _lines(figure: Lines) -> "Canvas":
     several = len(figure.series) > 1
     canvas = _canvas(6.4, 3.4 + (0.27 * -(-len(figure.series) // 2) if several else 0))
     axes = canvas.subplots()
-    for series, colour in zip(figure.series, _colours(len(figure.series)), strict=True):
+    for number, series in enumerate(figure.series):
+        colour = curve_colour(number)
         marker = "o" if len(series.x) <= 12 else None
         axes.plot(
             series.x, series.y, label=series.name, color=colour, marker=marker, markersize=3, linewidth=1.6
@@ -237,20 +235,9 @@ def _heat(figure: Heat) -> "Canvas":
     return canvas
 
 
-def _colours(n: int) -> list[str]:
-    return [PALETTE[i % len(PALETTE)] for i in range(n)]
-
-
 def _tidy(axes: Any) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 _DRAW: dict[type, Any] = {Lines: _lines, Bars: _bars, Heat: _heat}
-
-
-def pooled(weights: np.ndarray, most: int) -> np.ndarray:
-    """A matrix as one of at most `most` cells a side, each the largest that it covers."""
-    for axis, size in enumerate(weights.shape):
-        weights = np.maximum.reduceat(weights, range(0, size, -(-size // most)), axis=axis)
-    return weights

@@ -41,7 +41,7 @@ from tformer.text.engines import (
 # A place where text can be cut with no change in the ids: no token of ours, and no pre-token of
 # GPT-2's, reaches from a word character into the white space after it.
 SAFE_CUT = re.compile(r"(?<=\w)(?=[ \t\r\n])")
-MOST_BYTES = 1 << 28  # of a tokenizer.json; those of a quarter of a million tokens have 30 MB
+LARGEST_FILE = 1 << 28  # of a tokenizer.json; those of a quarter of a million tokens have 30 MB
 CHUNK = 1 << 16  # characters encoded at a time
 
 
@@ -145,7 +145,7 @@ class Tokenizer:
         """Read a `tokenizer.json`, or the one in a run directory. Raises RequestError if it is not one."""
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
-            return cls(Engine.from_str(read_whole(file, MOST_BYTES)))
+            return cls(Engine.from_str(read_whole(file, LARGEST_FILE)))
         except OSError as error:
             raise RequestError(
                 f"no tokenizer at {file}",
@@ -283,13 +283,21 @@ class Tokenizer:
         return self.token_bytes[i].decode("utf-8", errors="replace")
 
     def show(self, i: int) -> str:
-        """A token as a person reads it: its text, or its bytes where they are no text."""
-        raw = self.token_bytes[i]
-        try:
-            text = raw.decode()
-            return json.dumps(text, ensure_ascii=not text.isprintable())
-        except UnicodeDecodeError:
-            return "bytes " + raw.hex(" ")
+        """A token as a person reads it."""
+        return quoted(self.token_bytes[i])
+
+
+def quoted(raw: bytes) -> str:
+    r"""A token in quotes, or its bytes where they are no text.
+
+    >>> quoted("café".encode()), quoted(b"\n"), quoted(b"\xc3")
+    ('"café"', '"\\n"', 'bytes c3')
+    """
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return "bytes " + raw.hex(" ")
+    return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 def _refuse_empty(vocabulary: object) -> None:

@@ -7,16 +7,16 @@ hold when the run is resumed.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from tformer.config import TrainConfig
 from tformer.errors import RequestError
 from tformer.evals.loss import TOKENS_AT_ONCE, text_loss
 from tformer.run.record import TimeBudget
-from tformer.show.svg import loss_svg
-from tformer.training.fit import State, fit
+from tformer.training.fit import Learner, State, fit
 from tformer.training.optim import Optimizers
 from tformer.training.session import Session
 
@@ -29,7 +29,14 @@ SAMPLE = 2 * TOKENS_AT_ONCE  # tokens of the validation part that are scored to 
 KEPT_BACK = 0.07  # of what is left: pictures, lines of metrics, and a machine that has slower moments
 SAVED_PER_SECOND = 2e8  # bytes of a checkpoint, synced, on a disk that is not the fastest
 STATES = 3  # a checkpoint holds weights and up to two moments of each
-PICTURES = 6  # a page and its curves take about as long as so many loss curves
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """When a run is to be over: so many minutes after `began`, a time of the clock that measures."""
+
+    minutes: float
+    began: float
 
 
 @dataclass(frozen=True)
@@ -57,67 +64,58 @@ def steps_within(seconds: float, costs: Costs, train: TrainConfig) -> int:
     return low
 
 
-def settle(session: Session, minutes: float, began: float, clock: Clock = time.perf_counter) -> None:
-    """Give a run that has not begun as many steps as end `minutes` after `began`, a time of `clock`.
+def settle(
+    session: Session, limit: TimeLimit, drawing: float = 0.0, clock: Clock = time.perf_counter
+) -> TimeBudget:
+    """How many steps a run that has not begun has time for, and by which measurements.
 
-    Weights, optimizer state and random numbers are afterwards what they were before. How it was decided is
-    recorded under `budget`. Raises RequestError where the time is too short for one step.
+    `drawing` is how many seconds the pictures of its end will take. The session, its weights and torch's
+    random numbers are afterwards what they were before. Raises RequestError where a step takes longer.
     """
     assert session.state.step == 0, "a run that goes on has its steps"
-    train = session.config.train
-    with _undone(session):
-        costs = measure(session, 60 * minutes * MEASURING, clock)
-    before = clock() - began
-    steps = steps_within((60 * minutes - before) * (1 - KEPT_BACK), costs, train)
+    train, seconds = session.config.train, 60 * limit.minutes
+    trial = replace(session, optimizers=Optimizers(session.model, train, bf16=train.precision == "bf16"))
+    with _undone(session.model):
+        costs = measure(trial, seconds * MEASURING, drawing, clock)
+    before = clock() - limit.began
+    steps = steps_within((seconds - before) * (1 - KEPT_BACK), costs, train)
     if steps == 0:
         least = (before + costs.of(1, train) / (1 - KEPT_BACK)) / 60
         raise RequestError(
-            f"--minutes {minutes:g} is too short",
+            f"--minutes {limit.minutes:g} is too short",
             f"{before:.0f} s went into beginning, and one step with its evaluation takes "
             f"{costs.of(1, train):.0f} s",
             f"give at least --minutes {1.2 * least:.2g}, or a smaller model",
         )
-    session.config = session.config.updated("train", steps=steps)
-    session.record = session.record.updated(
-        budget=TimeBudget(
-            minutes=minutes,
-            steps=steps,
-            seconds_before=round(before, 3),
-            seconds_per_step=round(costs.step, 6),
-            seconds_per_evaluation=round(costs.evaluation, 3),
-        )
+    return TimeBudget(
+        minutes=limit.minutes,
+        steps=steps,
+        seconds_before=round(before, 3),
+        seconds_per_step=round(costs.step, 6),
+        seconds_per_evaluation=round(costs.evaluation, 3),
     )
 
 
 @contextmanager
-def _undone(session: Session) -> Iterator[None]:
-    """Leave weights, optimizers and torch's random numbers as they are found."""
-    weights = {name: tensor.clone() for name, tensor in session.model.state_dict().items()}
-    device = next(session.model.parameters()).device
+def _undone(model: nn.Module) -> Iterator[None]:
+    """Leave weights and torch's random numbers as they are found."""
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             yield
         finally:
-            session.model.load_state_dict(weights)
-            train = session.config.train
-            session.optimizers = Optimizers(session.model, train, bf16=train.precision == "bf16")
-            session.judged = None
+            model.load_state_dict(weights)
 
 
-def measure(session: Session, seconds: float, clock: Clock) -> Costs:
+def measure(trial: Session, seconds: float, drawing: float, clock: Clock) -> Costs:
     """Time steps for about `seconds`, and an evaluation. Trains the model of the session for a moment."""
-    device = next(session.model.parameters()).device
-    whole = session.config.train
-    train = whole.model_copy(update={"steps": UNCOUNTED + MOST, "eval_every": 0, "patience": 0})
-    reports = fit(
-        session.model,
-        session.optimizers,
-        session.data.batches,
-        train,
-        State(),
-        whole.precision,
-        forward=session.forward,
+    device = next(trial.model.parameters()).device
+    train = trial.config.train.model_copy(
+        update={"steps": UNCOUNTED + MOST, "eval_every": 0, "patience": 0},
     )
+    learner = Learner(trial.model, trial.optimizers, trial.forward)
+    reports = fit(learner, trial.data.batches, train, State())
     for _ in range(UNCOUNTED):
         next(reports)
     _synchronise(device)
@@ -128,33 +126,24 @@ def measure(session: Session, seconds: float, clock: Clock) -> Costs:
             break
     _synchronise(device)
     step = (clock() - began) / counted
-    n_bytes = STATES * sum(p.numel() * p.element_size() for p in session.model.parameters())
-    one = [{"step": 1, "loss": 1.0, "lr": 1.0}]
-    loss_svg(one, "")  # the first one imports matplotlib
-    picture = _timed(lambda: loss_svg(one, ""), device, clock)
-    verdict = 4 * _validation(session, device, clock) if session.data.reversal else 0.0
-    evaluation = _evaluation(session, device, clock)
-    return Costs(step, evaluation, n_bytes / SAVED_PER_SECOND, PICTURES * picture + verdict)
+    n_bytes = STATES * sum(p.numel() * p.element_size() for p in trial.model.parameters())
+    verdict = 4 * _validation(trial, device, clock) if trial.data.reversal else 0.0
+    evaluation = _validation(trial, device, clock) + _timed(trial.measure, device, clock)
+    return Costs(step, evaluation, n_bytes / SAVED_PER_SECOND, drawing + verdict)
 
 
-def _evaluation(session: Session, device: torch.device, clock: Clock) -> float:
-    """Seconds of a validation and of what else is measured with it."""
-    validation = _validation(session, device, clock)
-    return validation + _timed(lambda: [f(session) for f in session.at_evaluation], device, clock)
-
-
-def _validation(session: Session, device: torch.device, clock: Clock) -> float:
+def _validation(trial: Session, device: torch.device, clock: Clock) -> float:
     """Seconds of a validation, by that of a part of the text."""
-    if session.data.reversal:
-        session.validate()
-        return _timed(session.validate, device, clock)
-    ids = session.data.val_ids
+    if trial.data.reversal:
+        trial.validate()
+        return _timed(trial.validate, device, clock)
+    ids = trial.data.val_ids
     if ids is None:
         return 0.0
-    n_bytes, precision = session.data.tokenizer.n_bytes, session.config.train.precision
+    n_bytes, precision = trial.data.tokenizer.n_bytes, trial.config.train.precision
     part = ids[: SAMPLE + 1]
-    text_loss(session.model, part[: SAMPLE // 2 + 1], n_bytes, precision)  # uncounted
-    took = _timed(lambda: text_loss(session.model, part, n_bytes, precision), device, clock)
+    text_loss(trial.model, part[: SAMPLE // 2 + 1], n_bytes, precision)  # uncounted
+    took = _timed(lambda: text_loss(trial.model, part, n_bytes, precision), device, clock)
     return took * (len(ids) - 1) / (len(part) - 1)
 
 

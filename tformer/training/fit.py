@@ -7,7 +7,7 @@ would have taken.
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast
 
 import torch
@@ -38,7 +38,15 @@ class State:
 
     @classmethod
     def from_dict(cls, values: dict[str, int | float | None]) -> "State":
-        """The inverse of `as_dict`."""
+        """The inverse of `as_dict`. Raises TformerError where a field is another version's."""
+        if unknown := sorted(values.keys() - {known.name for known in fields(cls)}):
+            raise TformerError(
+                "the state of a checkpoint is another version's", f"it has {unknown[0]}", "upgrade"
+            )
+        for name, value in values.items():
+            known = (int,) if cls.__annotations__[name] is int else (int, float, type(None))
+            if isinstance(value, bool) or not isinstance(value, known):
+                raise TformerError("the state of a checkpoint is not one of ours", f"{name} is {value!r}")
         return cls(**{k: math.inf if v is None else v for k, v in values.items()})  # type: ignore[arg-type]
 
 
@@ -74,26 +82,38 @@ class DivergedError(TformerError):
 Validate = Callable[[], tuple[float, float]]  # loss in nats a token, bits per byte
 
 
+@dataclass
+class Learner:
+    """What is trained, and what by.
+
+    `model` is a Transformer or has what is used of it: logits of ids, and `config.dropout`. `forward` stands
+    in for the model's own where there is one (a compiled one). `whole` is where training stands with its
+    last update; None before the first, and while one is being made.
+    """
+
+    model: nn.Module
+    optimizers: Optimizers
+    forward: Callable[[Tensor], Tensor] | None = None
+    whole: State | None = None
+
+
 def fit(
-    model: nn.Module,
-    optimizers: Optimizers,
+    learner: Learner,
     batches: Batches,
     train: TrainConfig,
     state: State,
-    precision: str = "fp32",
     validate: Validate | None = None,
-    forward: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Report]:
     """Train from `state` to `train.steps`, yielding a report after every step.
 
-    `model` is a Transformer or has what is used of it: logits of ids, and `config.dropout`.
-    `forward` stands in for the model's own (a compiled one). Seconds count the steps alone, not
-    evaluation nor what the consumer does. Raises DivergedError before the update that would spoil the
-    weights, and stops after `train.patience` evaluations without improvement.
+    `train.precision` is bf16, or anything else for float32. Seconds count the steps alone, not evaluation nor
+    what the consumer does. Raises DivergedError before the update that would spoil the weights, and stops
+    after `train.patience` evaluations without improvement.
     """
-    device = next(model.parameters()).device
+    model, optimizers = learner.model, learner.optimizers
+    device, config = next(model.parameters()).device, cast(ModelConfig, model.config)
     # Not `forward or model`: a compiled module has a length, and it raises.
-    forward, config = model if forward is None else forward, cast(ModelConfig, model.config)
+    forward = model if learner.forward is None else learner.forward
     micro = train.micro_batch_size or train.batch_size
     while state.step < train.steps and not is_exhausted(state, train):
         began = time.perf_counter()
@@ -105,7 +125,7 @@ def fit(
             torch.manual_seed(int(rng(train.seed, STREAM_DROPOUT, step).integers(2**63)))
         loss = torch.zeros((), device=device)
         for some_inputs, some_targets in zip(inputs.split(micro), targets.split(micro), strict=True):
-            with autocast(precision, device):
+            with autocast(train.precision, device):
                 logits = forward(some_inputs)
             part = cross_entropy(logits, some_targets).sum() / targets.numel()
             part.backward()
@@ -118,8 +138,9 @@ def fit(
                 f"loss {loss.item():.4g}, gradient norm {grad_norm:.4g}; the update was not made",
                 f"lower the learning rate (--lr {train.lr / 3:.2g}) or lengthen train.warmup_steps",
             )
+        learner.whole = None
         optimizers.step(lr)
-        state = replace(
+        state = learner.whole = replace(
             state,
             step=step + 1,
             tokens=state.tokens + targets.numel(),

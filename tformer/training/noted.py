@@ -1,36 +1,33 @@
-"""What a run keeps of how it went, for a person to look at: a line that it writes now and then, the loss by
-position, `loss.svg` and `report.html`.
+"""What is measured where a run is evaluated, beside its loss: a line that it writes, the loss by position,
+and the last words of passages (`train --eval-data`).
 
-Nothing here moves a weight or a draw of training. Knows nothing of terminals.
+Each gives entries of a line of `metrics.jsonl`. Nothing here moves a weight or a draw of training.
 """
 
-import time
-from collections.abc import Callable
-from dataclasses import asdict
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from tformer.config import Config
+from tformer.errors import RequestError
+from tformer.evals.lambada import Encoded, encode_passages, lambada, read_passages
 from tformer.evals.loss import octaves
-from tformer.evals.reversal import ReversalResult
-from tformer.run.huggingface import load_model
-from tformer.run.record import keep_evaluation
+from tformer.run.data import ANOTHER_RUN, Data
+from tformer.run.record import Passages, Record, check_hash
 from tformer.sample import Sampler, Sampling, TextStream, generate
-from tformer.show.run_page import run_text
-from tformer.show.svg import loss_svg
+from tformer.text.corpus import open_file
 from tformer.text.data import STREAM_SAMPLE, Reversal, rng
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.session import Session
 
 CHARACTERS = 80  # of a sampled line: about what a terminal has room for
 TEMPERATURE = 0.8  # as `tformer sample` has it
-SHARE = 0.02  # of the time that has passed, for pictures
-FIRST_PICTURE = 1.0  # seconds: what the first one is taken to cost, before one was drawn
-
-Clock = Callable[[], float]
 
 
-# ---------------------------------------------------------------------------- at an evaluation
+# ---------------------------------------------------------------------------- a line
 
 
 def sampled_line(session: Session) -> dict[str, Any]:
@@ -64,6 +61,9 @@ def _reversed_line(session: Session, task: Reversal) -> str:
     return " → ".join("".join(map(tokenizer.text_of, ids)) for ids in said)
 
 
+# ---------------------------------------------------------------------------- by position
+
+
 def loss_by_position(session: Session) -> dict[str, Any]:
     """`by_position`: [last position, mean loss] of positions 1, 2, 3–4, 5–8, …, of this evaluation."""
     judged = session.judged
@@ -72,45 +72,45 @@ def loss_by_position(session: Session) -> dict[str, Any]:
     return {"by_position": [[last, round(mean, 4)] for _, last, mean in octaves(judged.by_position)]}
 
 
-# ---------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------- last words
 
 
-class Pictures:
-    """`loss.svg` and `report.html`, drawn again as a run goes on, for a small share of its time."""
+@dataclass(frozen=True)
+class NextWords:
+    """Passages read whole before anything is written, and what `tformer.yaml` keeps of them."""
 
-    def __init__(self, session: Session, share: float = SHARE, clock: Clock = time.perf_counter):
-        self.session, self.share, self.clock = session, share, clock
-        self.began, self.spent, self.cost = clock(), 0.0, FIRST_PICTURE
+    passages: Encoded
+    record: Passages  # under record.eval_data
 
-    def refresh(self) -> bool:
-        """Draw if that is cheap by now; whether it was."""
-        began = self.clock()
-        if self.spent + self.cost > self.share * (began - self.began):
-            return False
-        draw(self.session)
-        self.cost = self.clock() - began
-        self.spent += self.cost
-        return True
+    def score(self, session: Session) -> dict[str, Any]:
+        """`next_word_loss`: nats per whole last word, the mean over the passages.
+
+        It is the logarithm of the perplexity that `eval lambada` reports.
+        """
+        result = lambada(session.model, self.passages, session.config.train.precision)
+        return {"next_word_loss": result.next_word_loss}
 
 
-def draw(session: Session) -> None:
-    """Write `loss.svg` and `report.html` as things stand, with the weights of this step."""
-    run = session.run
-    run.write_text("loss.svg", loss_svg(run.read_metrics(), run.folder.name))
-    run.write_text("report.html", run_text(run.folder, session.model, session.state.step))
+def read_next_words(source: str | None, recorded: Record, config: Config, data: Data) -> NextWords | None:
+    """The passages of `--eval-data`, or those of the run that goes on; None where neither has any.
 
-
-def draw_last(session: Session) -> None:
-    """Write `report.html` with the weights that the run keeps, which may be those of an earlier step."""
-    run = session.run
-    result = session.record.result
-    kept = result.kept_step if result else None
-    device = next(session.model.parameters()).device
-    model = session.model if kept == session.state.step else load_model(run.folder, device)
-    run.write_text("report.html", run_text(run.folder, model))
-
-
-def keep_verdict(session: Session, verdict: ReversalResult) -> None:
-    """The table that training on reversal ends with, for the page."""
-    on = f"{verdict.positions[0].n:,} fresh sequences"
-    keep_evaluation(session.run.folder, "reversal", asdict(verdict), on)
+    A run keeps its passages: RequestError where they are not those recorded, and for a run on reversal.
+    """
+    before = recorded.eval_data
+    if source is None and before is None:
+        return None
+    if source is None and before and not Path(before.source).exists():
+        raise RequestError(
+            f"no passages at {before.source}",
+            "this run is judged by them as it trains",
+            "say where they are: --eval-data FILE",
+        )
+    source = source or (before.source if before else "")
+    if data.reversal:
+        raise RequestError("--eval-data is for a run on text", "this one is on reversal", "leave it out")
+    with open_file(Path(source)) as file:  # standard input could not be read again on --resume
+        sha256 = hashlib.sha256(file.read()).hexdigest()
+    check_hash(sha256, before.sha256 if before else None, ANOTHER_RUN)
+    passages = encode_passages(read_passages(source), data.tokenizer, config.model.n_ctx)
+    record = Passages(source=str(Path(source).resolve()), sha256=sha256, passages=len(passages.ids))
+    return NextWords(passages, record)

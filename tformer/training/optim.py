@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tformer.config import TrainConfig
+from tformer.errors import TformerError
 from tformer.model import CausalSelfAttention
 
 
@@ -136,6 +137,7 @@ class Optimizers:
             }
             dtype = torch.bfloat16 if bf16 else torch.float32
             self.all.append(Muon(matrices, train.lr, train.momentum, train.weight_decay, dtype, parts))
+        self.owner = {p: o for o in self.all for group in o.param_groups for p in group["params"]}
 
     def step(self, lr: float) -> None:
         """Update every parameter at this learning rate and clear the gradients."""
@@ -155,11 +157,38 @@ class Optimizers:
         }
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `state_tensors`. Raises KeyError for a parameter that is not there."""
+        """The inverse of `state_tensors`, after a step. Raises TformerError naming what does not fit."""
+        expected = {
+            f"{name}/{key}": shape
+            for p, name in self.names.items()
+            for key, shape in self._quantities(p).items()
+        }
+        for path in [*sorted(tensors), *sorted(expected.keys() - tensors.keys())]:
+            found = tensors.get(path)
+            if path not in expected:
+                problem = "is unknown"
+            elif found is None:
+                problem = "is missing"
+            elif found.shape != expected[path]:
+                problem = f"is {tuple(found.shape)}, expected {tuple(expected[path])}"
+            elif not found.is_floating_point() or not bool(found.isfinite().all()):
+                problem = "holds no finite numbers"
+            else:
+                continue
+            raise TformerError(
+                "the optimizer state of the checkpoint does not fit this version",
+                f"{path} {problem}",
+                "--init-from this run begins another with its weights",
+            )
         parameters = {name: p for p, name in self.names.items()}
-        owner = {p: o for o in self.all for group in o.param_groups for p in group["params"]}
         for path, tensor in tensors.items():
             name, _, key = path.rpartition("/")
             p = parameters[name]
             device = torch.device("cpu") if key == "step" and p.device.type == "cpu" else p.device
-            owner[p].state[p][key] = tensor.to(device)
+            self.owner[p].state[p][key] = tensor.to(device)
+
+    def _quantities(self, parameter: Tensor) -> dict[str, torch.Size]:
+        """What its optimizer keeps of a parameter, by name, with the shapes."""
+        if isinstance(self.owner[parameter], Muon):
+            return {"momentum": parameter.shape}
+        return {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": torch.Size([])}

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, build, n_parameters, tiny, train
 from tformer.answer.parts import start_random
 from tformer.answer.q1_recurrence.lstm import as_large_as, build_lstm
@@ -78,10 +79,10 @@ def step_ms(model: nn.Module, length: int, steps: int, sequences: int, seed: int
     return 1000 * statistics.median(b - a for a, b in pairwise(ends[1:]))
 
 
-def measure_steps(budget: Budget, seed: int, subject: Subject | None) -> StepsEvidence:
+def measure_steps(effort: Effort, seed: int, subject: Subject | None) -> StepsEvidence:
     """Count on one sequence, with the run's architecture if there is one; time small models of one size."""
-    longest = budget.pick(quick=128, full=512)
-    timed = tuple(2**i for i in range(4, budget.pick(quick=9, full=10)))
+    longest = effort.pick(quick=128, full=512)
+    timed = tuple(2**i for i in range(4, effort.pick(quick=9, full=10)))
     model = build(tiny(vocab_size=SYMBOLS, n_ctx=timed[-1]), seed)
     config = as_large_as(n_parameters(model), SYMBOLS, model.config.d_model)
     counted = (subject.model if subject else model).config
@@ -89,7 +90,7 @@ def measure_steps(budget: Budget, seed: int, subject: Subject | None) -> StepsEv
     inspected = copy.deepcopy(subject.model if subject else model).double()
     recurrent = build_lstm(config, seed).double()
     ids = torch.randint(min(SYMBOLS, counted.vocab_size), (1, lengths[-1]))
-    steps, sequences = budget.pick(quick=5, full=12), 4
+    steps, sequences = effort.pick(quick=5, full=12), 4
     return StepsEvidence(
         lengths,
         tuple(chain_of(inspected, ids[:, :n]) for n in lengths),
@@ -153,7 +154,7 @@ def show_steps(seeds: Seeds[StepsEvidence]) -> Finding:
 
 CLOSED, USUAL, OPEN = "LSTM, f = 0.5", "LSTM, f = 0.73", "LSTM, f = 0.98"  # the forget gates at first
 FORGET_BIASES = {CLOSED: 0.0, USUAL: 1.0, OPEN: 4.0}
-FAR = 64  # tokens back
+FAR_BACK = 64  # tokens back
 
 
 @dataclass(frozen=True)
@@ -181,12 +182,12 @@ def reach(model: nn.Module, ids: Tensor, draws: int = 8) -> tuple[float, ...]:
 
 
 def measure_reach(
-    budget: Budget, seed: int, subject: Subject | None, forget_biases: Mapping[str, float] = FORGET_BIASES
+    effort: Effort, seed: int, subject: Subject | None, forget_biases: Mapping[str, float] = FORGET_BIASES
 ) -> ReachEvidence:
     """Models with random weights of one size, in float64; and the run, on its own text."""
-    length = 2 * FAR
+    length = 2 * FAR_BACK
     model = build(tiny(vocab_size=SYMBOLS, n_ctx=length), seed, start_random)
-    ids = torch.randint(SYMBOLS, (budget.pick(quick=4, full=16), length))
+    ids = torch.randint(SYMBOLS, (effort.pick(quick=4, full=16), length))
     shares = {"transformer": reach(model.double().eval(), ids)}
     for name, bias in forget_biases.items():
         config = as_large_as(n_parameters(model), SYMBOLS, model.config.d_model, bias)
@@ -204,7 +205,7 @@ def show_reach(seeds: Seeds[ReachEvidence]) -> Finding:
         return seeds.of(lambda e: e.shares[name][distance], ".1e")
 
     def ratio(name: str) -> Numbers:
-        return seeds.of(lambda e: e.shares[name][FAR] / e.shares[name][1], ".2g")
+        return seeds.of(lambda e: e.shares[name][FAR_BACK] / e.shares[name][1], ".2g")
 
     def curve(name: str) -> Series:
         return seeds.log_curve(name, range(len(shares[name])), lambda e: e.shares[name])
@@ -217,9 +218,11 @@ def show_reach(seeds: Seeds[ReachEvidence]) -> Finding:
         "their forget gates f: 0 as torch has it, 1, and 4. The curve of a trained run shows what it uses.",
         Table(
             "Share of the last output's gradient, by distance",
-            ("model", "1 back", "16", str(FAR)),
+            ("model", "1 back", "16", str(FAR_BACK)),
             tuple(  # a run may see less
-                (name, *(share(name, d) for d in (1, 16, FAR))) for name in shares if len(shares[name]) > FAR
+                (name, *(share(name, d) for d in (1, 16, FAR_BACK)))
+                for name in shares
+                if len(shares[name]) > FAR_BACK
             ),
         ),
         Lines(
@@ -230,7 +233,7 @@ def show_reach(seeds: Seeds[ReachEvidence]) -> Finding:
             log_y=True,
         ),
         at_least(
-            f"Through attention, {FAR} tokens are not farther than 1 (ratio of gradients)",
+            f"Through attention, {FAR_BACK} tokens are not farther than 1 (ratio of gradients)",
             ratio("transformer"),
             0.1,
             no_loss,
@@ -239,12 +242,12 @@ def show_reach(seeds: Seeds[ReachEvidence]) -> Finding:
             "Through an LSTM as torch initialises it, the gradient vanishes",
             ratio(CLOSED),
             3e-10,
-            f"Gates at 0.5 leave 0.5^{FAR - 1} = 1e-19, open ones 1: halfway on a log scale.",
+            f"Gates at 0.5 leave 0.5^{FAR_BACK - 1} = 1e-19, open ones 1: halfway on a log scale.",
         ),
         at_least(
             "That is no law: through one whose forget gates start open it does not",
             ratio(OPEN),
             0.1,
-            f"sigmoid(4) = 0.982 leaves 0.32 after {FAR - 1} tokens, by the cell alone.",
+            f"sigmoid(4) = 0.982 leaves 0.32 after {FAR_BACK - 1} tokens, by the cell alone.",
         ),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-State = tuple[Tensor, Tensor]  # h and c, each (layer, batch, d_hidden)
+LSTMState = tuple[Tensor, Tensor]  # h and c, each (layer, batch, d_hidden)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class LSTM(nn.Module):
         """Logits of the next token, shape (batch, position, vocab), for ids of shape (batch, position)."""
         return self.carry(ids)[0]
 
-    def carry(self, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def carry(self, ids: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
         """The same, going on from the state after earlier ids; and the state after these."""
         hidden, state = self.lstm(self.embed(ids), state)
         return self.unembed(hidden), state

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import (
     Subject,
     accuracies,
@@ -63,9 +64,9 @@ def continued(model: Transformer, kept: Tensor, ids: Tensor) -> Tensor:
     return model(ids[:, n:], cache)[:, -1]
 
 
-def measure_carried(budget: Budget, seed: int, subject: Subject | None) -> CarriedEvidence:
+def measure_carried(effort: Effort, seed: int, subject: Subject | None) -> CarriedEvidence:
     """Read a text, keep nothing but what is carried, go on; compare with reading all of it at once."""
-    longest = budget.pick(quick=256, full=1024)
+    longest = effort.pick(quick=256, full=1024)
     if subject:
         model, ids = subject.model.eval(), subject.ids(1, longest, seed)
     else:
@@ -147,7 +148,7 @@ def show_carried(seeds: Seeds[CarriedEvidence]) -> Finding:
 TRANSFORMER = "transformer"
 
 
-def make_learner(config: ModelConfig, seed: int, forget_bias: float | None) -> nn.Module:
+def transformer_or_lstm(config: ModelConfig, seed: int, forget_bias: float | None) -> nn.Module:
     """A fresh transformer where there is no forget bias; else an LSTM of about as many parameters."""
     model = build(config, seed)
     if forget_bias is None:
@@ -155,7 +156,7 @@ def make_learner(config: ModelConfig, seed: int, forget_bias: float | None) -> n
     return build_lstm(as_large_as(n_parameters(model), config.vocab_size, config.d_model, forget_bias), seed)
 
 
-LEARNERS = {TRANSFORMER: None, CLOSED: 0.0, OPEN: 4.0}  # the bias of its forget gates
+RECALL_BIASES = {TRANSFORMER: None, CLOSED: 0.0, OPEN: 4.0}  # of the forget gates, of those that have any
 
 
 @dataclass(frozen=True)
@@ -170,18 +171,18 @@ class RecallEvidence:
     chance: float
 
 
-def measure_recall(budget: Budget, seed: int, subject: Subject | None) -> RecallEvidence:
+def measure_recall(effort: Effort, seed: int, subject: Subject | None) -> RecallEvidence:
     """Train each model afresh for each distance, on the same batches."""
-    distances = budget.pick(quick=(4, 16), full=(4, 8, 16, 32))
-    steps = budget.pick(quick=120, full=300)
-    accuracy: dict[str, list[float]] = {name: [] for name in LEARNERS}
-    share: dict[str, list[float]] = {name: [] for name in LEARNERS}
+    distances = effort.pick(quick=(4, 16), full=(4, 8, 16, 32))
+    steps = effort.pick(quick=120, full=300)
+    accuracy: dict[str, list[float]] = {name: [] for name in RECALL_BIASES}
+    share: dict[str, list[float]] = {name: [] for name in RECALL_BIASES}
     parameters: dict[str, int] = {}
     for distance in distances:
         task = Recall(distance, seed=seed)
         config = tiny(vocab_size=task.symbols + 1, n_ctx=task.n_ctx, n_layers=1, d_model=48)
-        for name, bias in LEARNERS.items():
-            model = make_learner(config, seed, bias)
+        for name, bias in RECALL_BIASES.items():
+            model = transformer_or_lstm(config, seed, bias)
             train(model, task, steps, seed, batch_size=32, lr=LR if bias is None else LSTM_LR)
             accuracy[name].append(float(accuracies(model, task)[-1]))
             share[name].append(reach(model, fresh_tensors(task, 16)[0])[distance])
@@ -209,7 +210,7 @@ def show_recall(seeds: Seeds[RecallEvidence]) -> Finding:
         return seeds.of(lambda e: e.share[name][i], ".3f")
 
     because = f"Halfway between guessing among 8 ({first.chance:g}) and 1."
-    sizes = ", ".join(f"{first.parameters[name]:,}" for name in LEARNERS)
+    sizes = ", ".join(f"{first.parameters[name]:,}" for name in RECALL_BIASES)
     return Finding.of(
         f"Trained for {first.steps} steps on sequences that end with a mark, at which the first symbol is to "
         f"be named. Parameters: {sizes}. Where it is learned the gradient reaches the first symbol, in an "
@@ -222,7 +223,7 @@ def show_recall(seeds: Seeds[RecallEvidence]) -> Finding:
             ("model", "tokens back", "accuracy", "share of gradient"),
             tuple(
                 (name, str(distance), accuracy(name, i, ".2f"), share(name, i))
-                for name in LEARNERS
+                for name in RECALL_BIASES
                 for i, distance in enumerate(first.distances)
             ),
         ),
@@ -236,7 +237,7 @@ def show_recall(seeds: Seeds[RecallEvidence]) -> Finding:
 
 # ---------------------------------------------------------------------------- reversal, by distance
 
-LSTM, LONGER = "LSTM", "LSTM, longer"
+SAME_STEPS, LONGER = "LSTM", "LSTM, longer"
 REVERSAL_BIAS = 1.0  # of the forget gates
 
 
@@ -257,16 +258,16 @@ def known_half(model: nn.Module, task: Reversal) -> tuple[float, ...]:
     return tuple(map(float, accuracies(model, task)[task.length - 1 :]))
 
 
-def measure_reversal(budget: Budget, seed: int, subject: Subject | None) -> ReversalEvidence:
+def measure_reversal(effort: Effort, seed: int, subject: Subject | None) -> ReversalEvidence:
     """Train a transformer and an LSTM of its size for the same steps, and the LSTM for more of them."""
-    task = Reversal(budget.pick(quick=6, full=10), 10, seed)
-    steps, longer = budget.pick(quick=(100, 250), full=(150, 900))  # few, yet enough for the transformer
+    task = Reversal(effort.pick(quick=6, full=10), 10, seed)
+    steps, longer = effort.pick(quick=(100, 250), full=(150, 900))  # few, yet enough for the transformer
     config = tiny(vocab_size=task.symbols, n_ctx=task.n_ctx)
     accuracy, parameters = {}, {}
-    steps_of = {TRANSFORMER: steps, LSTM: steps, LONGER: longer}
+    steps_of = {TRANSFORMER: steps, SAME_STEPS: steps, LONGER: longer}
     for name, n_steps in steps_of.items():
         bias, lr = (None, LR) if name == TRANSFORMER else (REVERSAL_BIAS, LSTM_LR)
-        model = make_learner(config, seed, bias)
+        model = transformer_or_lstm(config, seed, bias)
         train(model, task, n_steps, seed, batch_size=32, lr=lr)
         accuracy[name] = known_half(model, task)
         parameters[name] = n_parameters(model)
@@ -299,7 +300,7 @@ def show_reversal(seeds: Seeds[ReversalEvidence]) -> Finding:
     farthest = over_distances(LONGER, lambda curve: curve[-1]).mean
     because = f"Halfway between guessing ({first.chance:g}) and 1."
     return Finding.of(
-        f"{first.parameters[TRANSFORMER]:,} parameters against {first.parameters[LSTM]:,}, the same "
+        f"{first.parameters[TRANSFORMER]:,} parameters against {first.parameters[SAME_STEPS]:,}, the same "
         "batches, each at the learning rate that suits it. What the LSTM lacks is time to learn, not room: "
         f"after {first.steps[LONGER]} steps it names {mean:.0%} right. Nor need it fail with distance, as is "
         f"often said: the farthest token, the first one read, is right in {farthest:.0%} then, the worst in "
@@ -315,7 +316,7 @@ def show_reversal(seeds: Seeds[ReversalEvidence]) -> Finding:
         ),
         at_most(
             "An LSTM of as many parameters has not learned it in as many steps (mean over distances)",
-            over_distances(LSTM, fmean),
+            over_distances(SAME_STEPS, fmean),
             halfway,
             because,
         ),

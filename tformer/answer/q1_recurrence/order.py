@@ -8,7 +8,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, accuracies, build, relative_difference, tiny, train
 from tformer.answer.parts import Rotary, Timeless, Unmasked, shrink_positions, start_random
 from tformer.answer.tasks import Previous, Stream
@@ -42,9 +43,9 @@ def timeless(model: Transformer, n_layers: int, kind: type[CausalSelfAttention] 
 
 
 @torch.inference_mode()
-def measure_permutation(budget: Budget, seed: int, subject: Subject | None) -> PermutationEvidence:
+def measure_permutation(effort: Effort, seed: int, subject: Subject | None) -> PermutationEvidence:
     """Reorder the inputs of models with random weights, or with those of the run, in float64."""
-    length = budget.pick(quick=24, full=64)
+    length = effort.pick(quick=24, full=64)
     if subject:
         model, ids = subject.model, subject.ids(4, length, seed)
     else:
@@ -115,7 +116,7 @@ def show_permutation(seeds: Seeds[PermutationEvidence]) -> Finding:
 
 
 @dataclass(frozen=True)
-class Variant:
+class OrderVariant:
     """A GPT-2 block or two with one kind of positions; the rest is the same for all."""
 
     name: str
@@ -126,15 +127,15 @@ class Variant:
 
 BARE, MASK_ALONE = "none, 1 layer", "none, 2 layers"
 PLACED = (
-    Variant("sinusoidal, 1 layer", "sinusoidal", 1, shrink_positions),
-    Variant("learned, 1 layer", "learned", 1),
-    Variant("rotary, 1 layer", "none", 1, partial(put_attention, kind=Rotary)),
+    OrderVariant("sinusoidal, 1 layer", "sinusoidal", 1, shrink_positions),
+    OrderVariant("learned, 1 layer", "learned", 1),
+    OrderVariant("rotary, 1 layer", "none", 1, partial(put_attention, kind=Rotary)),
 )
-VARIANTS = (
-    Variant(BARE, "none", 1),
+ORDER_VARIANTS = (
+    OrderVariant(BARE, "none", 1),
     *PLACED,
-    Variant(MASK_ALONE, "none", 2),
-    Variant("none, 2 layers, no mask", "none", 2, partial(put_attention, kind=Unmasked)),
+    OrderVariant(MASK_ALONE, "none", 2),
+    OrderVariant("none, 2 layers, no mask", "none", 2, partial(put_attention, kind=Unmasked)),
 )
 
 
@@ -147,11 +148,11 @@ class OrderEvidence:
 
 
 def measure_order(
-    budget: Budget, seed: int, subject: Subject | None, variants: Sequence[Variant] = VARIANTS
+    effort: Effort, seed: int, subject: Subject | None, variants: Sequence[OrderVariant] = ORDER_VARIANTS
 ) -> OrderEvidence:
     """Train each variant from the same draw on the same batches."""
-    task = Previous(budget.pick(quick=8, full=12), seed)
-    steps, width = budget.pick(quick=(100, 48), full=(300, 64))
+    task = Previous(effort.pick(quick=8, full=12), seed)
+    steps, width = effort.pick(quick=(100, 48), full=(300, 64))
     accuracy = {}
     for variant in variants:
         config = tiny(

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_least, at_most, largest
+from tformer.answer.claims import Finding, at_least, at_most, largest
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import (
     Subject,
     accuracies,
@@ -48,9 +49,9 @@ class KinEvidence:
     straight_through: float  # norm of the gradient that training is told instead
 
 
-def measure_kin(budget: Budget, seed: int, subject: Subject | None) -> KinEvidence:
+def measure_kin(effort: Effort, seed: int, subject: Subject | None) -> KinEvidence:
     """On Q, K and V of a layer of the run, or of a fresh module, in float64."""
-    n = budget.pick(quick=32, full=64)
+    n = effort.pick(quick=32, full=64)
     if subject:
         model, ids = subject.model, subject.ids(2, n, seed)
     else:
@@ -200,7 +201,7 @@ SOFT = tuple(name for name in SCORES if name not in ("unscaled dot", "hard maxim
 
 
 @dataclass(frozen=True)
-class Learner:
+class TrainedScore:
     """One score function in the model, after the same steps from the same draw on the same batches."""
 
     first: float  # accuracy on the half that is random
@@ -215,28 +216,28 @@ class Learner:
 
 
 @dataclass(frozen=True)
-class LearnersEvidence:
+class TrainedScoresEvidence:
     """What became of each function, by its name, with one seed."""
 
     length: int
     symbols: int
     d_head: int
     budget: int  # steps
-    by_score: dict[str, Learner]
+    by_score: dict[str, TrainedScore]
 
 
-def measure_learners(budget: Budget, seed: int, subject: Subject | None) -> LearnersEvidence:
+def measure_trained_scores(effort: Effort, seed: int, subject: Subject | None) -> TrainedScoresEvidence:
     """One block with one head on reversal: where to look has to come from its scores."""
-    task = Reversal(budget.pick(quick=6, full=8), budget.pick(quick=8, full=12), seed)
+    task = Reversal(effort.pick(quick=6, full=8), effort.pick(quick=8, full=12), seed)
     config = tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, n_layers=1, n_heads=1)
-    steps = budget.pick(quick=100, full=400)
+    steps = effort.pick(quick=100, full=400)
     by_score = {
-        name: trained_learner(build(config, seed, with_scores(name)), task, steps, seed) for name in SCORES
+        name: train_score(build(config, seed, with_scores(name)), task, steps, seed) for name in SCORES
     }
-    return LearnersEvidence(task.length, task.symbols, config.d_head, steps, by_score)
+    return TrainedScoresEvidence(task.length, task.symbols, config.d_head, steps, by_score)
 
 
-def trained_learner(model: Transformer, task: Reversal, steps: int, seed: int) -> Learner:
+def train_score(model: Transformer, task: Reversal, steps: int, seed: int) -> TrainedScore:
     """Train a model of one block and one head; then see what it can, where it looks and what it took."""
     clock = [time.process_time()]
     losses = train(model, task, steps, seed, lambda report: clock.append(time.process_time()), batch_size=32)
@@ -246,7 +247,7 @@ def trained_learner(model: Transformer, task: Reversal, steps: int, seed: int) -
     kept = kept_bytes(lambda: cross_entropy(model(inputs), targets).mean(), model.parameters())
     (call,) = calls_of(model, inputs)
     weights = call.weights.mean((0, 1))
-    return Learner(
+    return TrainedScore(
         first,
         second,
         first_below(losses, nine_tenths(task)),
@@ -274,7 +275,7 @@ def first_below(losses: Sequence[float], target: float) -> int:
     return len(losses)
 
 
-def show_learners(seeds: Seeds[LearnersEvidence]) -> Finding:
+def show_trained_scores(seeds: Seeds[TrainedScoresEvidence]) -> Finding:
     """Accuracy, time, memory; where each looks; how fast it learns."""
     first = seeds.first
     chance = 1 / first.symbols
@@ -300,14 +301,14 @@ def show_learners(seeds: Seeds[LearnersEvidence]) -> Finding:
         ),
         at_most(
             "None of the eight sees the future: on the random half all are at chance",
-            seeds.of(lambda e: max(learner.first for learner in e.by_score.values()), ".3f"),
+            seeds.of(lambda e: max(trained.first for trained in e.by_score.values()), ".3f"),
             chance + 0.05,
             f"The best of eight. Chance is {chance:.3f}; a leak would come near 1.",
         ),
     )
 
 
-def _tables(seeds: Seeds[LearnersEvidence]) -> tuple[Table, Table]:
+def _tables(seeds: Seeds[TrainedScoresEvidence]) -> tuple[Table, Table]:
     """What each function learned, and what that took."""
     first = seeds.first
 
@@ -338,7 +339,7 @@ def _tables(seeds: Seeds[LearnersEvidence]) -> tuple[Table, Table]:
     )
 
 
-def _losses(seeds: Seeds[LearnersEvidence]) -> Lines:
+def _losses(seeds: Seeds[TrainedScoresEvidence]) -> Lines:
     """The training loss of each function."""
     steps = range(1, seeds.first.budget + 1)
 

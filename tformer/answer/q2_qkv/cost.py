@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, tiny
 from tformer.answer.q2_qkv import scores
 from tformer.answer.q2_qkv.scores import Additive
@@ -66,11 +67,11 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def measure_cost(budget: Budget, seed: int, subject: Subject | None) -> CostEvidence:
+def measure_cost(effort: Effort, seed: int, subject: Subject | None) -> CostEvidence:
     """Random q, k and v: neither count depends on their values."""
     config = tiny(n_heads=1, d_model=32)
-    lengths = budget.pick(quick=(64, 128, 256, 512), full=(64, 128, 256, 512, 1024))
-    repeats = budget.pick(quick=3, full=9)
+    lengths = effort.pick(quick=(64, 128, 256, 512), full=(64, 128, 256, 512, 1024))
+    repeats = effort.pick(quick=3, full=9)
     torch.manual_seed(seed)
     additive = Additive(config)
     weighed: dict[str, scores.Weigh] = {

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from tformer.answer.claims import Experiment
+from tformer.answer.experiment import Experiment
 from tformer.answer.lab import too_short
 from tformer.answer.q2_qkv import alternatives, cost, scale, shapes
 
@@ -29,8 +29,8 @@ EXPERIMENTS: tuple[Experiment[Any], ...] = (
     Experiment(
         "trained",
         "Eight of them, head to head",
-        alternatives.measure_learners,
-        alternatives.show_learners,
+        alternatives.measure_trained_scores,
+        alternatives.show_trained_scores,
         quick_seeds=3,
         full_seeds=5,
     ),

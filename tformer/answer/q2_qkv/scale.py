@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_least, at_most, smallest
+from tformer.answer.claims import Finding, at_least, at_most, smallest
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, build, calls_of, tiny
 from tformer.figures import Lines, Numbers, Table
 from tformer.model import Formula, attention
@@ -100,10 +101,10 @@ def share_of_the_richest(norms: Tensor) -> float:
 
 
 def measure_scale(
-    budget: Budget, seed: int, subject: Subject | None, formula: Formula = attention
+    effort: Effort, seed: int, subject: Subject | None, formula: Formula = attention
 ) -> ScaleEvidence:
     """Q and K of fresh modules at several d_k; of a run, at most six of its layers, and a fresh one."""
-    widths = budget.pick(quick=(4, 16, 64, 256), full=(4, 8, 16, 32, 64, 128, 256, 512, 1024))
+    widths = effort.pick(quick=(4, 16, 64, 256), full=(4, 8, 16, 32, 64, 128, 256, 512, 1024))
     fresh = []
     for d_head in widths:
         config = tiny(vocab_size=64, n_ctx=64, n_layers=1, n_heads=2, d_model=2 * d_head, d_mlp=1)

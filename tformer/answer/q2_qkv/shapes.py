@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_most, largest
+from tformer.answer.claims import Finding, at_most, largest
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, build, calls_of, relative_difference, tiny
 from tformer.figures import Numbers, Table
 from tformer.kv_cache import KVCache
@@ -25,7 +26,7 @@ AXES = {  # of each traced tensor
     "weights": ("batch", "head", "query", "key"),
     "output": ("batch", "head", "query", "d_head"),
 }
-COLUMNS = ("batch", "head", "query", "key", "d_head")
+AXIS_COLUMNS = ("batch", "head", "query", "key", "d_head")
 Shapes = dict[str, tuple[int, ...]]
 
 # ---------------------------------------------------------------------------- measuring
@@ -62,9 +63,9 @@ class ShapeEvidence:
     wide_difference: float  # attention of V · P from (attention of V) · P, of its largest number
 
 
-def measure_shapes(budget: Budget, seed: int, subject: Subject | None) -> ShapeEvidence:
+def measure_shapes(effort: Effort, seed: int, subject: Subject | None) -> ShapeEvidence:
     """Trace the run, or two fresh models: one like GPT-2, one with fewer key heads than query heads."""
-    n = budget.pick(quick=12, full=64)
+    n = effort.pick(quick=12, full=64)
     if subject:
         models = {subject.folder.name: subject.model}
         inputs = subject.ids(2, n, seed)
@@ -235,7 +236,7 @@ def _tables(found: Trace) -> tuple[Table, ...]:
 
     def row(name: str, tensor: str, shape: tuple[int, ...]) -> tuple[str | Numbers, ...]:
         sizes = dict(zip(AXES[tensor], map(str, shape), strict=True))
-        return (name, *(sizes.get(column, "–") for column in COLUMNS))
+        return (name, *(sizes.get(column, "–") for column in AXIS_COLUMNS))
 
     heads = found.different_key_heads
     note = f" ({heads} different K)" if heads < found.n_query_heads else ""
@@ -244,6 +245,6 @@ def _tables(found: Trace) -> tuple[Table, ...]:
     cached = tuple(row(f"{name} in the cache", name, shape) for name, shape in found.cached.items())
     title = f"{found.model}: layer 1 of {found.layers}"
     return (
-        Table(f"{title}, all at once{note}", ("", *COLUMNS), whole),
-        Table(f"{title}, the last position with a KV cache", ("", *COLUMNS), (*cached, *step)),
+        Table(f"{title}, all at once{note}", ("", *AXIS_COLUMNS), whole),
+        Table(f"{title}, the last position with a KV cache", ("", *AXIS_COLUMNS), (*cached, *step)),
     )

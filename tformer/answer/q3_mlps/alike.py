@@ -10,23 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Claim, Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, build, n_parameters, too_short
 from tformer.answer.parts import exchanged, with_mlps
-from tformer.answer.q3_mlps.facts import facts_of, learned_by_heart
+from tformer.answer.q3_mlps.facts import facts_for, learned_by_heart
 from tformer.figures import Bars, Numbers, Table
 from tformer.loss import cross_entropy
 from tformer.model import MLP, Block, Transformer
 from tformer.watch import blocks_of, module_calls
 
-STATES = 512  # that every MLP is given
+COMPARED_STATES = 512  # that every MLP is given
 MOST_NEURONS = 256  # compared with all of another block
 
 # ---------------------------------------------------------------------------- how alike two are
 
 
 def flat(mlp: MLP) -> Tensor:
-    """Both matrices as one vector."""
+    """Both matrices as one vector of 2 · d_mlp · d_model numbers."""
     return torch.cat((mlp.up.weight.flatten(), mlp.down.weight.flatten())).detach()
 
 
@@ -56,7 +57,7 @@ def in_other_basis(vectors: Tensor, order: Tensor) -> Tensor:
     return vectors.unflatten(1, (2, -1))[:, :, order].flatten(1)
 
 
-def cosine(a: Tensor, b: Tensor) -> float:
+def cosine_of(a: Tensor, b: Tensor) -> float:
     """Of two tensors as vectors; 0 if either is 0."""
     return float(F.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0))
 
@@ -120,16 +121,16 @@ class LikenessEvidence:
     own: bool  # trained here
 
 
-def measure_likeness(budget: Budget, seed: int, subject: Subject | None) -> LikenessEvidence:
+def measure_likeness(effort: Effort, seed: int, subject: Subject | None) -> LikenessEvidence:
     """Compare the MLPs of all pairs of blocks: their weights, what they make of the same states."""
     if subject:
-        model, ids = subject.model, subject.ids(budget.pick(quick=8, full=32), 32, seed)
+        model, ids = subject.model, subject.ids(effort.pick(quick=8, full=32), 32, seed)
         inputs, targets = ids[:, :-1], ids[:, 1:]
     else:
-        model = learned_by_heart(budget, seed)
-        inputs, targets = (torch.from_numpy(a) for a in facts_of(budget, seed).all())
+        model = learned_by_heart(effort, seed)
+        inputs, targets = (torch.from_numpy(a) for a in facts_for(effort, seed).all())
     torch.manual_seed(seed)
-    compared = compare_pairs(model, inputs, targets, most=budget.pick(quick=5, full=15))
+    compared = compare_pairs(model, inputs, targets, most=effort.pick(quick=5, full=15))
 
     def mean(quantity: Callable[[Pair], float]) -> float:
         return sum(map(quantity, compared)) / len(compared)
@@ -165,7 +166,7 @@ def compare_pairs(model: Transformer, inputs: Tensor, targets: Tensor, most: int
     with module_calls(block.norm_2 for block in blocks) as calls:
         model.eval()(inputs)
     states = torch.cat([call.x.flatten(0, 1) for call in calls])
-    states = states[torch.randperm(len(states))[:STATES]]
+    states = states[torch.randperm(len(states))[:COMPARED_STATES]]
     usual, compared = loss(), []
     for i, j in pairs(len(blocks), most):
         a, b = neurons(blocks[i]), neurons(blocks[j])
@@ -175,12 +176,12 @@ def compare_pairs(model: Transformer, inputs: Tensor, targets: Tensor, most: int
         with exchanged(model, i, j):
             exchanging = loss() - usual
         pair = Pair(
-            flat=cosine(flat(blocks[i].mlp), flat(blocks[j].mlp)),
+            flat=cosine_of(flat(blocks[i].mlp), flat(blocks[j].mlp)),
             matched=best_match(a, b),
             matched_shuffled=best_match(a, in_other_basis(b, order)),
             matched_itself=best_match(a, a[torch.randperm(len(a))]),
-            outputs=cosine(of_a - of_a.mean(0), of_b - of_b.mean(0)),
-            outputs_shuffled=cosine(of_a - of_a.mean(0), of_shuffled - of_shuffled.mean(0)),
+            outputs=cosine_of(of_a - of_a.mean(0), of_b - of_b.mean(0)),
+            outputs_shuffled=cosine_of(of_a - of_a.mean(0), of_shuffled - of_shuffled.mean(0)),
             cka=cka(of_a, of_b),
             cka_shuffled=cka(of_a, of_shuffled),
             exchange=exchanging,
@@ -288,16 +289,16 @@ class PartingEvidence:
 
 
 def measure_parting(
-    budget: Budget, seed: int, subject: Subject | None, variant: str = "same start"
+    effort: Effort, seed: int, subject: Subject | None, variant: str = "same start"
 ) -> PartingEvidence:
     """Start all MLPs from the same weights, train, and compare what was added."""
-    after = learned_by_heart(budget, seed, variant)
+    after = learned_by_heart(effort, seed, variant)
     before = build(after.config, seed, partial(with_mlps, variant=variant))  # the same draw
     old, new = ([flat(block.mlp) for block in blocks_of(model)] for model in (before, after))
     compared = pairs(len(new), most=15)
 
     def mean(vectors: list[Tensor]) -> float:
-        return sum(cosine(vectors[i], vectors[j]) for i, j in compared) / len(compared)
+        return sum(cosine_of(vectors[i], vectors[j]) for i, j in compared) / len(compared)
 
     return PartingEvidence(mean(old), mean(new), mean([b - a for a, b in zip(old, new, strict=True)]))
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, fresh_tensors
 from tformer.answer.q3_mlps.facts import reversing
 from tformer.figures import Lines
@@ -28,12 +29,12 @@ class AloneEvidence:
     attention: list[float]
 
 
-def measure_alone(budget: Budget, seed: int, subject: Subject | None) -> AloneEvidence:
+def measure_alone(effort: Effort, seed: int, subject: Subject | None) -> AloneEvidence:
     """Replace the state of one position, before the MLP and before attention of every block."""
     if subject:
-        model, ids = subject.model, subject.ids(SEQUENCES, budget.pick(quick=16, full=64), seed)
+        model, ids = subject.model, subject.ids(SEQUENCES, effort.pick(quick=16, full=64), seed)
     else:
-        model, task = reversing(budget, seed)
+        model, task = reversing(effort, seed)
         ids, _ = fresh_tensors(task, SEQUENCES, 1)
     at = ids.shape[1] // 2
     torch.manual_seed(seed)

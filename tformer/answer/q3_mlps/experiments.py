@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from tformer.answer.claims import Experiment
+from tformer.answer.experiment import Experiment
 from tformer.answer.lab import too_short
 from tformer.answer.q3_mlps import alike, alone, shared
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from tformer.answer.claims import Budget
+from tformer.answer.experiment import Effort
 from tformer.answer.lab import build, tiny, train
 from tformer.answer.parts import only_mlps_learn, with_mlps
 from tformer.answer.tasks import Facts
@@ -31,26 +31,26 @@ def remembered(model: nn.Module, facts: Facts) -> Remembered:
     return Remembered(loss, float((logits.argmax(-1) == values).double().mean()))
 
 
-def facts_of(budget: Budget, seed: int) -> Facts:
+def facts_for(effort: Effort, seed: int) -> Facts:
     """As many facts as separate MLPs can learn in the steps given."""
-    return Facts(budget.pick(quick=512, full=1024), seed)
+    return Facts(effort.pick(quick=512, full=1024), seed)
 
 
 @cache
-def learned_by_heart(budget: Budget, seed: int, variant: str = "separate") -> Transformer:
+def learned_by_heart(effort: Effort, seed: int, variant: str = "separate") -> Transformer:
     """Three blocks whose MLPs, and nothing else, have learned facts. Computed once for each variant."""
-    facts = facts_of(budget, seed)
+    facts = facts_for(effort, seed)
     config = tiny(vocab_size=facts.n, n_ctx=1, n_layers=3, n_heads=1, d_model=32, d_mlp=64, tied=False)
     model = build(config, seed, lambda model: with_mlps(only_mlps_learn(model), variant))
-    train(model, facts, budget.pick(quick=200, full=600), seed, batch_size=facts.n // 2, lr=1e-2)
+    train(model, facts, effort.pick(quick=200, full=600), seed, batch_size=facts.n // 2, lr=1e-2)
     return model
 
 
 @cache
-def reversing(budget: Budget, seed: int, variant: str = "separate") -> tuple[Transformer, Reversal]:
+def reversing(effort: Effort, seed: int, variant: str = "separate") -> tuple[Transformer, Reversal]:
     """Two blocks that have learned to reverse, and the task. Computed once for each variant."""
     task = Reversal(4, 8, seed)
     config = tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, d_model=32)
     model = build(config, seed, partial(with_mlps, variant=variant))
-    train(model, task, budget.pick(quick=100, full=400), seed, batch_size=32, lr=6e-3)
+    train(model, task, effort.pick(quick=100, full=400), seed, batch_size=32, lr=6e-3)
     return model, task

@@ -3,15 +3,16 @@
 import math
 from dataclasses import dataclass
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_least
+from tformer.answer.claims import Finding, at_least
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, accuracies, halves, n_parameters
 from tformer.answer.q3_mlps.alike import flat
-from tformer.answer.q3_mlps.facts import facts_of, learned_by_heart, remembered, reversing
+from tformer.answer.q3_mlps.facts import facts_for, learned_by_heart, remembered, reversing
 from tformer.figures import Numbers, Table
 from tformer.watch import blocks_of
 
 SEPARATE, SHARED, WIDE = "separate", "shared", "shared, wide"
-VARIANTS = (SEPARATE, SHARED, WIDE)
+MLP_VARIANTS = (SEPARATE, SHARED, WIDE)
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,17 @@ class SharedEvidence:
         return (self.known[WIDE] - self.known[SHARED]) / self.lost if self.lost else math.nan
 
 
-def measure_shared(budget: Budget, seed: int, subject: Subject | None) -> SharedEvidence:
+def measure_shared(effort: Effort, seed: int, subject: Subject | None) -> SharedEvidence:
     """Train the three variants on facts, which need MLPs, and on the reversal, which need not."""
-    facts = facts_of(budget, seed)
+    facts = facts_for(effort, seed)
     evidence = SharedEvidence({}, {}, {}, {}, {})
-    for variant in VARIANTS:
-        model = learned_by_heart(budget, seed, variant)
+    for variant in MLP_VARIANTS:
+        model = learned_by_heart(effort, seed, variant)
         evidence.loss[variant], evidence.known[variant] = remembered(model, facts)
         distinct = {id(block.mlp): block.mlp for block in blocks_of(model)}.values()
         evidence.parameters[variant] = sum(n_parameters(mlp) for mlp in distinct)
         evidence.multiplications[variant] = sum(flat(block.mlp).numel() for block in blocks_of(model))
-        reverser, task = reversing(budget, seed, variant)
+        reverser, task = reversing(effort, seed, variant)
         evidence.reversal[variant] = halves(accuracies(reverser, task), task)[1]
     return evidence
 
@@ -71,7 +72,7 @@ def show_shared(seeds: Seeds[SharedEvidence]) -> Finding:
         Table(
             "Facts learned by the MLPs of three blocks, and the reversal",
             ("MLPs", "parameters", "products", "facts known", "reversal"),
-            tuple(map(row, VARIANTS)),
+            tuple(map(row, MLP_VARIANTS)),
         ),
         at_least(
             "One MLP for all blocks, of the same width, remembers fewer facts than separate ones",

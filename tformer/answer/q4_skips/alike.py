@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Claim, Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject
 from tformer.answer.parts import (
     BOTH,
     NEITHER,
-    VARIANTS,
+    SKIP_VARIANTS,
     AttentionAlone,
     AttentionAloneNoSkip,
     NoSkips,
@@ -81,10 +82,10 @@ def depths(model: Transformer, ids: Tensor) -> Depths:
     )
 
 
-def measure_collapse(budget: Budget, seed: int, subject: Subject | None) -> CollapseEvidence:
+def measure_collapse(effort: Effort, seed: int, subject: Subject | None) -> CollapseEvidence:
     """16 blocks with random weights, skips taken out; and the run, as it is and without its skips."""
-    length = budget.pick(quick=32, full=64)
-    kinds = VARIANTS | {ALONE: AttentionAlone, ALONE_NO_SKIP: AttentionAloneNoSkip}
+    length = effort.pick(quick=32, full=64)
+    kinds = SKIP_VARIANTS | {ALONE: AttentionAlone, ALONE_NO_SKIP: AttentionAloneNoSkip}
     ids = random_ids(seed, 8, length)
     variants = {name: depths(deep(kind, seed, length), ids) for name, kind in kinds.items()}
     if subject:

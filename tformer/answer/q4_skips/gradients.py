@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Claim, Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject
-from tformer.answer.parts import BOTH, NEITHER, VARIANTS, NoSkips, copy_of, without_norms
+from tformer.answer.parts import BOTH, NEITHER, SKIP_VARIANTS, NoSkips, copy_of, without_norms
 from tformer.answer.q4_skips.stream import RUN, deep, log_curve, random_ids
 from tformer.figures import Lines, Series, Table
 from tformer.loss import cross_entropy
@@ -49,10 +50,10 @@ class GradientEvidence:
     looking: dict[str, list[float]]
 
 
-def measure_gradients(budget: Budget, seed: int, subject: Subject | None) -> GradientEvidence:
+def measure_gradients(effort: Effort, seed: int, subject: Subject | None) -> GradientEvidence:
     """One backward pass of the loss of random targets through 16 blocks; of the run, of its next ids."""
-    length = budget.pick(quick=32, full=64)
-    models = {name: deep(kind, seed, length) for name, kind in VARIANTS.items()}
+    length = effort.pick(quick=32, full=64)
+    models = {name: deep(kind, seed, length) for name, kind in SKIP_VARIANTS.items()}
     models[NO_NORMS] = without_norms(deep(NoSkips, seed, length))
     ids = random_ids(seed, 8, length + 1)
     norms = {name: gradient_norms(model, ids[:, :-1], ids[:, 1:]) for name, model in models.items()}

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, build, fresh_tensors, tiny, train
-from tformer.answer.parts import BOTH, NEITHER, VARIANTS, start_random
+from tformer.answer.parts import BOTH, NEITHER, SKIP_VARIANTS, start_random
 from tformer.answer.q4_skips.stream import RUN, curve, streams
 from tformer.figures import Cell, Lines, Series, Table
 from tformer.loss import cross_entropy
@@ -59,10 +60,10 @@ class LensEvidence:
     uniform: float  # nats, of a guess that knows nothing
 
 
-def measure_lens(budget: Budget, seed: int, subject: Subject | None) -> LensEvidence:
+def measure_lens(effort: Effort, seed: int, subject: Subject | None) -> LensEvidence:
     """The run on its own ids, or models of 3 blocks trained to reverse, read where the answer is known."""
     if subject:
-        ids = subject.ids(16, budget.pick(quick=64, full=256) + 1, seed)
+        ids = subject.ids(16, effort.pick(quick=64, full=256) + 1, seed)
         first = subject.task.length - 1 if subject.task else 0
         if ids.shape[1] <= first + 1:  # only its first half fits
             first = 0
@@ -73,8 +74,8 @@ def measure_lens(budget: Budget, seed: int, subject: Subject | None) -> LensEvid
     config = tiny(vocab_size=8, n_ctx=task.n_ctx, n_layers=3, n_heads=2, d_model=32)
     readings = {}
     for name in (BOTH, NEITHER):
-        model = put_blocks(build(config, seed, start_random), VARIANTS[name])
-        train(model, task, budget.pick(quick=100, full=200), seed, batch_size=32, lr=4e-3)
+        model = put_blocks(build(config, seed, start_random), SKIP_VARIANTS[name])
+        train(model, task, effort.pick(quick=100, full=200), seed, batch_size=32, lr=4e-3)
         readings[name] = lens(model, inputs, targets, task.length - 1)
     return _evidence(readings, task.symbols)
 

@@ -1,13 +1,12 @@
 """What runs through the blocks: x before and after each, models of many random blocks, curves by block."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from tformer.answer.claims import E, Seeds
+from tformer.answer.experiment import E, Seeds
 from tformer.answer.lab import build, tiny
 from tformer.answer.parts import start_random
 from tformer.figures import Series
@@ -40,14 +39,14 @@ def streams(model: Transformer, ids: Tensor) -> list[Tensor]:
 
 def curve(seeds: Seeds[E], name: str, x: Sequence[float], y: Callable[[E], Sequence[float]]) -> Series:
     """As `Seeds.curve`; but two seeds have no interval that is worth drawing."""
-    drawn = seeds.curve(name, x, y)
-    return drawn if len(seeds) > 2 else replace(drawn, low=(), high=())
+    return _of_three_or_more(seeds, seeds.curve(name, x, y))
 
 
 def log_curve(seeds: Seeds[E], name: str, x: Sequence[float], y: Callable[[E], Sequence[float]]) -> Series:
-    """`curve` for a log axis: the geometric mean. Where a value has no logarithm, the plain mean alone."""
-    if not all(value > 0 for evidence in seeds for value in y(evidence)):
-        return replace(seeds.curve(name, x, y), low=(), high=())
-    logs = curve(seeds, name, x, lambda evidence: [math.log(value) for value in y(evidence)])
-    middle, low, high = (tuple(map(math.exp, values)) for values in (logs.y, logs.low, logs.high))
-    return replace(logs, y=middle, low=low, high=high)
+    """As `Seeds.log_curve`; but two seeds have no interval that is worth drawing."""
+    return _of_three_or_more(seeds, seeds.log_curve(name, x, y))
+
+
+# Not a rule of `Seeds` itself: the other questions draw the band of two seeds as well, which is those two.
+def _of_three_or_more(seeds: Seeds[E], drawn: Series) -> Series:
+    return drawn if len(seeds) > 2 else replace(drawn, low=(), high=())

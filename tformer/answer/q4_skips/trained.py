@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Claim, Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, accuracies, build, fresh_tensors, halves, tiny, train
 from tformer.answer.parts import (
     BOTH,
-    VARIANTS,
+    SKIP_VARIANTS,
     NoSkips,
     start_copying,
     start_gpt2,
@@ -32,18 +33,18 @@ COPY, GPT2, ORTHOGONAL = "no skips, copying", "no skips, GPT-2", "no skips, orth
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is trained: so many blocks of a kind, from a start; `variant` is its name in the table."""
+class SkipVariant:
+    """What is trained: so many blocks of a kind, from a start; `name` is what the table calls it."""
 
     depth: int
-    variant: str
+    name: str
     kind: type[Block]
     start: Callable[[Transformer], Transformer] = start_random
 
 
 @dataclass(frozen=True)
 class Training:
-    """One plan carried out: where it got to, and the gradient in each block half-way."""
+    """One variant trained: where it got to, and the gradient in each block half-way."""
 
     depth: int
     variant: str
@@ -68,38 +69,38 @@ class TrainingEvidence:
         return next(t for t in self.trained if (t.depth, t.variant) == (depth, variant))
 
 
-def measure_training(budget: Budget, seed: int, subject: Subject | None) -> TrainingEvidence:
+def measure_training(effort: Effort, seed: int, subject: Subject | None) -> TrainingEvidence:
     """The same draw, data and steps for every variant of a depth."""
     task = Reversal(**TASK, seed=seed)
-    steps = budget.pick(quick=80, full=100)
-    rates = budget.pick(quick=(FAST,), full=(FAST, SLOW))
+    steps = effort.pick(quick=80, full=100)
+    rates = effort.pick(quick=(FAST,), full=(FAST, SLOW))
     trained = [
-        best_of_rates(Plan(depth, name, kind), task, steps, rates)
-        for depth in budget.pick(quick=(2, 8), full=(2, 4, 8, 16))
-        for name, kind in VARIANTS.items()
+        best_of_rates(SkipVariant(depth, name, kind), task, steps, rates)
+        for depth in effort.pick(quick=(2, 8), full=(2, 4, 8, 16))
+        for name, kind in SKIP_VARIANTS.items()
     ]
-    copying = Plan(COPY_DEPTH, COPY, NoSkips, start_copying)
+    copying = SkipVariant(COPY_DEPTH, COPY, NoSkips, start_copying)
     trained.append(best_of_rates(copying, task, steps, (SLOW,)))
-    others = budget.pick(quick={}, full={GPT2: start_gpt2, ORTHOGONAL: start_orthogonal})
+    others = effort.pick(quick={}, full={GPT2: start_gpt2, ORTHOGONAL: start_orthogonal})
     for name, start in others.items():
-        trained.append(best_of_rates(Plan(COPY_DEPTH, name, NoSkips, start), task, steps, rates))
+        trained.append(best_of_rates(SkipVariant(COPY_DEPTH, name, NoSkips, start), task, steps, rates))
     return TrainingEvidence(1 / task.symbols, steps, trained)
 
 
-def best_of_rates(plan: Plan, task: Reversal, steps: int, rates: Sequence[float]) -> Training:
+def best_of_rates(variant: SkipVariant, task: Reversal, steps: int, rates: Sequence[float]) -> Training:
     """The training whose last losses are lowest; one that diverged is taken only if all did."""
 
     def last_losses(training: Training) -> float:
         finished = len(training.losses) == steps
         return float(np.mean(training.losses[-10:])) if finished else np.inf
 
-    return min((train_plan(plan, task, steps, lr) for lr in rates), key=last_losses)
+    return min((train_variant(variant, task, steps, lr) for lr in rates), key=last_losses)
 
 
-def train_plan(plan: Plan, task: Reversal, steps: int, lr: float) -> Training:
+def train_variant(variant: SkipVariant, task: Reversal, steps: int, lr: float) -> Training:
     """Train and look at it. A training that diverges counts with what it had reached."""
-    config = tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, n_layers=plan.depth, n_heads=2, d_model=32)
-    model = put_blocks(build(config, task.seed, plan.start), plan.kind)
+    config = tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, n_layers=variant.depth, n_heads=2, d_model=32)
+    model = put_blocks(build(config, task.seed, variant.start), variant.kind)
     inputs, targets = fresh_tensors(task, 64, index=2)
     losses: list[float] = []
     half_way: list[GradientNorms] = []
@@ -115,7 +116,7 @@ def train_plan(plan: Plan, task: Reversal, steps: int, lr: float) -> Training:
         model.eval()
     first, second = halves(accuracies(model, task), task)
     norms = half_way[0] if half_way else gradient_norms(model, inputs, targets)
-    return Training(plan.depth, plan.variant, lr, losses, first, second, norms.whole, norms.looking)
+    return Training(variant.depth, variant.name, lr, losses, first, second, norms.whole, norms.looking)
 
 
 def show_training(seeds: Seeds[TrainingEvidence]) -> Finding:
@@ -188,11 +189,11 @@ def _training_claims(seeds: Seeds[TrainingEvidence], shallow: int, deepest: int)
     chance = seeds.first.chance
     half, quarter = (1 + chance) / 2, (1 + 3 * chance) / 4
     because = f"Half-way from chance, {chance:.3g}, to all right."
-    others = [name for name in VARIANTS if name != BOTH]
+    others = [name for name in SKIP_VARIANTS if name != BOTH]
     return (
         at_least(
             f"With {shallow} blocks every variant learns, also without any skip",
-            seeds.of(lambda e: min(e.at(shallow, name).second_half for name in VARIANTS), ".3f"),
+            seeds.of(lambda e: min(e.at(shallow, name).second_half for name in SKIP_VARIANTS), ".3f"),
             half,
             because,
         ),

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Claim, Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, accuracies, halves, train
 from tformer.answer.parts import adding, copy_of
 from tformer.answer.q5_mask.leaks import small_model
@@ -70,7 +71,7 @@ class FiniteEvidence:
     run_weight: list[float] | None = None  # of each value, put into the run
 
 
-def measure_finite(budget: Budget, seed: int, subject: Subject | None) -> FiniteEvidence:
+def measure_finite(effort: Effort, seed: int, subject: Subject | None) -> FiniteEvidence:
     """Weights against the formula; reversal trained with a finite mask; the run with one."""
     gaps = [float(gap) for gap in range(-10, 31)]
     weights = [hidden_weight(adding(VALUES[0]), gap) for gap in gaps]
@@ -79,7 +80,7 @@ def measure_finite(budget: Budget, seed: int, subject: Subject | None) -> Finite
     trained_weight, trained_first_half = [], []
     for value in (VALUES[0], VALUES[-1]):
         model = small_model(task, seed, adding(value))
-        steps = budget.pick(quick=300, full=600)
+        steps = effort.pick(quick=300, full=600)
         train(model, task, steps, seed, batch_size=32, lr=1e-2, lr_final=0.1)
         with hidden_weights(model) as largest:
             trained_first_half.append(halves(accuracies(model, task, 1000), task)[0])
@@ -93,14 +94,14 @@ def measure_finite(budget: Budget, seed: int, subject: Subject | None) -> Finite
         trained_weight=trained_weight,
         trained_first_half=trained_first_half,
         chance=1 / task.symbols,
-        run_weight=put_into_run(budget, seed, subject) if subject else None,
+        run_weight=put_into_run(effort, seed, subject) if subject else None,
     )
 
 
 @torch.inference_mode()
-def put_into_run(budget: Budget, seed: int, subject: Subject) -> list[float]:
+def put_into_run(effort: Effort, seed: int, subject: Subject) -> list[float]:
     """The largest weight of a hidden key in a forward of the run, with each value in its mask."""
-    ids = subject.ids(8, budget.pick(quick=64, full=256), seed)
+    ids = subject.ids(8, effort.pick(quick=64, full=256), seed)
     by_value = []
     for value in VALUES:
         model = put_formula(copy_of(subject.model), adding(value))

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Claim, Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, accuracies, build, fresh_tensors, halves, tiny, train
-from tformer.answer.parts import reaching, unmasked, zeroed_after
+from tformer.answer.parts import reaching, zeroed_after
+from tformer.answer.q5_mask.masks import FAR, MASKS, NONE, RIGHT
 from tformer.answer.q5_mask.prefixes import prefix_losses
 from tformer.answer.tasks import Unshifted
 from tformer.errors import TformerError
@@ -23,15 +25,8 @@ from tformer.sample import generate
 from tformer.text.data import Batches, Reversal
 from tformer.watch import put_formula
 
-RIGHT, NONE, FAR = "the mask", "none", "one too far"
 AFTER, SAME = "0 after softmax", "targets not shifted"
-FORMULAS: dict[str, Formula] = {
-    RIGHT: attention,
-    NONE: unmasked,
-    FAR: reaching(1),
-    AFTER: zeroed_after,
-    SAME: attention,
-}
+LEAK_FORMULAS: dict[str, Formula] = MASKS | {AFTER: zeroed_after, SAME: attention}
 TOO_SHORT = reaching(-1)
 
 # ---------------------------------------------------------------------------- measuring
@@ -50,7 +45,7 @@ class Leak:
     prefix_loss: float
 
 
-class RunTable(NamedTuple):
+class RunAccuracy(NamedTuple):
     """Accuracy of a run on reversal."""
 
     first_half: float
@@ -69,7 +64,7 @@ class LeakEvidence:
     nan_one_block: list[bool]
     nan_two_blocks: list[bool]
     stopped: bool  # whether training with a mask one too short was refused
-    run: RunTable | None = None
+    run: RunAccuracy | None = None
 
     @property
     def chance(self) -> float:
@@ -116,12 +111,12 @@ def is_stopped(task: Reversal, seed: int) -> bool:
     return False
 
 
-def measure_leaks(budget: Budget, seed: int, subject: Subject | None) -> LeakEvidence:
+def measure_leaks(effort: Effort, seed: int, subject: Subject | None) -> LeakEvidence:
     """Train on reversal with each mask; the run's own table, if it is a run on reversal."""
     task = Reversal(4, 8, seed=seed)
-    steps, n = budget.pick(quick=150, full=300), budget.pick(quick=1000, full=2000)
+    steps, n = effort.pick(quick=150, full=300), effort.pick(quick=1000, full=2000)
     variants = {}
-    for name, formula in FORMULAS.items():
+    for name, formula in LEAK_FORMULAS.items():
         model = small_model(task, seed, formula)
         batches: Batches = Unshifted(task) if name == SAME else task
         losses = train(model, batches, steps, seed, batch_size=32)
@@ -129,7 +124,7 @@ def measure_leaks(budget: Budget, seed: int, subject: Subject | None) -> LeakEvi
     run = None
     if subject and subject.task:
         first, second = halves(accuracies(subject.model, subject.task, n), subject.task)
-        run = RunTable(first, second, 1 / subject.task.symbols, subject.task.length - 1)
+        run = RunAccuracy(first, second, 1 / subject.task.symbols, subject.task.length - 1)
     return LeakEvidence(
         task.symbols,
         n,
@@ -174,7 +169,7 @@ def show_leaks(seeds: Seeds[LeakEvidence]) -> Finding:
         "Right at each position",
         "target position",
         "accuracy",
-        tuple(map(right_by_position, FORMULAS)),
+        tuple(map(right_by_position, LEAK_FORMULAS)),
     )
     said = (
         "The usual story, that a model with a leak writes nonsense, is too strong here: the last position "
@@ -193,7 +188,7 @@ def _by_variant(
     def numbers(name: str, quantity: Callable[[Leak], float]) -> Numbers:
         return seeds.of(lambda e: quantity(e.variants[name]), ".3f")
 
-    return tuple((name, *(numbers(name, quantity) for quantity in quantities)) for name in FORMULAS)
+    return tuple((name, *(numbers(name, quantity) for quantity in quantities)) for name in LEAK_FORMULAS)
 
 
 def _accuracy_table(seeds: Seeds[LeakEvidence]) -> Table:
@@ -210,7 +205,7 @@ def _accuracy_table(seeds: Seeds[LeakEvidence]) -> Table:
 
 
 def _position_table(seeds: Seeds[LeakEvidence]) -> Table:
-    shifted = [name for name in FORMULAS if name != SAME]
+    shifted = [name for name in LEAK_FORMULAS if name != SAME]
 
     def right(name: str, position: int) -> Numbers:
         return seeds.of(lambda e: e.variants[name].by_position[position], ".2f")
@@ -252,7 +247,7 @@ def _listed(flags: Sequence[bool]) -> str:
     return ", ".join(str(i + 1) for i, flag in enumerate(flags) if flag) or "none"
 
 
-def _run_table(run: RunTable, sequences: int) -> Table:
+def _run_table(run: RunAccuracy, sequences: int) -> Table:
     """The run's two halves, and whether the first is as by chance."""
     low, high = 0.0, 1.0
     if run.n_first:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, build, tiny
 from tformer.answer.parts import copy_of, start_random
 from tformer.figures import Table
@@ -63,9 +64,9 @@ class PrefixEvidence:
     milliseconds_by_prefixes: float
 
 
-def measure_prefixes(budget: Budget, seed: int, subject: Subject | None) -> PrefixEvidence:
+def measure_prefixes(effort: Effort, seed: int, subject: Subject | None) -> PrefixEvidence:
     """Score the same tokens both ways, with the weights of the run or with random ones."""
-    length = budget.pick(quick=32, full=128) + 1
+    length = effort.pick(quick=32, full=128) + 1
     if subject:
         model, ids = copy_of(subject.model), subject.ids(1, length, seed)
     else:

@@ -7,15 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Claim, Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, build, tiny
-from tformer.answer.parts import copy_of, reaching, start_random, unmasked
+from tformer.answer.parts import copy_of, start_random
+from tformer.answer.q5_mask.masks import FAR, MASKS, NONE, RIGHT
 from tformer.figures import Cell, Heat, Table
-from tformer.model import Formula, Transformer, attention
+from tformer.model import Transformer
 from tformer.watch import cut_at_embedding, put_formula
-
-RIGHT, NONE, FAR = "the mask", "none", "one too far"
-FORMULAS: dict[str, Formula] = {RIGHT: attention, NONE: unmasked, FAR: reaching(1)}
 
 
 def dependence(model: Transformer, ids: Tensor, seed: int) -> np.ndarray:
@@ -42,16 +41,16 @@ class JacobianEvidence:
     matrices: dict[str, list[list[float]]]
 
 
-def measure_jacobian(budget: Budget, seed: int, subject: Subject | None) -> JacobianEvidence:
+def measure_jacobian(effort: Effort, seed: int, subject: Subject | None) -> JacobianEvidence:
     """Of the run, or of random weights, with three masks."""
-    length = budget.pick(quick=12, full=24)
+    length = effort.pick(quick=12, full=24)
     if subject:
         model, ids = subject.model, subject.ids(1, length, seed)
     else:
         model = build(tiny(vocab_size=32, n_ctx=length), seed, start_random)
         ids = torch.randint(32, (1, length))
     matrices = {}
-    for name, formula in FORMULAS.items():
+    for name, formula in MASKS.items():
         matrix = dependence(put_formula(copy_of(model), formula).double(), ids, seed)
         matrices[name] = (matrix / matrix.max(axis=1, keepdims=True)).tolist()
     return JacobianEvidence(model.config.n_layers, matrices)
@@ -66,13 +65,13 @@ def show_jacobian(seeds: Seeds[JacobianEvidence]) -> Finding:
     table = Table(
         "From how far ahead the logits of a position depend on tokens",
         ("", "farthest", "pairs with t < s that leak"),
-        tuple(map(row, FORMULAS)),
+        tuple(map(row, MASKS)),
     )
     heat = Heat(
         "Which token each position depends on",
         "logits at",
         "token at",
-        tuple((name, tuple(map(tuple, seeds.first.matrices[name]))) for name in FORMULAS),
+        tuple((name, tuple(map(tuple, seeds.first.matrices[name]))) for name in MASKS),
     )
     said = (
         "The gradient of the logits at t, in a random direction, with respect to the embedding at s, in "

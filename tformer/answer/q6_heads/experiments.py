@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tformer.answer.claims import Experiment
+from tformer.answer.experiment import Experiment
 from tformer.answer.q6_heads import removed, repeats, several
 
 EXPERIMENTS: tuple[Experiment[Any], ...] = (
@@ -22,7 +22,7 @@ EXPERIMENTS: tuple[Experiment[Any], ...] = (
         repeats.show_repeats,
         quick_seeds=2,
         full_seeds=5,
-        skip=repeats.too_short,
+        skip=repeats.too_short_to_repeat,
     ),
     Experiment(
         "several",

@@ -11,7 +11,7 @@ from torch import Tensor
 from tformer.model import Formula, Transformer, attention
 from tformer.watch import attentions_of, with_formula
 
-Kind = Literal["previous", "repeated", "first"]  # of tokens that a query may look at
+PlaceKind = Literal["previous", "repeated", "first"]  # of tokens that a query may look at
 
 
 class Looks(NamedTuple):
@@ -34,7 +34,7 @@ class HeadScores:
     previous_most: float  # share of those queries whose largest weight is on the token before
     repeated_most: float
 
-    def on(self, kind: Kind) -> float:
+    def on(self, kind: PlaceKind) -> float:
         """The weight on tokens of this kind."""
         return float(getattr(self, kind))
 
@@ -90,7 +90,7 @@ def looking_everywhere(ids: Tensor) -> HeadScores:
     return head_scores(weights, ids)[0]
 
 
-def strongest(scores: Sequence[HeadScores], kind: Kind) -> HeadScores:
+def strongest(scores: Sequence[HeadScores], kind: PlaceKind) -> HeadScores:
     """The head that gives most weight to tokens of a kind."""
     return max(scores, key=lambda head: head.on(kind))
 
@@ -104,7 +104,7 @@ def not_looking_back_by(model: Transformer, distance: int, layers: Collection[in
             q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float = 0.0
         ) -> tuple[Tensor, Tensor]:
             n = mask.shape[-1]
-            hidden = torch.ones(n, n, dtype=torch.bool).diag().diag_embed(-distance)[:n, :n]
+            hidden = torch.ones(n, n, dtype=torch.bool).tril(-distance).triu(-distance)
             return formula(q, k, v, mask & ~hidden, dropout)
 
         return elsewhere

@@ -5,15 +5,26 @@ from dataclasses import dataclass
 
 import torch
 
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
-from tformer.answer.lab import Subject, accuracies, build, fresh_tensors, halves, tiny, train
+from tformer.answer.claims import Claim, Finding, at_least, at_most, largest
+from tformer.answer.experiment import Effort, Seeds
+from tformer.answer.lab import (
+    Subject,
+    accuracies,
+    build,
+    fresh_tensors,
+    halves,
+    relative_difference,
+    tiny,
+    train,
+)
+from tformer.answer.parts import draw_matrix
 from tformer.evals.attention import CARRIES, attention_weights, mirror
 from tformer.figures import Cell, Heat, Table
 from tformer.model import Transformer
 from tformer.text.data import Reversal
 from tformer.watch import Head, blocks_of, module_calls, without_heads
 
-SHOWN, MAPS = 8, 4  # heads in the table of ablations, and in the picture
+N_ABLATED, N_PICTURED = 8, 4  # heads in the table of ablations, and in the picture
 SOLVED = 0.9  # accuracy of the second half from which on a run is said to reverse
 
 # ---------------------------------------------------------------------------- a sum over heads
@@ -28,16 +39,16 @@ class SumEvidence:
 
 
 @torch.inference_mode()
-def measure_sum(budget: Budget, seed: int, subject: Subject | None) -> SumEvidence:
+def measure_sum(effort: Effort, seed: int, subject: Subject | None) -> SumEvidence:
     """Attention's output, against the sum of what each head alone adds to the residual stream."""
     if subject:
-        model, ids = subject.model, subject.ids(2, budget.pick(quick=32, full=128), seed)
+        model, ids = subject.model, subject.ids(2, effort.pick(quick=32, full=128), seed)
     else:
         model = build(tiny(vocab_size=32, n_ctx=32), seed)
         ids = torch.randint(32, (2, 32))
         for block in blocks_of(model):  # it starts at zero
-            block.attn.out.weight.normal_(std=model.config.d_model**-0.5)
-    worst, n_heads = 0.0, model.config.n_heads
+            draw_matrix(block.attn.out.weight)
+    differences, n_heads = [], model.config.n_heads
     with module_calls([block.attn.out for block in blocks_of(model)]) as calls:
         model.eval()(ids)
     for layer, call in enumerate(calls):
@@ -48,8 +59,8 @@ def measure_sum(budget: Budget, seed: int, subject: Subject | None) -> SumEviden
             others = [(layer, other) for other in range(n_heads) if other != head]
             with without_heads(model, others):
                 summed += out(gathered) - nothing
-        worst = max(worst, float((whole - summed).abs().max() / whole.abs().max().clamp(min=1e-30)))
-    return SumEvidence(worst, n_heads)
+        differences.append(relative_difference(summed, whole, least=1e-30))
+    return SumEvidence(largest(differences), n_heads)
 
 
 def show_sum(seeds: Seeds[SumEvidence]) -> Finding:
@@ -85,14 +96,14 @@ class MirrorEvidence:
     own: bool
 
 
-def measure_mirror(budget: Budget, seed: int, subject: Subject | None) -> MirrorEvidence:
+def measure_mirror(effort: Effort, seed: int, subject: Subject | None) -> MirrorEvidence:
     """Where heads look, and the accuracy without each, on the run or on a model trained here."""
     if subject and subject.task:
         return _mirrored(subject.model, subject.task, seed, own=False)
-    task = Reversal(budget.pick(quick=5, full=8), budget.pick(quick=10, full=16), seed)
-    width = budget.pick(quick=32, full=64)
+    task = Reversal(effort.pick(quick=5, full=8), effort.pick(quick=10, full=16), seed)
+    width = effort.pick(quick=32, full=64)
     model = build(tiny(vocab_size=task.symbols, n_ctx=task.n_ctx, d_model=width), seed)
-    steps, lr = budget.pick(quick=120, full=500), budget.pick(quick=6e-3, full=3e-3)
+    steps, lr = effort.pick(quick=120, full=500), effort.pick(quick=6e-3, full=3e-3)
     train(model, task, steps, seed, batch_size=32, lr=lr)
     return _mirrored(model, task, seed, own=True)
 
@@ -100,7 +111,7 @@ def measure_mirror(budget: Budget, seed: int, subject: Subject | None) -> Mirror
 def _mirrored(model: Transformer, task: Reversal, seed: int, own: bool) -> MirrorEvidence:
     result = mirror(model, task, index=1 + seed)
     heads = [(head.layer - 1, head.head - 1) for head in result.heads]
-    lookers = [(head.layer - 1, head.head - 1) for head in result.heads if head.share >= CARRIES]
+    lookers = [(head.layer - 1, head.head - 1) for head in result.carriers]
     others = [head for head in heads if head not in lookers]
 
     def accuracy(removed: Collection[Head], mean: bool = False) -> float:
@@ -114,12 +125,12 @@ def _mirrored(model: Transformer, task: Reversal, seed: int, own: bool) -> Mirro
         uniform=result.uniform,
         accuracy=accuracy([]),
         chance=1 / task.symbols,
-        zeroed=[accuracy([head]) for head in heads[:SHOWN]],
-        averaged=[accuracy([head], mean=True) for head in heads[:SHOWN]],
+        zeroed=[accuracy([head]) for head in heads[:N_ABLATED]],
+        averaged=[accuracy([head], mean=True) for head in heads[:N_ABLATED]],
         without_lookers=accuracy(lookers),
         without_others=accuracy(others, mean=True),
         lookers=len(lookers),
-        weights=[weights[layer, :, head].mean(0).tolist() for layer, head in heads[:MAPS]],
+        weights=[weights[layer, :, head].mean(0).tolist() for layer, head in heads[:N_PICTURED]],
         own=own,
     )
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from tformer.answer import lab
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least, at_most
+from tformer.answer.claims import Claim, Finding, at_least, at_most
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import Subject, build, tiny, train
 from tformer.answer.q6_heads.looks import (
     HeadScores,
-    Kind,
+    PlaceKind,
     head_scores,
     looking_everywhere,
     not_looking_back_by,
@@ -24,13 +25,13 @@ from tformer.figures import Cell, Heat, Table
 from tformer.model import Transformer
 from tformer.text.data import rng
 
-MAPS = 24  # positions of a picture
-KINDS: dict[Kind, str] = {
+POSITIONS_PICTURED = 24  # positions of a picture
+PLACE_KINDS: dict[PlaceKind, str] = {
     "previous": "the token before",
     "repeated": "what followed last time",
     "first": "the first token",
 }
-USUAL, BACK_1, BACK_2 = "as trained", "without the look 1 back", "without the look 2 back"
+AS_TRAINED, BACK_1, BACK_2 = "as trained", "without the look 1 back", "without the look 2 back"
 
 # ---------------------------------------------------------------------------- measuring
 
@@ -50,7 +51,7 @@ class RepeatsEvidence:
     own: bool
 
 
-def too_short(subject: Subject | None) -> str | None:
+def too_short_to_repeat(subject: Subject | None) -> str | None:
     """Why a run cannot be examined: a repetition needs two positions of each kind."""
     return None if subject and subject.task else lab.too_short(subject, 6)
 
@@ -61,11 +62,11 @@ def random_repeats(vocab_size: int, n: int, length: int, seed: int) -> Tensor:
     return torch.from_numpy(np.concatenate((half, half), axis=1))
 
 
-def measure_repeats(budget: Budget, seed: int, subject: Subject | None) -> RepeatsEvidence:
+def measure_repeats(effort: Effort, seed: int, subject: Subject | None) -> RepeatsEvidence:
     """Score the heads of the run, or of a model trained here on repeating sequences."""
     if subject and not subject.task:
         length = min(24, subject.model.config.n_ctx // 2)
-        n = budget.pick(quick=4, full=16)
+        n = effort.pick(quick=4, full=16)
         ids = random_repeats(subject.model.config.vocab_size, n, length, seed)
         known = (torch.arange(ids.shape[1] - 1) >= length).expand(len(ids), -1)
         evidence = examine_heads(subject.model, ids, known)
@@ -78,7 +79,7 @@ def measure_repeats(budget: Budget, seed: int, subject: Subject | None) -> Repea
             text_uniform=looking_everywhere(text),
         )
     task = Repeats(16, 18, (4, 7), seed)
-    steps = budget.pick(quick=160, full=500)
+    steps = effort.pick(quick=160, full=500)
     two, one = (learn_repeats(task, steps, n_layers) for n_layers in (2, 1))
     ids, known = task.fresh_and_known(300)
     return replace(examine_heads(two, ids, known), one_layer=accuracy_on(one, ids, known), own=True)
@@ -106,7 +107,7 @@ def examine_heads(model: Transformer, ids: Tensor, known: Tensor) -> RepeatsEvid
     weights = attention_weights(model, inputs)
     scores = head_scores(weights, inputs)
     before, after = strongest(scores, "previous"), strongest(scores, "repeated")
-    accuracy, repeated = {USUAL: accuracy_on(model, ids, known)}, {USUAL: after.repeated}
+    accuracy, repeated = {AS_TRAINED: accuracy_on(model, ids, known)}, {AS_TRAINED: after.repeated}
     for name, distance in ((BACK_1, 1), (BACK_2, 2)):
         with not_looking_back_by(model, distance, range(after.layer - 1)):
             accuracy[name] = accuracy_on(model, ids, known)
@@ -120,7 +121,10 @@ def examine_heads(model: Transformer, ids: Tensor, known: Tensor) -> RepeatsEvid
         accuracy=accuracy,
         repeated=repeated,
         one_layer=math.nan,
-        maps=[weights[h.layer - 1, 0, h.head - 1, :MAPS, :MAPS].tolist() for h in (before, after)],
+        maps=[
+            weights[h.layer - 1, 0, h.head - 1, :POSITIONS_PICTURED, :POSITIONS_PICTURED].tolist()
+            for h in (before, after)
+        ],
         own=False,
     )
 
@@ -135,8 +139,8 @@ def show_repeats(seeds: Seeds[RepeatsEvidence]) -> Finding:
         "position that asks",
         "position looked at",
         (
-            (KINDS["previous"], tuple(map(tuple, seeds.first.maps[0]))),
-            (KINDS["repeated"], tuple(map(tuple, seeds.first.maps[1]))),
+            (PLACE_KINDS["previous"], tuple(map(tuple, seeds.first.maps[0]))),
+            (PLACE_KINDS["repeated"], tuple(map(tuple, seeds.first.maps[1]))),
         ),
     )
     if not seeds.first.own:
@@ -167,16 +171,16 @@ def _closed_table(seeds: Seeds[RepeatsEvidence]) -> Table:
     return Table(
         "A path closed in the layers below the second head",
         ("", "known targets right", "weight on what followed"),
-        tuple(map(row, (USUAL, BACK_1, BACK_2))),
+        tuple(map(row, (AS_TRAINED, BACK_1, BACK_2))),
     )
 
 
 def _own_table(seeds: Seeds[RepeatsEvidence]) -> Table:
     """The best head of each seed for each kind of place."""
 
-    def row(kind: Kind) -> tuple[Cell, ...]:
+    def row(kind: PlaceKind) -> tuple[Cell, ...]:
         return (
-            KINDS[kind],
+            PLACE_KINDS[kind],
             ", ".join(str(strongest(e.scores, kind).layer) for e in seeds),
             seeds.of(lambda e: strongest(e.scores, kind).on(kind), ".2f"),
             seeds.of(lambda e: e.uniform.on(kind), ".2f"),
@@ -185,24 +189,24 @@ def _own_table(seeds: Seeds[RepeatsEvidence]) -> Table:
     return Table(
         "Heads by where they look",
         ("most weight on", "layers", "weight", "if uniform"),
-        tuple(map(row, KINDS)),
+        tuple(map(row, PLACE_KINDS)),
     )
 
 
 def _run_table(seeds: Seeds[RepeatsEvidence]) -> Table:
     """The three best heads of the run for each kind of place."""
-    rows = [row for kind in KINDS for row in _run_rows(seeds, kind)]
+    rows = [row for kind in PLACE_KINDS for row in _run_rows(seeds, kind)]
     return Table(
         "Weight that heads (layer.head) give", ("to", "head", "random ids, repeated", "its text"), tuple(rows)
     )
 
 
-def _run_rows(seeds: Seeds[RepeatsEvidence], kind: Kind) -> list[tuple[Cell, ...]]:
+def _run_rows(seeds: Seeds[RepeatsEvidence], kind: PlaceKind) -> list[tuple[Cell, ...]]:
     def of_head(i: int) -> tuple[Cell, ...]:
         head = seeds.first.scores[i]
         on_text = seeds.of(lambda e: e.text_scores[i].on(kind), ".2f") if seeds.first.text_scores else "-"
         name = f"{head.layer}.{head.head}"
-        return (KINDS[kind], name, seeds.of(lambda e: e.scores[i].on(kind), ".2f"), on_text)
+        return (PLACE_KINDS[kind], name, seeds.of(lambda e: e.scores[i].on(kind), ".2f"), on_text)
 
     def on_uniform_text(evidence: RepeatsEvidence) -> float:
         return evidence.text_uniform.on(kind) if evidence.text_uniform else math.nan
@@ -211,7 +215,7 @@ def _run_rows(seeds: Seeds[RepeatsEvidence], kind: Kind) -> list[tuple[Cell, ...
     best = np.argsort(-mean, kind="stable")[:3]
     on_text = seeds.of(on_uniform_text, ".2f") if seeds.first.text_uniform else "-"
     uniform: tuple[Cell, ...] = (
-        KINDS[kind],
+        PLACE_KINDS[kind],
         "uniform",
         seeds.of(lambda e: e.uniform.on(kind), ".2f"),
         on_text,
@@ -235,19 +239,19 @@ def _repeats_claims(seeds: Seeds[RepeatsEvidence]) -> tuple[Claim, ...]:
         ),
         at_least(
             "The second needs the first: without the look 1 back accuracy is lost",
-            seeds.of(lambda e: e.accuracy[USUAL] - e.accuracy[BACK_1], ".2f"),
+            seeds.of(lambda e: e.accuracy[AS_TRAINED] - e.accuracy[BACK_1], ".2f"),
             0.4,
             "About half of what is above a guess among the symbols of the sequence (1/7 to 1/4).",
         ),
         at_most(
             "It is that path: without the look 2 back accuracy stays",
-            seeds.of(lambda e: e.accuracy[USUAL] - e.accuracy[BACK_2], ".2f"),
+            seeds.of(lambda e: e.accuracy[AS_TRAINED] - e.accuracy[BACK_2], ".2f"),
             0.1,
             "A quarter of what the other path must cost; 0 would be no loss at all.",
         ),
         at_least(
             "Two blocks get more right than one",
-            seeds.of(lambda e: e.accuracy[USUAL] - e.one_layer, ".2f"),
+            seeds.of(lambda e: e.accuracy[AS_TRAINED] - e.one_layer, ".2f"),
             0.1,
             "0 if the second block were of no use; one alone guesses better the longer it learns.",
         ),

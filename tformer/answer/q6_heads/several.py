@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tformer.answer.claims import Budget, Claim, Finding, Seeds, at_least
+from tformer.answer.claims import Claim, Finding, at_least
+from tformer.answer.experiment import Effort, Seeds
 from tformer.answer.lab import (
     Subject,
     accuracies,
@@ -50,9 +51,9 @@ class PlacesResult:
     looks: float
 
 
-def measure_several(budget: Budget, seed: int, subject: Subject | None) -> SeveralEvidence:
+def measure_several(effort: Effort, seed: int, subject: Subject | None) -> SeveralEvidence:
     """Train one block of width 32 with 1 to 32 heads on a task of three places, and on the reversal."""
-    steps = budget.pick(quick=150, full=400)
+    steps = effort.pick(quick=150, full=400)
     results = [learn_places(n_heads, steps, seed) for n_heads in N_HEADS]
     return SeveralEvidence(
         list(N_HEADS),
@@ -60,7 +61,7 @@ def measure_several(budget: Budget, seed: int, subject: Subject | None) -> Sever
         [result.loss for result in results],
         [result.accuracy for result in results],
         [result.looks for result in results],
-        learn_reversal(budget.pick(quick=120, full=400), seed),
+        learn_reversal(effort.pick(quick=120, full=400), seed),
     )
 
 

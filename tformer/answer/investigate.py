@@ -3,21 +3,22 @@
 import importlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from tformer.answer import Question
-from tformer.answer.claims import Budget, Claim, Experiment, Finding, Seeds
+from tformer.answer.claims import Claim, Finding
+from tformer.answer.experiment import Effort, Experiment, Seeds
 from tformer.answer.lab import Subject
 from tformer.device import one_thread
 
 SEEDS_APART = 1000  # so that --seed 0 and --seed 1 share no draw
-Progress = Callable[[str, int, int], None]  # what is being measured; seeds done, in all
+ExperimentProgress = Callable[[str, int, int], None]  # what is being measured; seeds done, in all
 
 
 @dataclass(frozen=True)
-class Result:
+class ExperimentResult:
     """One experiment done: what was measured for each seed, and what it shows. Or why it was left out."""
 
     slug: str
@@ -30,21 +31,21 @@ class Result:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question with its evidence."""
+    """A question with the results of its experiments."""
 
     question: Question
-    budget: Budget
+    effort: Effort
     seed: int
-    results: tuple[Result, ...]
+    results: tuple[ExperimentResult, ...]
 
     @property
     def claims(self) -> list[Claim]:
-        """Of all experiments, in order."""
+        """The claims of all experiments, in the order in which they are told."""
         return [claim for result in self.results for claim in result.finding.claims]
 
     @property
     def passed(self) -> bool:
-        """Whether every claim holds."""
+        """Whether every claim holds: what the exit code says."""
         return all(claim.passed for claim in self.claims)
 
     def as_dict(self) -> dict[str, Any]:
@@ -53,7 +54,7 @@ class Answer:
             "question": self.question.title,
             "number": self.question.number,
             "slug": self.question.slug,
-            "budget": self.budget.name,
+            "budget": self.effort.name,
             "seed": self.seed,
             "claims": [claim.as_dict() for claim in self.claims],
             "evidence": {
@@ -85,28 +86,35 @@ def experiments_of(question: Question) -> tuple[Experiment[Any], ...]:
 
 def investigate(
     question: Question,
-    budget: Budget,
+    effort: Effort,
     seed: int = 0,
     subject: Subject | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: ExperimentProgress = lambda what, done, total: None,
+    experiments: Sequence[Experiment[Any]] | None = None,
 ) -> Answer:
-    """Run every experiment of a question. The same seed on the same machine gives the same numbers."""
-    experiments = experiments_of(question)
-    total = sum(e.seeds(budget) for e in experiments)
+    """Run experiments of a question: its own, unless others are given.
+
+    The same seed on the same machine gives the same numbers.
+    """
+    if experiments is None:
+        experiments = experiments_of(question)
+    total = sum(e.seeds(effort) for e in experiments)
     results, done = [], 0
     with one_thread():
         for experiment in experiments:
-            began, n = time.perf_counter(), experiment.seeds(budget)
+            began, n = time.perf_counter(), experiment.seeds(effort)
             why = experiment.skip(subject)
             measured = []
             for i in range(n):
                 progress(experiment.title, done, total)
                 if not why:
-                    measured.append(experiment.measure(budget, SEEDS_APART * seed + i, subject))
+                    measured.append(experiment.measure(effort, SEEDS_APART * seed + i, subject))
                 done += 1
             finding = experiment.show(Seeds(measured)) if measured else Finding()
             evidence = tuple(asdict(e) for e in measured)
             seconds = time.perf_counter() - began
-            results.append(Result(experiment.slug, experiment.title, evidence, finding, seconds, why or ""))
+            results.append(
+                ExperimentResult(experiment.slug, experiment.title, evidence, finding, seconds, why or "")
+            )
     progress("", total, total)
-    return Answer(question, budget, seed, tuple(results))
+    return Answer(question, effort, seed, tuple(results))

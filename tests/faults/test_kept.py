@@ -1,0 +1,54 @@
+"""`result` is of the weights that lie in model.safetensors, whatever was changed on resume."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.faults.test_kills import TRAIN, place
+from tformer.cli import app
+
+FAST = ["--lr", "0.3", "--seed", "2", "--set", "train.eval_every=1"]  # so that the best loss is not the last
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(place(tmp_path / "here"))
+    return tmp_path / "here"
+
+
+def train(*arguments: str) -> dict:
+    """Train; what `tformer.yaml` says of its end."""
+    app([*TRAIN, *FAST, *arguments], standalone_mode=False)
+    return yaml.safe_load(Path("run/tformer.yaml").read_text())["record"]["result"]
+
+
+def losses() -> dict[int, float]:
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["val_loss"] for line in lines if "val_loss" in line}
+
+
+def loss_of_the_file(capsys) -> float:
+    capsys.readouterr()
+    app(["eval", "loss", "--run", "run", "--device", "cpu", "--json"], standalone_mode=False)
+    return json.loads(capsys.readouterr().out)["loss"]
+
+
+def test_weights_that_were_kept_last_stay_named_when_the_best_are_wanted(here, capsys):
+    train("--set", "train.keep=last")
+    best = min(losses().values())
+    assert losses()[6] > best, "so that it matters"
+    result = train("--resume", "--set", "train.keep=best", "--steps", "7")
+    assert result["val_loss"] == pytest.approx(loss_of_the_file(capsys), abs=1e-5)
+    assert result["val_loss"] == losses()[result["kept_step"]]
+
+
+def test_weights_of_a_step_that_does_not_come_again_are_not_kept(here, capsys):
+    train("--steps", "3", "--set", "train.checkpoint_every=2")
+    shutil.rmtree("run/checkpoints/step-00000003")  # as if it was killed before it could save once more
+    assert min(losses(), key=losses().get) == 3, "whose weights lie there"
+    result = train("--resume", "--set", "train.eval_every=0", "--steps", "6")
+    assert result["kept_step"] != 3
+    assert result["val_loss"] == pytest.approx(loss_of_the_file(capsys), abs=1e-5)

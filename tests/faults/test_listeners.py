@@ -1,0 +1,133 @@
+"""Nothing that is for people ends a training, and whatever else ends it, its last step is saved."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.test_kills import TRAIN, place, state
+from tformer.cli import app
+from tformer.errors import TformerError
+from tformer.show import training as show
+from tformer.training.session import Session
+
+UNSAVED = ["--set", "train.checkpoint_every=0"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[object, ...]:
+    """What the run comes to when all goes well."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = place(tmp_path_factory.mktemp("whole") / "here")
+        patch.chdir(folder)
+        train()
+    return state(folder / "run")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(place(tmp_path / "here"))
+    return tmp_path / "here"
+
+
+def train(*arguments: str) -> None:
+    app([*TRAIN, *arguments], standalone_mode=False)
+
+
+def process(here: Path, **streams) -> subprocess.Popen:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("TFORMER_")}
+    command = [sys.executable, "-m", "tformer", *TRAIN]
+    return subprocess.Popen(command, cwd=here, env=clean | {"OMP_NUM_THREADS": "1"}, **streams)
+
+
+# ---------------------------------------------------------------------------- lines
+
+
+@pytest.mark.parametrize("lines", [0, 2])
+def test_training_goes_on_when_nobody_reads_its_lines_any_more(lines, here, whole):
+    running = process(here, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    for _ in range(lines):
+        running.stderr.readline()
+    running.stderr.close()
+    assert running.wait(timeout=120) == 141
+    assert state(here / "run") == whole
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_training_goes_on_when_its_lines_find_no_room(here, whole):
+    with open("/dev/full", "w") as full:
+        assert process(here, stderr=full, stdout=subprocess.DEVNULL).wait(timeout=120) == 141
+    assert state(here / "run") == whole
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminal to take away")
+def test_training_goes_on_when_its_terminal_goes_away(here, whole):
+    ours, theirs = os.openpty()
+    running = process(here, stderr=theirs, stdout=subprocess.DEVNULL, start_new_session=True)
+    os.close(theirs)
+    os.read(ours, 10)
+    os.close(ours)
+    assert running.wait(timeout=120) == 141
+    assert state(here / "run") == whole
+
+
+# ---------------------------------------------------------------------------- pictures
+
+
+def test_training_goes_on_when_there_is_no_room_for_a_picture(here, whole, monkeypatch, capsys):
+    def full(path, data):
+        raise TformerError(f"cannot write {path}", "No space left on device")
+
+    monkeypatch.setattr(show, "write_file", full)
+    monkeypatch.setattr(show, "FIRST_PICTURE", 0.0)
+    train()
+    assert state(here / "run") == whole
+    said = capsys.readouterr().err
+    assert said.count("could not be drawn, and training goes on: cannot write") == 1
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="every file name is text there")
+def test_a_text_whose_name_is_not_utf_8_is_trained_on_and_evaluated(here, monkeypatch, capsys):
+    name = os.fsdecode(b"caf\xe9.txt")
+    (here / "text.txt").rename(here / name)
+    app([TRAIN[0], name, *TRAIN[2:]], standalone_mode=False)
+    app(["eval", "loss", "--run", "run", "--device", "cpu"], standalone_mode=False)
+    assert "warning" not in capsys.readouterr().err
+    assert "caf\\udce9.txt" in (here / "run" / "report.html").read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------- the last step
+
+
+def failing_at(step: int, method):
+    """A method of a session that finds no memory at a step."""
+
+    def fail(session):
+        if session.learner.whole.step == step:
+            raise MemoryError("no room")
+        return method(session)
+
+    return fail
+
+
+@pytest.mark.parametrize("name", ["validate", "measure"])
+def test_what_ends_a_training_beside_its_steps_costs_none_of_them(name, here, whole, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, name, failing_at(4, getattr(Session, name)))
+        with pytest.raises(MemoryError):
+            train(*UNSAVED)
+    assert [p.name for p in (here / "run" / "checkpoints").iterdir()] == ["step-00000004"]
+    train("--resume")
+    assert state(here / "run")[1:] == whole[1:]
+
+
+def test_a_step_in_the_middle_of_its_update_is_not_saved(here, monkeypatch):
+    def half(optimizers, lr):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("tformer.training.optim.Optimizers.step", half)
+    with pytest.raises(MemoryError):
+        train(*UNSAVED)
+    assert not (here / "run" / "checkpoints").exists()

@@ -1,0 +1,188 @@
+"""Runs judged by their loss on a text, alone or several on the same one: which text, and what each was worth.
+
+The measure is that of `loss.py`. Knows nothing of terminals.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tformer.errors import RequestError
+from tformer.evals.loss import LossResult, loss_result, token_losses
+from tformer.evals.statistics import Difference, Scored, difference
+from tformer.files import finite
+from tformer.progress import Progress, silent
+from tformer.run.data import ANOTHER_TEXT, Source, given_source, recorded_source
+from tformer.run.loaded import LoadedRun
+from tformer.run.record import Record, read_metrics, read_record
+from tformer.text.data import token_hash
+from tformer.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class OneText:
+    """A text as each of several runs reads it.
+
+    `ids` are every run's own, by its folder; `on` says in words which text it is; `seen_by` are the runs
+    that were trained on this very text, or on these very ids.
+    """
+
+    ids: dict[Path, np.ndarray]
+    on: str
+    seen_by: list[Path]
+
+
+def one_text(folders: Sequence[Path], data: Sequence[str]) -> OneText:
+    """All of `data`, or where nothing is given the validation part of what the runs were trained on.
+
+    Raises RequestError where there is no such text, where several runs have none in common, and where one
+    of them cannot read it.
+    """
+    records = {folder: read_record(folder) for folder in folders}
+    tokenizers = {folder: Tokenizer.load(folder) for folder in folders}
+    first = folders[0]
+    source = given_source(data) if data else _validation_part(first, records[first])
+    if not data:
+        _check_same_text(records)
+    if source.is_ids:
+        _check_same_vocabulary(tokenizers, source.names[0])
+        ids = source.ids(tokenizers[first])
+        of_runs, digest = dict.fromkeys(folders, ids), token_hash(ids)
+    else:
+        corpus = source.corpus()
+        text, digest = source.text(corpus), corpus.sha256
+        if len(folders) == 1:
+            of_runs = {first: tokenizers[first].encode_array([text])}
+        else:
+            of_runs = {folder: _encoded(folder, tokenizers[folder], text) for folder in folders}
+    # A validation part is of a text that was trained on, and was not trained on itself.
+    seen_by = [f for f in folders if source.fraction == 1 and records[f].data.sha256 == digest]
+    return OneText(of_runs, source.on, seen_by)
+
+
+def _validation_part(folder: Path, record: Record) -> Source:
+    source = recorded_source(folder, record)
+    if source.fraction == 0:
+        what = f"{folder} keeps no text for validation"
+        raise RequestError(what, "data.val_fraction is 0", ANOTHER_TEXT)
+    return source
+
+
+def _check_same_text(records: dict[Path, Record]) -> None:
+    """Raises RequestError unless all runs recorded the same text, cut at the same place."""
+    first, *others = records
+    for other in others:
+        hashes = [records[folder].data.sha256 for folder in (first, other)]
+        fractions = [records[folder].val_fraction for folder in (first, other)]
+        if None in hashes:
+            silent = (first, other)[hashes.index(None)]
+            raise RequestError(f"{silent} does not say what it was trained on", "", ANOTHER_TEXT)
+        if len({*hashes}) > 1:
+            found = " and ".join(f"sha256 {str(h)[:12]}…" for h in hashes)
+            raise RequestError(f"{first} and {other} have different data", found, ANOTHER_TEXT)
+        if len({*fractions}) > 1:
+            found = f"data.val_fraction {fractions[0]:g} and {fractions[1]:g}"
+            what = f"{first} and {other} have different validation parts"
+            raise RequestError(what, found, ANOTHER_TEXT)
+
+
+def _check_same_vocabulary(tokenizers: dict[Path, Tokenizer], name: str) -> None:
+    """Raises RequestError unless the ids of a token file mean the same to all runs."""
+    first, *others = tokenizers
+    for other in others:
+        if tokenizers[first].token_bytes != tokenizers[other].token_bytes:
+            raise RequestError(
+                f"{name} holds ids, which are other tokens to {other} than to {first}",
+                "expected runs with one tokenizer",
+                "give the text itself as --data FILE",
+            )
+
+
+def _encoded(folder: Path, tokenizer: Tokenizer, text: str) -> np.ndarray:
+    try:
+        return tokenizer.encode_array([text])
+    except RequestError as error:
+        raise RequestError(f"{folder} cannot read this text: {error}") from None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A run and what it was worth on a text."""
+
+    folder: Path
+    name: str  # as a person knows the run
+    result: LossResult
+    scored: Scored
+    seconds: float
+    parameters: int
+    tokens_seen: int | None
+    difference: Difference | None = None  # to the best of several
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `--json` has it; what is no finite number is null."""
+        values = asdict(self.result) | {
+            "perplexity": self.result.perplexity,
+            "parameters": self.parameters,
+            "tokens_seen": self.tokens_seen,
+            "tokens_per_second": self.tokens_per_second,
+        }
+        return {k: finite(v) if isinstance(v, float) else v for k, v in values.items()}
+
+    def compared(self) -> dict[str, Any]:
+        """As `--json` has a run among several."""
+        return self.as_dict() | {
+            "difference_to_best": finite(self.difference.bits_per_byte) if self.difference else None,
+            "difference_to_best_stderr": self.difference.stderr if self.difference else None,
+        }
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of scoring alone: the text was read and the model loaded before."""
+        return self.result.tokens / max(self.seconds, 1e-9)
+
+
+def judge(
+    run: LoadedRun,
+    ids: np.ndarray,
+    precision: str = "fp32",
+    progress: Progress = silent,
+) -> Judged:
+    """Score a text, as the ids of the run's own tokenizer."""
+    model, n_ctx = run.model, run.model.config.n_ctx
+    token_losses(model, ids[: n_ctx + 1], precision)  # the first pass is slow
+    start = time.perf_counter()
+    losses = token_losses(model, ids, precision, progress)
+    seconds = time.perf_counter() - start
+    # Places in the text, to compare models at: a special token has some there, and no part in bits per byte.
+    sizes = np.array([len(raw) for raw in run.tokenizer.token_bytes], dtype=np.int64)
+    return Judged(
+        run.folder,
+        run.name,
+        loss_result(losses, ids, run.tokenizer.n_bytes, n_ctx),
+        Scored(losses, np.cumsum(sizes[ids]), n_ctx),
+        seconds,
+        model.n_parameters,
+        tokens_seen(run.folder, run.record),
+    )
+
+
+def ranked(judged: Sequence[Judged]) -> list[Judged]:
+    """Runs by bits per byte, the best first, each other with its difference to that one."""
+    best, *others = sorted(judged, key=lambda j: (math.isnan(j.result.bits_per_byte), j.result.bits_per_byte))
+    return [best, *(replace(j, difference=difference(j.scored, best.scored)) for j in others)]
+
+
+def tokens_seen(folder: Path, record: Record) -> int | None:
+    """Tokens of the steps that made the weights which were kept; None where nothing says so."""
+    result = record.result
+    if result is None:
+        return None
+    for line in read_metrics(folder / "metrics.jsonl"):
+        if line.get("step") == result.kept_step:
+            return line.get("tokens")
+    return result.tokens

@@ -1,0 +1,139 @@
+"""A run takes its place in a directory as a whole; whatever moment a process dies at, the next one goes on.
+
+A run that begins is built in a folder inside its directory, which nobody reads. One rename says that it is
+whole; what an earlier run left is then removed, and the files of the new one are moved up. Who finds that
+begun finishes it, a trainer or a reader. Imports no torch.
+"""
+
+import os
+import re
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from tformer.files import TEMPORARY, cannot_write, sync_folder
+
+BUILT = f"{TEMPORARY}run"  # while it is being made
+WHOLE = ".tformer-run"  # it is the run of the directory, and on its way into place
+OURS = re.compile(rf"{re.escape(TEMPORARY)}(run|\d+-.+)")  # what a process that was killed leaves
+CHECKPOINTS = "checkpoints"
+# In the order in which they are moved up. While the first is not, nothing is; the last makes it a run.
+RUN_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "metrics.jsonl",
+    "evals.jsonl",
+    "loss.svg",
+    "report.html",
+    "tformer.yaml",
+)
+PATIENCE = 5.0  # seconds that a reader waits for whoever is moving a run into place
+
+
+def lock(folder: Path) -> int | None:
+    """Hold a folder: a descriptor, to be closed; None where the system has no locks.
+
+    Raises BlockingIOError where another process holds it.
+    """
+    if os.name == "nt":
+        return None
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # a file system without locks
+        pass
+    return descriptor
+
+
+def is_untouched(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a process that was killed left there."""
+    return all(OURS.fullmatch(entry.name) for entry in folder.iterdir())
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed left in a folder. Whoever calls it holds the folder."""
+    for entry in folder.iterdir():
+        if OURS.fullmatch(entry.name):
+            discard(entry)
+
+
+def discard(path: Path) -> None:
+    """Remove a file, a folder with all in it, or a link, but not what that leads to. OSError if it stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def build(folder: Path) -> Path:
+    """The folder inside in which a new run is made."""
+    inside = folder / BUILT
+    try:
+        if inside.exists():
+            discard(inside)
+        inside.mkdir()
+    except OSError as error:
+        raise cannot_write(inside, error) from None
+    return inside
+
+
+def take_place(folder: Path) -> None:
+    """Make what was built the run of the folder. Whoever calls it holds the folder.
+
+    Raises TformerError where the system refuses; the next process goes on from there.
+    """
+    try:
+        sync_folder(folder / BUILT)
+        os.rename(folder / BUILT, folder / WHOLE)
+        sync_folder(folder)
+        _move_up(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+
+
+def _move_up(folder: Path) -> None:
+    """Move a run into place over what an earlier one left. May end anywhere, and is begun again."""
+    new = folder / WHOLE
+    if (new / RUN_FILES[0]).exists():
+        for name in RUN_FILES:
+            if not (new / name).exists():
+                (folder / name).unlink(missing_ok=True)
+        discard(folder / CHECKPOINTS)
+    for name in (CHECKPOINTS, *RUN_FILES):
+        if (new / name).exists():
+            os.replace(new / name, folder / name)
+    sync_folder(folder)
+    shutil.rmtree(new)
+
+
+def recover(folder: Path) -> None:
+    """Finish what a process began that was killed, or wait while a living one does.
+
+    Raises TformerError where the system refuses.
+    """
+    until = time.monotonic() + PATIENCE
+    while os.path.isdir(folder / WHOLE) and time.monotonic() < until:
+        try:
+            descriptor = lock(folder)
+        except BlockingIOError:
+            time.sleep(0.01)
+            continue
+        except OSError as error:
+            raise cannot_write(folder, error) from None
+        try:
+            with suppress(FileNotFoundError):  # another was quicker
+                _move_up(folder)
+        except OSError as error:
+            raise cannot_write(folder, error) from None
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)

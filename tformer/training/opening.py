@@ -1,0 +1,273 @@
+"""Opening a training, in a straight line: request → plan → what it is made of → session.
+
+    plan = plan_training(request)         folder, preset, configuration; no text is read
+    prepared = prepare(plan, progress)    text, decisions, passages; nothing is written
+    with locked(plan) as run:             the directory, for this process alone
+        session = open_session(run, prepared)
+
+Everything that can be refused is refused before anything is written. What a person should be told comes back
+in `Plan.notes` and `Session.warnings`.
+"""
+
+import hashlib
+import platform
+import secrets
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from tformer import __version__
+from tformer.config import Config
+from tformer.errors import RequestError
+from tformer.model import Transformer
+from tformer.run.checkpoint import Run
+from tformer.run.data import Data, Progress, prepare_data
+from tformer.run.manifest import Checkpoint
+from tformer.run.pretrained import Pretrained, read_pretrained
+from tformer.run.record import Continued, Kept, Record, TokenizerFacts, weights_hash
+from tformer.text.tokenizer import Tokenizer
+from tformer.training.budget import TimeLimit, settle
+from tformer.training.compiled import CompileError, compile_forward
+from tformer.training.fit import State
+from tformer.training.noted import NextWords, loss_by_position, read_next_words, sampled_line
+from tformer.training.optim import Optimizers
+from tformer.training.plan import Plan
+from tformer.training.session import Measure, Session, owner_of
+from tformer.training.settings import decide
+
+# ---------------------------------------------------------------------------- what it is made of
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a session is built from, read and settled; nothing of it is written yet."""
+
+    config: Config
+    data: Data
+    device: torch.device
+    pretrained: Pretrained | None = None
+    preset: str | None = None  # to be recorded of a run that begins
+    words: NextWords | None = None
+    at_evaluation: tuple[Measure, ...] = ()
+    limit: TimeLimit | None = None  # its steps are still to be found
+    overwrite: bool = False
+
+
+def prepare(plan: Plan, progress: Progress = lambda done, total: None) -> Prepared:
+    """Read the text and the passages of --eval-data, and settle what `auto` leaves open.
+
+    `progress(bytes done, bytes in all)` as a text is downloaded. Raises RequestError for what cannot be read,
+    or is not what the run began with.
+    """
+    request, recorded = plan.request, plan.recorded
+    own = _own_tokenizer(plan.folder, recorded) if plan.resuming else None
+    if plan.pretrained:
+        own = plan.pretrained.tokenizer
+    data = prepare_data(plan.config, list(request.sources), own, recorded.data.sha256, progress)
+    config = decide(plan.config, plan.device, data.tokenizer.vocab_size)
+    words = read_next_words(request.eval_data, recorded, config, data)
+    limit = None
+    if request.minutes is not None and not plan.resuming:
+        limit = TimeLimit(request.minutes, request.began)
+    return Prepared(
+        config,
+        data,
+        plan.device,
+        plan.pretrained,
+        preset=None if plan.resuming else plan.preset,
+        words=words,
+        at_evaluation=(sampled_line, loss_by_position, *([words.score] if words else [])),
+        limit=limit,
+        overwrite=request.overwrite,
+    )
+
+
+def _own_tokenizer(folder: Path, recorded: Record) -> Tokenizer | None:
+    """That of a run that goes on; None for one that was killed before it had any: it is made again."""
+    if (folder / "tokenizer.json").exists() or any((folder / "checkpoints").glob("step-*")):
+        tokenizer = Tokenizer.load(folder)
+        found = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+        known = recorded.tokenizer.sha256 if recorded.tokenizer else None
+        if known and found != known:
+            raise RequestError(
+                f"{folder / 'tokenizer.json'} is not the one that this run was trained with",
+                f"sha256 {found[:12]}…, recorded is {known[:12]}…",
+                "put it back, or leave --resume out to start another run",
+            )
+        return tokenizer
+    origin = recorded.init_from
+    return Tokenizer.load(Path(origin.source)) if origin else None
+
+
+# ---------------------------------------------------------------------------- the session
+
+
+def open_session(run: Run, prepared: Prepared, drawing: float = 0.0) -> Session:
+    """A session that is ready to train, and the first files of its run written.
+
+    `drawing` is how many seconds pictures will take at the end; a time limit leaves room for them.
+    """
+    session = build_session(run, prepared)
+    if prepared.limit:
+        session = session.within(settle(session, prepared.limit, drawing))
+    session.begin(prepared.overwrite)
+    return session
+
+
+def build_session(run: Run, prepared: Prepared) -> Session:
+    """Build model and optimizers, and take up the newest whole checkpoint if the run has one.
+
+    Without one, the weights are those that the run begins from, if any. Raises RequestError where the run has
+    more steps already than it is to have.
+    """
+    config, device = prepared.config, prepared.device
+    torch.manual_seed(config.train.seed)
+    model = Transformer(config.model)
+    record = _record(run, prepared)
+    owner = owner_of(config, record)
+    checkpoint, problems = (None, []) if prepared.overwrite else run.read_checkpoint(model, owner)
+    weights = _weights(checkpoint, prepared.pretrained, record)
+    if weights is not None:
+        model.load_state_dict(weights)
+    model.to(device)
+    optimizers = Optimizers(model, config.train, bf16=config.train.precision == "bf16")
+    if checkpoint:
+        optimizers.load_state_tensors(checkpoint.optimizer)
+    state = State.from_dict(checkpoint.state) if checkpoint else State()
+    if state.step > config.train.steps:
+        raise RequestError(
+            f"train.steps {config.train.steps}",
+            f"{run.folder} has {state.step} steps already",
+            "give more, or leave --steps out",
+        )
+    skipped = prepared.words.passages.skipped if prepared.words else {}
+    changed: list[str] = []
+    if not (prepared.overwrite or run.record().is_empty or state.step == config.train.steps):
+        record, changed = _continued(record, device, state.step)
+    warnings = [f"passed over {count:,} passages of --eval-data: {why}" for why, count in skipped.items()]
+    warnings += [f"passed over a checkpoint: {problem}" for problem in problems]
+    warnings += changed
+    session = Session(
+        run,
+        config,
+        prepared.data,
+        model,
+        optimizers,
+        state,
+        record,
+        tuple(warnings),
+        prepared.at_evaluation,
+        kept=_kept(run, checkpoint, state) if checkpoint else None,
+    )
+    return _compiled(session) if config.train.compile == "on" and state.step < config.train.steps else session
+
+
+def _record(run: Run, prepared: Prepared) -> Record:
+    """What the run says of itself so far, or of a run that begins what it meets: versions, device, data."""
+    known = Record() if prepared.overwrite else run.record()
+    # A run that goes on is not at its end until it gets there.
+    record = known.without("result") if known.as_dict() else new_record(prepared.data, prepared.device)
+    if record.id is None:
+        record = record.updated(id=secrets.token_hex(8))
+    if record.tokenizer is None or not (run.folder / "tokenizer.json").exists():  # it was made again
+        record = record.updated(tokenizer=tokenizer_facts(prepared.data.tokenizer))
+    if prepared.pretrained:
+        record = record.updated(init_from=prepared.pretrained.origin)
+    if prepared.preset:
+        record = record.updated(preset=prepared.preset)
+    if prepared.words:
+        record = record.updated(eval_data=prepared.words.record)
+    return record
+
+
+def new_record(data: Data, device: torch.device) -> Record:
+    """What a run meets as it begins: versions, device, data."""
+    return Record(**_environment(device), data=data.facts, tokenizer=tokenizer_facts(data.tokenizer))
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    """What the bits of a training depend on, beside what it is told."""
+    return {
+        "versions": {
+            "tformer": __version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        },
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _continued(record: Record, device: torch.device, step: int) -> tuple[Record, list[str]]:
+    """The record of a run that goes on after a step, and what is not as it was before, if anything."""
+    now, before = _environment(device), record.sessions[-1] if record.sessions else record
+    if step == 0:  # nothing of before is left
+        return record.updated(**now).without("sessions"), []
+    parts = [(name, before.versions.get(name), found) for name, found in now["versions"].items()]
+    parts += [(name, getattr(before, name), now[name]) for name in ("device", "threads")]
+    told = [f"{name} {old}, now {new}" for name, old, new in parts if old is not None and old != new]
+    if not told:
+        return record, []
+    record = record.updated(sessions=[*record.sessions, Continued(after_step=step, **now)])
+    return record, [f"the run was made with {'; '.join(told)}: its bits may be others than in one piece"]
+
+
+def tokenizer_facts(tokenizer: Tokenizer) -> TokenizerFacts:
+    """What `tformer.yaml` keeps of a tokenizer."""
+    return TokenizerFacts(
+        kind=tokenizer.kind,
+        size=tokenizer.vocab_size,
+        sha256=hashlib.sha256(tokenizer.to_json().encode()).hexdigest(),
+    )
+
+
+def _weights(
+    checkpoint: Checkpoint | None, pretrained: Pretrained | None, record: Record
+) -> dict[str, Tensor] | None:
+    """Those to go on from; None where a run begins from random ones."""
+    if checkpoint:
+        return checkpoint.model
+    if pretrained is None and record.init_from:  # it was killed before it saved any
+        pretrained = read_pretrained(record.init_from.source, record.init_from.sha256)
+    return pretrained.state if pretrained else None
+
+
+def _kept(run: Run, checkpoint: Checkpoint, state: State) -> Kept | None:
+    """Which weights lie in model.safetensors, by the checkpoint; None where they are not those."""
+    if not (run.folder / "model.safetensors").exists():
+        return None
+    here, said = weights_hash(run.folder), checkpoint.manifest.get("kept")
+    if said is None:  # of an older version: the checkpoint's own, or the best so far
+        own = here == checkpoint.manifest["files"]["model.safetensors"]["sha256"]
+        step = state.step if own else state.best_step
+        line = next((m for m in run.read_metrics() if m.get("step") == step), None)
+        if line is None or not step:
+            return None
+        said = {"step": step, "sha256": here, **{k: line.get(k) for k in ("val_loss", "bits_per_byte")}}
+    try:
+        kept = Kept.model_validate(said)
+    except ValidationError:
+        return None
+    return kept if kept.sha256 == here else None
+
+
+def _compiled(session: Session) -> Session:
+    """The session with its forward compiled; where that fails, without, and with a warning of it."""
+    train, record = session.config.train, session.record.without("compile_failed")
+    try:
+        forward = compile_forward(session.model, session.data.batches, train, session.state.step)
+    except CompileError as error:
+        warning = f"torch.compile failed, training goes on without it: {error}"
+        return replace(
+            session,
+            config=session.config.updated("train", compile="off"),
+            record=record.updated(compile_failed=str(error)),
+            warnings=(*session.warnings, warning),
+        )
+    return replace(session, forward=forward, record=record)

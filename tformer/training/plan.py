@@ -1,0 +1,169 @@
+"""What `tformer train` is asked for, and what that comes to before a text is read: request → plan.
+
+Which device, directory, preset and configuration; what contradicts itself is refused here.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from tformer.config import Config, Layer, preset_layer
+from tformer.device import resolve_device
+from tformer.errors import RequestError
+from tformer.run.checkpoint import Run, open_run
+from tformer.run.find import new_run_folder, unfinished_run
+from tformer.run.pretrained import Pretrained, is_origin, read_pretrained
+from tformer.run.record import Record, read_record
+from tformer.run.swap import is_untouched, recover
+from tformer.text.corpus import corpus_name
+from tformer.training.settings import default_preset, training_config
+
+REVERSAL = ["reversal"]  # DATA that is no text
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What `tformer train` was asked for. `layers` are settings beside a preset, the later ones winning."""
+
+    sources: Sequence[str]
+    layers: Sequence[Layer] = ()
+    preset: str | None = None
+    device: str = "auto"
+    out: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+    init_from: str | None = None
+    eval_data: str | None = None
+    minutes: float | None = None
+    began: float = field(default_factory=time.perf_counter)  # the minutes are counted from here
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a request comes to, before a text is read."""
+
+    request: TrainRequest
+    device: torch.device
+    name: str  # of the data, and so of a run in runs/
+    folder: Path
+    recorded: Record  # of the run that is resumed; empty for one that begins
+    pretrained: Pretrained | None
+    preset: str
+    config: Config
+    notes: tuple[str, ...] = ()  # for a person
+
+    @property
+    def resuming(self) -> bool:
+        """Whether a run goes on."""
+        return not self.recorded.is_empty
+
+
+def plan_training(request: TrainRequest) -> Plan:
+    """Which device, directory, preset and configuration. Raises RequestError for what contradicts itself."""
+    preset = preset_layer(request.preset) if request.preset else None
+    device = resolve_device(request.device)
+    sources = list(request.sources)
+    name = "reversal" if sources == REVERSAL else corpus_name(sources)
+    folder = _folder(request, name)
+    recover(folder)
+    recorded = read_record(folder) if request.resume else Record()
+    resuming = not recorded.is_empty
+    _check_folder(folder, resuming, request.overwrite)
+    pretrained = _pretrained(request.init_from, folder, recorded)
+    default = default_preset(sources, device, on_gpu=not (preset or resuming or pretrained))
+    smaller = default_preset(sources, device, on_gpu=False)
+    larger = f"a GPU: preset {default}, the larger one (the other: --preset {smaller})"
+    config = training_config(default, preset, request.layers, recorded, pretrained)
+    if (config.data.task == "reversal") != (sources == REVERSAL):
+        raise RequestError(
+            f"data.task is {config.data.task}", f"DATA is {' '.join(sources)}", "they must agree"
+        )
+    if resuming and request.minutes is not None:
+        _check_minutes(request.minutes, recorded, config)
+    return Plan(
+        request,
+        device,
+        name,
+        folder,
+        recorded,
+        pretrained,
+        request.preset or default,
+        config,
+        notes=() if default == smaller else (larger,),
+    )
+
+
+def _folder(request: TrainRequest, name: str) -> Path:
+    """--out, or the newest unfinished run of that name, or a new one."""
+    if request.out is not None:
+        return request.out
+    if not request.resume:
+        return new_run_folder(name)
+    folder = unfinished_run(name)
+    if folder is None:
+        raise RequestError(
+            f"no unfinished run of {name}", "", "leave --resume out to start one, or say which: --out DIR"
+        )
+    return folder
+
+
+def _check_folder(folder: Path, resuming: bool, overwrite: bool) -> None:
+    """Nothing that exists is overwritten unless --overwrite says so, and then only a run."""
+    if not folder.exists() or resuming:
+        return
+    if not folder.is_dir():
+        raise RequestError(f"{folder} is a file", "expected a folder to write a run in")
+    is_run = (folder / "tformer.yaml").exists()
+    if not (is_untouched(folder) or (overwrite and is_run)):
+        found = "a run stands there" if is_run else "it is not empty, and not a run"
+        advice = "--overwrite, --resume, or another --out" if is_run else "give another --out"
+        raise RequestError(f"{folder} exists", found, advice)
+
+
+def _pretrained(init_from: str | None, folder: Path, recorded: Record) -> Pretrained | None:
+    """What the run begins with; None for one that is resumed, which has weights of its own."""
+    if init_from is None:
+        return None
+    if recorded.is_empty:
+        pretrained = read_pretrained(init_from)
+        if pretrained.folder.resolve() == folder.resolve():
+            raise RequestError(f"{folder} is what --init-from reads", "", "give another --out")
+        return pretrained
+    if not is_origin(init_from, recorded):
+        origin = recorded.init_from.source if recorded.init_from else "random weights"
+        raise RequestError(
+            f"{folder} did not begin from {init_from}", f"it began from {origin}", "leave --init-from out"
+        )
+    return None
+
+
+def _check_minutes(minutes: float, recorded: Record, config: Config) -> None:
+    """A run that goes on has the steps that its minutes gave it."""
+    known = recorded.budget.minutes if recorded.budget else None
+    if known != minutes:
+        found = f"{known:g} minutes" if known else "steps"
+        raise RequestError(
+            f"--minutes {minutes:g} with --resume",
+            f"this run was given {found}, and has {config.train.steps:,} steps",
+            "leave it out to continue; --steps N gives it more",
+        )
+
+
+def locked(plan: Plan) -> AbstractContextManager[Run]:
+    """The directory of the run, for this process alone while the block runs."""
+    request, folder = plan.request, plan.folder
+    if request.out is None and not request.resume:
+        folder = new_run_folder(plan.name)  # another process may have taken the name meanwhile
+    return _locked(folder, plan.resuming, request.overwrite)
+
+
+@contextmanager
+def _locked(folder: Path, resuming: bool, overwrite: bool) -> Iterator[Run]:
+    with open_run(folder) as run:
+        _check_folder(folder, resuming, overwrite)  # again, now that nobody else can write
+        run.sweep()
+        yield run
