@@ -65,4 +65,5 @@ def test_the_second_signal_leaves_at_once(tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.stderr.readline() == SAID
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 130
+    process.communicate(timeout=20)
+    assert process.returncode == 130

@@ -55,7 +55,7 @@ class ToyTask:
 
     def _draw(self, n: int, stream: Stream, index: int) -> tuple[np.ndarray, np.ndarray]:
         """`n` inputs and targets, a pure function of (seed, stream, index)."""
-        raise NotImplementedError
+        raise AssertionError("each task draws its own")
 
 
 # ---------------------------------------------------------------------------- order and memory

@@ -96,6 +96,20 @@ class Run:
             os.close(self._lock)
             self._lock = None
 
+    def check_room(self, n_bytes: int) -> None:
+        """Raise TformerError where fewer bytes are free than are to be written."""
+        place = self.checkpoints if self.checkpoints.exists() else self.folder  # a link may lead elsewhere
+        try:
+            free = shutil.disk_usage(place).free
+        except OSError:  # nobody knows
+            return
+        if free < n_bytes:
+            raise TformerError(
+                f"no room for the checkpoints in {place}",
+                f"{free / 1e6:,.1f} MB are free, {n_bytes / 1e6:,.1f} MB are needed",
+                "make room, or give another --out",
+            )
+
     def sweep(self) -> None:
         """Remove what processes left that were killed."""
         try:

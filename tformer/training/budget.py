@@ -18,7 +18,7 @@ from tformer.evals.loss import TOKENS_AT_ONCE, text_loss
 from tformer.run.record import TimeBudget
 from tformer.training.fit import Learner, State, fit
 from tformer.training.optim import Optimizers
-from tformer.training.session import Session
+from tformer.training.session import STATES, Session
 
 Clock = Callable[[], float]
 
@@ -28,7 +28,6 @@ MEASURING = 0.02  # of the budget, for the counted steps
 SAMPLE = 2 * TOKENS_AT_ONCE  # tokens of the validation part that are scored to time the rest
 KEPT_BACK = 0.07  # of what is left: pictures, lines of metrics, and a machine that has slower moments
 SAVED_PER_SECOND = 2e8  # bytes of a checkpoint, synced, on a disk that is not the fastest
-STATES = 3  # a checkpoint holds weights and up to two moments of each
 
 
 @dataclass(frozen=True)

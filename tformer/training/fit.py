@@ -136,7 +136,8 @@ def fit(
             raise DivergedError(
                 f"training diverged at step {step + 1}",
                 f"loss {loss.item():.4g}, gradient norm {grad_norm:.4g}; the update was not made",
-                f"lower the learning rate (--lr {train.lr / 3:.2g}) or lengthen train.warmup_steps",
+                f"begin another run with a lower rate (--lr {train.lr / 3:.2g}) or more train.warmup_steps; "
+                "--init-from begins with the weights of this one, --resume changes neither",
             )
         learner.whole = None
         optimizers.step(lr)
@@ -156,7 +157,11 @@ def fit(
 def _evaluated(report: Report, val_loss: float, bits_per_byte: float, train: TrainConfig) -> Report:
     state = report.state
     if not math.isfinite(val_loss):
-        raise DivergedError(f"validation loss {val_loss} after step {state.step}", "", "lower --lr")
+        raise DivergedError(
+            f"validation loss {val_loss} after step {state.step}",
+            "",
+            f"begin another run with a lower rate (--lr {train.lr / 3:.2g})",
+        )
     is_best = val_loss < state.best_val_loss
     if is_best:
         state = replace(state, best_val_loss=val_loss, best_step=state.step, evals_since_best=0)

@@ -24,6 +24,7 @@ from tformer.training.fit import DivergedError, Learner, Report, State, Validate
 from tformer.training.optim import Optimizers
 from tformer.training.settings import kept_settings
 
+STATES = 3  # a checkpoint holds weights and up to two moments of each
 VALIDATION = 1 << 32  # which fresh reversal sequences are judged on while training
 
 Measure = Callable[["Session"], dict[str, Any]]  # gives entries of a line of metrics.jsonl
@@ -68,6 +69,8 @@ class Session:
         That one stays until the new one has weights. Of a run that goes on, metrics past its step are
         dropped: they are written again.
         """
+        if self.state.step < self.config.train.steps:
+            self.check_room()
         fresh = self.run.record().is_empty
         if overwrite or fresh:
             self.run.build()
@@ -79,6 +82,15 @@ class Session:
         self.run.write_record(self.config, self.record)
         if fresh:
             self.run.take_place()
+
+    def check_room(self) -> None:
+        """Raise TformerError where there is no room for what is saved first.
+
+        That is two checkpoints (one, where the run has some already) and the weights beside them.
+        """
+        weights = sum(4 * p.numel() for p in self.model.parameters())  # float32, whatever it trains in
+        needed = weights + (1 if self.state.step else 2) * STATES * weights
+        self.run.check_room(needed)
 
     def validate(self) -> tuple[float, float]:
         """Loss in nats a token and bits per byte on the whole validation part."""

@@ -13,20 +13,20 @@ from tformer.figures import Series
 from tformer.model import Block, Transformer
 from tformer.watch import module_calls, put_blocks
 
-DEPTH, SYMBOLS = 16, 32  # of the models with random weights
+DEPTH, RANDOM_SYMBOLS = 16, 32  # of the models with random weights
 RUN = "the run"
 
 
 def deep(kind: type[Block], seed: int, length: int) -> Transformer:
     """16 blocks of a kind with random weights, the same for every kind."""
-    config = tiny(vocab_size=SYMBOLS, n_ctx=length, n_layers=DEPTH)
+    config = tiny(vocab_size=RANDOM_SYMBOLS, n_ctx=length, n_layers=DEPTH)
     return put_blocks(build(config, seed, start_random), kind)
 
 
 def random_ids(seed: int, n: int, length: int) -> Tensor:
     """Inputs for such a model, shape (n, length)."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(SYMBOLS, (n, length), generator=generator)
+    return torch.randint(RANDOM_SYMBOLS, (n, length), generator=generator)
 
 
 @torch.no_grad()

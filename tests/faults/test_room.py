@@ -1,0 +1,56 @@
+"""What cannot end well is said before the first step; what ended badly says what to do that is possible."""
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.faults.test_kills import TRAIN, place
+from tformer.cli import app
+from tformer.errors import TformerError
+
+Usage = namedtuple("Usage", ["total", "used", "free"])
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(place(tmp_path / "here"))
+    return tmp_path / "here"
+
+
+def test_no_room_for_checkpoints_is_said_before_the_first_step(here, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9 - 20_000, 20_000))
+    with pytest.raises(TformerError, match=r"no room for the checkpoints in run \(0\.0 MB are free, 0\.0 MB"):
+        app(TRAIN, standalone_mode=False)
+    assert not (here / "run").exists(), "and nothing is left"
+
+
+def test_a_run_that_is_overwritten_stays_where_there_is_no_room(here, monkeypatch):
+    app(TRAIN, standalone_mode=False)
+    before = {p: p.read_bytes() for p in (here / "run").rglob("*") if p.is_file()}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 0))
+    with pytest.raises(TformerError, match="no room"):
+        app([*TRAIN, "--overwrite"], standalone_mode=False)
+    assert {p: p.read_bytes() for p in (here / "run").rglob("*") if p.is_file()} == before
+    app([*TRAIN, "--resume"], standalone_mode=False)  # it is finished, and needs none
+
+
+def test_a_training_that_diverged_advises_what_can_be_done(here, monkeypatch):
+    step = torch.optim.AdamW.step
+
+    def spoiled(optimizer, *args):
+        step(optimizer, *args)
+        with torch.no_grad():
+            optimizer.param_groups[0]["params"][0].fill_(float("nan"))
+
+    with monkeypatch.context() as patch, pytest.raises(TformerError) as failed:
+        patch.setattr(torch.optim.AdamW, "step", spoiled)
+        app(
+            [*TRAIN, "--set", "train.eval_every=0", "--set", "train.checkpoint_every=1"],
+            standalone_mode=False,
+        )
+    assert "diverged at step 2" in str(failed.value) and "--init-from" in str(failed.value)
+    lower = str(failed.value).partition("--lr ")[2].split(")")[0]
+    app([*TRAIN, "--out", "again", "--lr", lower], standalone_mode=False)
