@@ -19,7 +19,8 @@ from tformer.model import Transformer
 from tformer.run.find import find_run
 from tformer.run.huggingface import to_hf
 from tformer.run.loaded import load_run
-from tformer.text.tokenizer import Tokenizer, byte_symbols
+from tformer.text.engines import byte_symbols
+from tformer.text.tokenizer import Tokenizer
 
 REFUSED = {
     "word": "GGUF has no tokenizer whose tokens are whole words and the gaps between them",

@@ -1,6 +1,7 @@
 """From logits to an id, from ids to text: filters, draws, the window, the stream."""
 
 import math
+import time
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import tiny_model
+from tformer.kv_cache import KVCache
 from tformer.sample import (
     Sampler,
     Sampling,
@@ -22,7 +24,8 @@ from tformer.sample import (
     keep_top_p,
     window_start,
 )
-from tformer.text.tokenizer import Tokenizer, word_engine
+from tformer.text.engines import word_engine
+from tformer.text.tokenizer import Tokenizer
 
 INF = math.inf
 # Ties, tokens that are already out, one token alone; some token can always be drawn.
@@ -363,3 +366,30 @@ def test_a_sample_ends_at_its_stop_string_and_the_others_go_on():
 def test_a_continuation_of_no_tokens_is_empty():
     (sample,) = continue_text(tiny_model(vocab_size=AB.vocab_size), AB, [0], 1, 0, Sampling(), seed=0)
     assert (sample.text, sample.ids, sample.finish_reason) == ("", [], "length")
+
+
+@pytest.mark.parametrize(("n_prompt", "n", "room"), [(3, 1, 3), (3, 5, 7), (3, 40, 16), (40, 2, 16)])
+def test_the_cache_has_room_for_what_is_asked_and_never_for_more_than_the_context(
+    monkeypatch, n_prompt, n, room
+):
+    found = []
+    made = KVCache.__init__
+    monkeypatch.setattr(
+        KVCache, "__init__", lambda self, *args: (made(self, *args), found.append(self.keys.shape[3]))[0]
+    )
+    model = tiny_model()
+    assert len(list(generate(model, torch.zeros(2, n_prompt, dtype=torch.long), n))) == n
+    assert max(found) == room
+
+
+def test_a_long_text_comes_in_time_that_grows_with_its_length_alone():
+    seconds = []
+    (token,) = ids_of(["abc"])
+    for n in (30_000, 120_000):
+        start = time.process_time()
+        stream = TextStream(AB, ["€€"])
+        for i in [*"🙂".encode(), *[token] * n]:
+            stream.feed(i)
+        seconds.append(time.process_time() - start)
+        assert stream.text == "🙂" + "abc" * n
+    assert seconds[1] < 8 * seconds[0], "quadratic: sixteen times"

@@ -4,6 +4,7 @@ Nothing heavy is imported here, nor by the command files at their top, so that h
 """
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -16,7 +17,9 @@ from typer.core import TyperGroup
 from tformer import __version__
 from tformer.commands import answer, eval, sample, tokenize, train
 from tformer.commands.options import epilog
-from tformer.errors import FAILED, REQUEST, SIGNALLED, Stopped, TformerError
+from tformer.errors import FAILED, REQUEST, SIGNALLED, Stopped, TformerError, harmless
+
+SIGPIPE = getattr(signal, "SIGPIPE", 13)  # Windows has none
 
 
 class InOrder(TyperGroup):
@@ -66,6 +69,7 @@ def _options(
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     _open_closed_streams()
+    _write_any_character()
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: so do we
             signal.signal(number, _stop)
@@ -88,6 +92,18 @@ def _open_closed_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode))
 
 
+def _write_any_character() -> None:
+    """UTF-8 into pipes and files whatever the system's habit, and no character that a terminal cannot take.
+
+    Half a surrogate, from a file name that is not UTF-8, becomes the escape that JSON has for it.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout.isatty():
+            sys.stdout.reconfigure(errors="replace")
+        else:
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     raise Stopped(number)
 
@@ -98,7 +114,7 @@ def leave(code: int) -> NoReturn:
         try:
             stream.flush()
         except (OSError, ValueError):
-            code = code or SIGNALLED + signal.SIGPIPE
+            code = code or SIGNALLED + SIGPIPE
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
@@ -119,7 +135,7 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, Stopped):
         return error.exit_code
     if isinstance(error, BrokenPipeError):
-        return SIGNALLED + signal.SIGPIPE
+        return SIGNALLED + SIGPIPE
     if isinstance(error, TformerError):
         _say(str(error))
         return error.exit_code
@@ -128,7 +144,10 @@ def _exit_code(error: BaseException) -> int:
         if not message.strip():  # no arguments: the help has been shown
             return REQUEST
         command = getattr(getattr(error, "ctx", None), "command_path", "tformer")
-        _say(f"{message.strip().rstrip('.')}; see: {command} --help")
+        unknown = getattr(error, "option_name", "--")
+        is_text = not unknown.startswith("--") or " " in unknown  # "- milk", "-5", "--Well, he said"
+        hint = "put -- before text that begins with a dash, or " * is_text
+        _say(f"{message.strip().rstrip('.')}; {hint}see: {command} --help")
         return REQUEST
     out_of_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     if isinstance(error, MemoryError) or out_of_memory:
@@ -139,7 +158,7 @@ def _exit_code(error: BaseException) -> int:
         return FAILED
     if isinstance(error, SystemExit):  # Typer turns a closed pipe into exit 1: not here
         if isinstance(error.__context__, BrokenPipeError):
-            return SIGNALLED + signal.SIGPIPE
+            return SIGNALLED + SIGPIPE
         return error.code if isinstance(error.code, int) else FAILED
     _say(
         f"this is a bug: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "
@@ -150,4 +169,4 @@ def _exit_code(error: BaseException) -> int:
 
 def _say(message: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        print("tformer: error: " + " ".join(message.split()), file=sys.stderr)
+        print("tformer: error: " + harmless(" ".join(message.split())), file=sys.stderr)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tformer.errors import RequestError
+from tformer.files import read_whole
 from tformer.yaml_text import parse_yaml
 
 
@@ -271,7 +272,7 @@ def preset_layer(name: str) -> Layer:
 def file_layer(path: Path) -> Layer:
     """The settings of a YAML file; a run's `tformer.yaml` is one (its `record` is passed over)."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_whole(path)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise RequestError(f"cannot read the configuration {path}", why or "") from None

@@ -4,8 +4,20 @@ An error is one line: WHAT (what was expected, what was found); WHAT TO DO. Only
 error and makes it an exit code.
 """
 
+import re
+
 DONE, FAILED, REQUEST = 0, 1, 2
 SIGNALLED = 128  # a process ended by signal n exits with 128 + n, as a shell reports it
+
+
+# What moves a cursor, begins a sequence or turns the direction of a line: C0 but line ends and tabs, DEL, C1,
+# and the overrides of writing direction. Joiners, no-break spaces and new emoji are ordinary text.
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def harmless(text: str) -> str:
+    """Text of others for a terminal: what could do something there is U+FFFD, and CR LF a line end."""
+    return UNSAFE.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
 class TformerError(Exception):

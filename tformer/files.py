@@ -4,6 +4,7 @@ Every file that tformer leaves behind goes through here.
 """
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO
 from tformer.errors import RequestError, TformerError
 
 TEMPORARY = ".tmp-"
+MOST_BYTES = 1 << 24  # of a configuration, a record, an index of shards
 
 
 def sync_folder(folder: Path) -> None:
@@ -81,10 +83,22 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     write_file(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def read_whole(path: Path, most: int = MOST_BYTES) -> str:
+    """A UTF-8 file that was written by a person or for one. Raises RequestError for one of over `most` bytes.
+
+    What the system refuses is an OSError, and what is not UTF-8 a UnicodeDecodeError.
+    """
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise RequestError(f"{path} is too large", f"expected at most {most >> 20} MiB")
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()  # line ends as a text file has them
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises RequestError if there is none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_whole(path))
     except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"cannot read {path}", str(error).splitlines()[0]) from None
     if not isinstance(values, dict):

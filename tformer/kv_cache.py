@@ -16,8 +16,8 @@ from tformer.config import ModelConfig
 class LayerCache:
     """One layer of a `KVCache`, which its attention appends to: `length` positions are there."""
 
-    keys: Float[Tensor, "batch kv_head n_ctx d_head"]
-    values: Float[Tensor, "batch kv_head n_ctx d_head"]
+    keys: Float[Tensor, "batch kv_head room d_head"]
+    values: Float[Tensor, "batch kv_head room d_head"]
     length: int
 
     def extend(
@@ -31,16 +31,23 @@ class LayerCache:
 
 
 class KVCache:
-    """Keys and values of the positions seen so far, (layer, batch, kv_head, n_ctx, d_head), and how many.
+    """Keys and values of the positions seen so far, (layer, batch, kv_head, room, d_head), and how many.
 
-    `padding[b]` positions at the start of row b stand for nothing: prompts of different lengths are
-    padded on the left so that all of them end at the same position. dtype and device are those of `like`.
+    There is `room` for n_ctx positions, or for as many as are asked for. `padding[b]` positions at the start
+    of row b stand for nothing: prompts of different lengths are padded on the left so that all of them end at
+    the same position. dtype and device are those of `like`.
     """
 
     def __init__(
-        self, config: ModelConfig, batch: int, like: Tensor, padding: Int[Tensor, " batch"] | None = None
+        self,
+        config: ModelConfig,
+        batch: int,
+        like: Tensor,
+        padding: Int[Tensor, " batch"] | None = None,
+        room: int | None = None,
     ):
-        shape = (config.n_layers, batch, config.n_kv_heads, config.n_ctx, config.d_head)
+        room = config.n_ctx if room is None else min(room, config.n_ctx)
+        shape = (config.n_layers, batch, config.n_kv_heads, room, config.d_head)
         self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.values = torch.zeros_like(self.keys)
         self.padding = padding

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tformer.errors import TformerError
 from tformer.kv_cache import KVCache
 from tformer.model import Transformer
 from tformer.text.tokenizer import Tokenizer
@@ -127,7 +128,8 @@ def generate(
     """Yield the next id of every row, `max_tokens` times, after at least one id of prompt.
 
     `padding[b]` ids at the start of row b are not part of its prompt. What the model sees past its
-    context is `window_start`'s rule; the cache changes the speed and nothing else.
+    context is `window_start`'s rule; the cache changes the speed and nothing else. Raises TformerError where
+    the logits are not finite.
     """
     assert ids.shape[1] > 0, "generation continues at least one token"
     model.eval()
@@ -135,7 +137,7 @@ def generate(
     cache: KVCache | None = None
     starts: list[int] = []
     forgotten = 0  # ids at the start that no window reaches any more
-    for _ in range(max_tokens):
+    for done in range(max_tokens):
         # Each row has the window that it would have alone.
         total = forgotten + ids.shape[1]
         now = [pad + window_start(total - pad, model.config.n_ctx) - forgotten for pad in pads]
@@ -145,10 +147,14 @@ def generate(
             starts, first = now, min(now)
             hidden = torch.tensor(starts, device=ids.device) - first
             ragged = hidden if max(starts) > first else None
-            cache = KVCache(model.config, len(ids), model.embed.weight, ragged)
+            room = ids.shape[1] - first + max_tokens - done - 1  # the last one is not looked back from
+            cache = KVCache(model.config, len(ids), model.embed.weight, ragged, room)
             # Ragged rows need the cache's padding even where the cache itself is not kept.
             logits = model(ids[:, first:], cache if cached or ragged is not None else None)
-        column = choose(logits[:, -1])
+        last = logits[:, -1]
+        if not last.isfinite().all():
+            raise TformerError("the logits are not finite", "nothing can be chosen", "look at its training")
+        column = choose(last)
         yield column
         ids = torch.cat((ids, column[:, None]), dim=1)
         if (first := min(starts)) > model.config.n_ctx:
@@ -166,33 +172,38 @@ class TextStream:
         self.stop = [s for s in stop if s]
         self.decoder = tokenizer.decoder()
         self.ids: list[int] = []
-        self.text = ""
-        self.shown = 0
+        self.shown: list[str] = []
+        self.held = ""
         self.finish_reason = ""
+
+    @property
+    def text(self) -> str:
+        """All that has come, and before a stop string."""
+        return "".join(self.shown) + self.held
 
     def feed(self, i: int) -> str:
         """Take an id; return the text that has become certain."""
         self.ids.append(i)
-        self.text += self.decoder.decode(self.tokenizer.token_bytes[i])
+        self.held += self.decoder.decode(self.tokenizer.token_bytes[i])
         # A stop string may have begun in text that is held back, never before it. The one that is
         # complete first counts, so that it does not matter how the text is cut into tokens.
-        found = [(at + len(s), at) for s in self.stop if (at := self.text.find(s, self.shown)) >= 0]
+        found = [(at + len(s), at) for s in self.stop if (at := self.held.find(s)) >= 0]
         if found:
-            self.text = self.text[: min(found)[1]]
-            return self._show(len(self.text), "stop")
-        held = max((_overlap(self.text, s) for s in self.stop), default=0)
-        return self._show(max(self.shown, len(self.text) - held))
+            self.held = self.held[: min(found)[1]]
+            return self._show(len(self.held), "stop")
+        kept = max((_overlap(self.held, s) for s in self.stop), default=0)
+        return self._show(len(self.held) - kept)
 
     def finish(self) -> str:
         """No more ids: return what was held back."""
         if self.finish_reason:
             return ""
-        self.text += self.decoder.decode(b"", final=True)
-        return self._show(len(self.text), "length")
+        self.held += self.decoder.decode(b"", final=True)
+        return self._show(len(self.held), "length")
 
     def _show(self, end: int, reason: str = "") -> str:
-        piece = self.text[self.shown : end]
-        self.shown = end
+        piece, self.held = self.held[:end], self.held[end:]
+        self.shown.append(piece)
         self.finish_reason = reason
         return piece
 

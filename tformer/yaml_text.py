@@ -1,6 +1,7 @@
 """YAML as plain Python and back: safe, with the numbers of YAML 1.2. Knows nothing of settings."""
 
 import re
+from collections.abc import Hashable
 from typing import Any
 
 import yaml
@@ -19,12 +20,14 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [self.construct_object(key) for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} is given twice", node.value[i][0].start_mark
-                )
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node)
+            if isinstance(key, Hashable):  # what is not is refused below
+                if key in seen:
+                    problem = f"{key!r} is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+                seen.add(key)
         return super().construct_mapping(node, deep)
 
 

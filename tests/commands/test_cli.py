@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -532,3 +533,92 @@ def test_an_option_that_a_task_has_no_use_for_is_refused(place, args, named):
 def test_a_wrong_option_names_the_help_of_its_command(tmp_path):
     done = tformer("eval", "--tempereture", "1", cwd=tmp_path, check=2)
     assert done.stderr.rstrip().endswith("see: tformer eval --help")
+
+
+# ---------------------------------------------------------------------------- encodings
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+@pytest.mark.parametrize(
+    ("args", "has"),
+    [
+        (["tokenize", "snow.txt", "--tokenizer", "t.json", "--show"], "☃"),
+        (["tokenize", "snow.txt", "--tokenizer", "t.json", "--json"], "☃"),
+        (["eval", "loss", "--run", "hamlet"], "█"),
+        (["answer", "3", "--prose"], "·"),
+    ],
+)
+def test_a_pipe_gets_utf_8_whatever_the_systems_habit(place, encoding, args, has):
+    (place / "snow.txt").write_text("☃ to be")
+    tformer(
+        "tokenize", "--train", "snow.txt", "--tokenizer", "char", "--out", "t.json", "--overwrite", cwd=place
+    )
+    done = tformer(*args, cwd=place, env={"PYTHONIOENCODING": encoding}, binary=True, check=0)
+    assert has in done.stdout.decode("utf-8")
+
+
+def test_a_terminal_without_a_character_gets_a_question_mark(place):
+    import pty
+
+    (place / "snow.txt").write_text("☃ to be")
+    tformer(
+        "tokenize", "--train", "snow.txt", "--tokenizer", "char", "--out", "t.json", "--overwrite", cwd=place
+    )
+    leader, follower = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "tformer", "tokenize", "snow.txt", "--tokenizer", "t.json", "--show"],
+        cwd=place,
+        stdout=follower,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT | {"PYTHONIOENCODING": "cp1252"},
+        timeout=60,
+    )
+    os.close(follower)
+    shown = os.read(leader, 10_000)
+    os.close(leader)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b'"?"' in shown
+
+
+def test_a_file_name_that_is_not_utf_8_ends_no_command(place):
+    name = os.fsdecode(b"caf\xe9.json")
+    train = ["tokenize", "--train", "hamlet.txt", "--tokenizer", "char", "--out", name, "--json"]
+    done = tformer(*train, cwd=place, check=0)
+    assert json.loads(done.stdout)["tokenizer"] == name
+
+
+def test_a_closed_pipe_needs_no_signal_of_that_name(place):
+    """Windows has no SIGPIPE."""
+    code = (
+        "import os, signal, sys\n"
+        "del signal.SIGPIPE\n"
+        "import tformer.cli\n"
+        "reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 1)\n"
+        "sys.argv = ['tformer', 'tokenize', 'hamlet.txt', '--tokenizer', 'runs/hamlet']\n"
+        "tformer.cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, env=ENVIRONMENT, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_run_whose_name_is_not_utf_8_is_told_what_to_do(place):
+    name = os.fsdecode(b"caf\xe9")
+    shutil.copytree(place / "runs/hamlet", place / name)
+    done = tformer("sample", "To", "--run", name, cwd=place, check=2)
+    assert "cannot read caf\\udce9/model.safetensors" in done.stderr
+    assert done.stderr.endswith("; rename what is not UTF-8\n")
+
+
+@pytest.mark.parametrize("prompt", ["- milk", "-5 + 3 =", "--Well, he said"])
+def test_a_prompt_that_begins_with_a_dash_is_told_the_way_in(place, prompt):
+    done = tformer("sample", prompt, "--run", "hamlet", cwd=place, check=2)
+    assert "; put -- before text that begins with a dash, or see: tformer sample --help" in done.stderr
+    assert "put --" not in tformer("sample", "--greddy", cwd=place, check=2).stderr
+
+
+def test_a_pipe_that_is_read_unasked_is_said(place):
+    args = ["sample", "--run", "hamlet", "--max-tokens", "3"]
+    assert "reading prompts" in tformer(*args, cwd=place, stdin="To\n", check=0).stderr
+    assert "reading prompts" not in tformer(*args, "-", cwd=place, stdin="To\n", check=0).stderr

@@ -212,3 +212,9 @@ def test_the_whole_test_set_takes_a_small_model_under_a_minute_of_one_thread():
     began = time.process_time()
     result = lambada(model, encode_passages(texts, tokenizer, 128))
     assert result.n == 5153 and result.skipped == 0 and time.process_time() - began < 60
+
+
+def test_the_characters_that_a_vocabulary_lacks_come_in_one_order_in_every_process():
+    char = Tokenizer.train("char", ["ab "])
+    encoded = encode_passages(["ab " + "zyxwvutsrq", "a b", "ab z"], char, 64)
+    assert list(encoded.skipped) == ["characters that the vocabulary lacks: 'z' 'q' 'r' 's' 't' …"]

@@ -6,6 +6,7 @@ import re
 import socket
 import struct
 import threading
+import tracemalloc
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -15,7 +16,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import SHARED
+from tformer.config import Layer, merge
 from tformer.errors import RequestError, TformerError
+from tformer.run.data import prepare_data
 from tformer.text import corpus
 from tformer.text.corpus import (
     CORPORA,
@@ -26,6 +29,7 @@ from tformer.text.corpus import (
     normalise_line_ends,
     read_text,
 )
+from tformer.text.data import Windows
 
 # ---------------------------------------------------------------------------- cleaning
 
@@ -459,3 +463,16 @@ def test_a_run_is_named_after_its_first_text(tmp_path, monkeypatch, name, expect
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert corpus_name([name, "other.txt"]) == expected
+
+
+def test_a_text_is_in_memory_twice_at_most_while_it_becomes_ids(tmp_path):
+    path, n = tmp_path / "long.txt", 20_000_000
+    path.write_text(("To be, or not to be, that is the question:\n" * (n // 43 + 1))[:n])
+    config = merge([Layer("test", {"data": {"tokenizer": "char"}, "model": {"n_ctx": 16}})])
+    prepare_data(config, [str(path)])  # so that the tables are there
+    tracemalloc.start()
+    data = prepare_data(config, [str(path)])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(data.batches, Windows) and data.batches.ids.itemsize == 2
+    assert peak < 3.8 * n, "a byte of text and two of ids for each character; it was ten"

@@ -1,6 +1,7 @@
 """Windows by counting, batches by drawing them twice, the reversal task by arithmetic."""
 
 import math
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tformer.errors import RequestError
+from tformer.text import data
 from tformer.text.data import (
     Reversal,
     Windows,
@@ -103,6 +105,27 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(order, batch_size, seed)
     for step in range(12):
         fresh = Windows(ids, 5, seed).batch(step, batch_size)
         assert np.array_equal(drawn[step], fresh), f"step {step} depends on what was drawn before it"
+
+
+def test_what_can_come_out_in_one_way_alone_is_not_drawn(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(data, "rng", lambda *key: drawn.append(key) or rng(*key))
+    inputs, _ = Windows(np.arange(13), 12).batch(0, 128)
+    assert (inputs == np.arange(12)).all() and drawn == [], "one window at one offset, 128 times"
+    Windows(np.arange(20), 12).batch(0, 128)
+    assert len(drawn) == 128, "an offset an epoch; a generator takes longer than a window"
+
+
+def test_the_order_of_an_epoch_takes_no_more_memory_than_it_must():
+    windows = Windows(np.zeros(1_000_001, dtype=np.uint8), 16, stride=1)
+    tracemalloc.start()
+    for epoch in range(4):
+        windows.starts(epoch * windows.per_epoch, 1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 17 * windows.per_epoch, (
+        "four bytes a window for an epoch that is over, twelve for one drawn"
+    )
 
 
 def test_the_windows_of_a_run_do_not_depend_on_the_batch_size():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 import unicodedata
 from contextlib import suppress
 from itertools import islice, pairwise
@@ -15,7 +16,8 @@ from tokenizers import models, pre_tokenizers
 
 from tformer.errors import RequestError
 from tformer.run.huggingface import tokenizer_config
-from tformer.text.tokenizer import CHUNK, KINDS, Tokenizer, byte_symbols, cut_safely, id_dtype, word_engine
+from tformer.text.engines import byte_symbols, cut_long_stretches, word_engine
+from tformer.text.tokenizer import CHUNK, KINDS, Tokenizer, cut_safely, id_dtype
 
 # The engine's Unicode is newer than Python's, so the two may differ on code points that Python calls
 # unassigned (Cn); surrogates (Cs) are no text and have no UTF-8.
@@ -380,3 +382,28 @@ def test_tokens_are_shown_as_text_or_as_bytes():
     assert tokenizer.show(cafe) == '"café"' and tokenizer.text_of(cafe) == "café"
     assert tokenizer.show(10) == r'"\n"' and tokenizer.text_of(10) == "\n"
     assert tokenizer.show(0xC3) == "bytes c3" and tokenizer.text_of(0xC3) == "\ufffd"
+
+
+@pytest.mark.parametrize("stretch", [" " * 200_000, "\u3000" * 80_000, "\r\n" * 80_000])
+def test_a_long_stretch_of_white_space_is_learned_from_in_no_time(stretch):
+    start = time.process_time()
+    tokenizer = Tokenizer.train("bpe", [NASTY[0], stretch, NASTY[0]], 300)
+    assert time.process_time() - start < 5, "quadratic: half a minute"
+    assert tokenizer.decode(tokenizer.encode(stretch)) == stretch
+
+
+def test_a_text_is_cut_at_a_thousand_and_loses_nothing():
+    text = "a b" + "c" * 2500 + " " * 3001 + "\n" * 1000 + "d e " + "f" * 999 + " " * 1000
+    pieces = cut_long_stretches(text)
+    assert "".join(pieces) == text
+    runs = [len(run) for piece in pieces for run in re.findall(r"\s+|\S+", piece)]
+    assert max(runs) == 1000
+    short = "a  b" + "c" * 998 + " " * 500 + "\n" * 499 + "d e"
+    assert cut_long_stretches(short) == [short], "a text without such a stretch is not cut at all"
+
+
+def test_long_stretches_are_looked_for_in_one_pass():
+    text = ("x" * 999 + " ") * 3000
+    start = time.process_time()
+    assert cut_long_stretches(text) == [text]
+    assert time.process_time() - start < 1.5, "4.5 s where every character of a stretch begins one"

@@ -57,11 +57,15 @@ def stdin_is_piped() -> bool:
 
 
 def stdin_lines() -> Iterator[str]:
-    """Lines of standard input as they come, without their line ends. RequestError if not UTF-8."""
+    """Lines of standard input as they come, without their line ends and a byte order mark before the first.
+
+    Raises RequestError if they are not UTF-8.
+    """
     offset = 0
     for raw in sys.stdin.buffer:
         try:
-            yield raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+            line = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+            yield line if offset else line.removeprefix("\ufeff")
         except UnicodeDecodeError as error:
             raise RequestError(f"standard input is not UTF-8 at byte {offset + error.start}") from None
         offset += len(raw)

@@ -33,7 +33,8 @@ def command(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            help="Text to continue, or - for prompts, one a line, from stdin.", show_default=False
+            help="Text to continue, or - for prompts, one a line, from stdin; left out, a pipe is read.",
+            show_default=False,
         ),
     ] = None,
     run: RunOption = None,
@@ -87,6 +88,7 @@ def command(
     from tformer.sample import Sampling, continue_text
     from tformer.show import terminal
     from tformer.show.words import printable
+    from tformer.text.tokenizer import UnknownCharacterError
 
     resolved = resolve_device(device)
     if run is None:
@@ -103,13 +105,22 @@ def command(
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     on_terminal = sys.stdout.isatty()
 
+    held = ""  # a carriage return, until it is known whether it ends a line
+
     def write(text: str) -> None:
-        sys.stdout.write(printable(text, on_terminal))
+        nonlocal held
+        text = held + text
+        held = "\r" if on_terminal and text.endswith("\r") else ""
+        sys.stdout.write(printable(text.removesuffix(held), on_terminal))
         sys.stdout.flush()
 
     first = True
-    for text in _prompts(prompt, piped):
-        ids = tokenizer.encode(text) or [start]
+    for line, text in enumerate(_prompts(prompt, piped), 1):
+        try:
+            ids = tokenizer.encode(text) or [start]
+        except UnknownCharacterError as error:
+            where = f"line {line}, column {error.position + 1} of standard input" if piped else ""
+            raise error.at(where) from None
         live = n == 1 and not json
         if live:
             write(("" if first else "---\n") + text)
@@ -134,6 +145,8 @@ def command(
 def _prompts(prompt: str | None, piped: bool) -> Iterable[str]:
     if not piped:
         return [prompt or ""]
+    if prompt is None:
+        print("reading prompts, one a line, from standard input", file=sys.stderr)
     lines = stdin_lines()
     if prompt == "-":
         return lines

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from tformer.commands.options import Json, print_json, refuse_existing, stdin_is_piped
-from tformer.errors import RequestError
+from tformer.errors import RequestError, harmless
 
 if TYPE_CHECKING:
     from tformer.text.tokenizer import Tokenizer
@@ -83,18 +83,25 @@ def command(
     loaded = _load(tokenizer)
     if decode:
         _decode(names, loaded)
-    elif show:
-        _show(names, loaded)
-    elif stats:
-        _stats(names, loaded, json)
-    elif out:
-        _write_npy(names, loaded, out)
-    else:
-        _encode(names, loaded, json)
+        return
+    from tformer.text.corpus import find_character
+    from tformer.text.tokenizer import UnknownCharacterError
+
+    try:
+        if show:
+            _show(names, loaded)
+        elif stats:
+            _stats(names, loaded, json)
+        elif out:
+            _write_npy(names, loaded, out)
+        else:
+            _encode(names, loaded, json)
+    except UnknownCharacterError as error:
+        raise error.at(find_character(error.character, names)) from None
 
 
 def _load(name: str | None) -> "Tokenizer":
-    from tformer.run.find import find_run, newest_run
+    from tformer.run.find import newest_run, tokenizer_path
     from tformer.text.tokenizer import KINDS, Tokenizer
 
     if name in KINDS:
@@ -103,12 +110,9 @@ def _load(name: str | None) -> "Tokenizer":
         )
     if name is None:
         folder = newest_run(lambda record: True, "a run with a tokenizer")
-        print(f"using {folder}", file=sys.stderr)
+        print(harmless(f"using {folder}"), file=sys.stderr)
         return Tokenizer.load(folder)
-    path = Path(name)
-    if path.is_file() or (path / "tokenizer.json").is_file():
-        return Tokenizer.load(path)
-    return Tokenizer.load(path if path.suffix == ".json" else find_run(name))
+    return Tokenizer.load(tokenizer_path(name))
 
 
 def _streams(names: Iterable[str]) -> Iterator[tuple[BinaryIO, str]]:
@@ -124,10 +128,10 @@ def _streams(names: Iterable[str]) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def _pieces(names: Iterable[str]) -> Iterator[str]:
-    from tformer.text.corpus import read_text
+    from tformer.text.corpus import read_file_text
 
     for stream, label in _streams(names):
-        yield from read_text(stream, label)
+        yield from read_file_text(stream, label)
 
 
 def _train(
@@ -150,7 +154,7 @@ def _train(
     if json:
         print_json({"tokenizer": str(out), "kind": kind, "vocab_size": trained.vocab_size})
     else:
-        print(f"{out}: {kind}, {trained.vocab_size:,} ids", file=sys.stderr)
+        print(harmless(f"{out}: {kind}, {trained.vocab_size:,} ids"), file=sys.stderr)
 
 
 def _encode(names: list[str], tokenizer: "Tokenizer", json: bool) -> None:
@@ -256,4 +260,4 @@ def _write_npy(names: list[str], tokenizer: "Tokenizer", out: Path) -> None:
     from tformer.text.data import write_token_file
 
     n = write_token_file(out, tokenizer.encode_stream(_pieces(names)), tokenizer.vocab_size)
-    print(f"{out}: {n:,} ids", file=sys.stderr)
+    print(harmless(f"{out}: {n:,} ids"), file=sys.stderr)

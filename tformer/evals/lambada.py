@@ -105,7 +105,7 @@ def encode_passages(texts: Sequence[str], tokenizer: Tokenizer, n_ctx: int) -> E
     for text in texts:
         context, word = split_last_word(text)
         if alphabet is not None and (missing := set(context + word) - alphabet):
-            lacking.update(missing)
+            lacking.update(sorted(missing))  # a set has another order in every process
             unreadable += 1
             continue
         whole = tokenizer.encode(context + word)

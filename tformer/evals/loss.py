@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tformer.device import autocast
-from tformer.errors import RequestError
+from tformer.errors import RequestError, TformerError
 from tformer.evals.statistics import stretch_stderr
 from tformer.loss import cross_entropy
 from tformer.model import Transformer
@@ -45,7 +45,6 @@ class LossResult:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
-@torch.inference_mode()
 def token_losses(
     model: Transformer,
     ids: np.ndarray,
@@ -55,8 +54,16 @@ def token_losses(
     """The loss in nats of every id but the first, shape (n - 1,), over disjoint windows of n_ctx.
 
     Each id but the first is a target exactly once; the last window may be short. Raises RequestError for
-    fewer than two ids: the first one is never a target.
+    fewer than two ids: the first one is never a target. Raises TformerError where a loss is not finite.
     """
+    losses = _window_losses(model, ids, precision, progress)
+    if not np.isfinite(losses).all():
+        raise TformerError("the logits are not finite", "nothing can be scored", "look at its training")
+    return losses
+
+
+@torch.inference_mode()
+def _window_losses(model: Transformer, ids: np.ndarray, precision: str, progress: Progress) -> np.ndarray:
     if len(ids) < 2:
         raise RequestError(f"the text has {len(ids)} tokens", "expected at least 2: one to predict from")
     device = next(model.parameters()).device
@@ -88,9 +95,10 @@ def text_loss(
 ) -> LossResult:
     """Cross-entropy over all of `ids`; `n_bytes[id]` is what each id stands for, for bits per byte.
 
-    Raises RequestError for fewer than two ids.
+    Raises RequestError for fewer than two ids. Losses that are not finite are given as they are: training
+    says after which step they came.
     """
-    losses = token_losses(model, ids, precision, progress)
+    losses = _window_losses(model, ids, precision, progress)
     return loss_result(losses, ids, n_bytes, model.config.n_ctx)
 
 

@@ -13,9 +13,19 @@ from tformer.config import Config, Layer, merge
 from tformer.errors import RequestError
 from tformer.run.find import tokenizer_path
 from tformer.run.record import DataFacts, Record, check_hash
-from tformer.text.corpus import CORPORA, Corpus, load_corpus
-from tformer.text.data import Batches, Reversal, Split, Windows, load_token_file, split_text, token_hash
-from tformer.text.tokenizer import KINDS, Tokenizer
+from tformer.text.corpus import CORPORA, Corpus, find_character, load_corpus
+from tformer.text.data import (
+    Batches,
+    Reversal,
+    Split,
+    Windows,
+    load_token_file,
+    slices,
+    split_at,
+    split_text,
+    token_hash,
+)
+from tformer.text.tokenizer import KINDS, Tokenizer, UnknownCharacterError
 
 ANOTHER_RUN = "leave --resume out to start another run"
 ANOTHER_TEXT = "give --data FILE"
@@ -157,13 +167,17 @@ def prepare_data(
         return _token_file_data(config, Path(sources[0]), tokenizer, expected_hash)
     corpus = load_corpus(sources, progress)
     check_hash(corpus.sha256, expected_hash, ANOTHER_RUN)
-    split = split_text(corpus.text, config.data.val_fraction)
+    text, cut = corpus.text, split_at(len(corpus.text), config.data.val_fraction)
     tokenizer = tokenizer or make_tokenizer(config, corpus)
-    train_ids, val_ids = tokenizer.encode_array([split.train]), tokenizer.encode_array([split.val])
+    try:
+        train_ids = tokenizer.encode_array(slices(text, 0, cut))
+        val_ids = tokenizer.encode_array(slices(text, cut, len(text)))
+    except UnknownCharacterError as error:
+        raise error.at(find_character(error.character, sources, text)) from None
     facts = DataFacts(
         source=absolute(sources),
         sha256=corpus.sha256,
-        characters=len(corpus.text),
+        characters=len(text),
         train_tokens=len(train_ids),
         val_tokens=len(val_ids),
     )
@@ -184,10 +198,9 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
     wanted = config.data.tokenizer
     if wanted not in KINDS:
         return Tokenizer.load(tokenizer_path(wanted))
-    text = corpus.text
-    if wanted != "char":
-        text = split_text(text, config.data.val_fraction).train
-    return Tokenizer.train(wanted, [text], config.data.vocab_size)
+    n = len(corpus.text)
+    end = n if wanted == "char" else split_at(n, config.data.val_fraction)
+    return Tokenizer.train(wanted, slices(corpus.text, 0, end), config.data.vocab_size)
 
 
 def _token_file_data(

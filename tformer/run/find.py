@@ -15,9 +15,15 @@ def runs_folder() -> Path:
     return Path(os.environ.get("TFORMER_RUNS") or "runs")
 
 
+def places_of(name: str) -> tuple[Path, ...]:
+    """What may be meant, the likeliest first: a path alone where there is a separator, or a dot in front."""
+    is_path = name.startswith(".") or any(mark in name for mark in (os.sep, os.altsep or os.sep))
+    return (Path(name),) if is_path else (runs_folder() / name, Path(name))
+
+
 def find_run(run: str) -> Path:
     """The directory of a run: a name in `runs/`, or a path. Raises RequestError, naming what is there."""
-    for folder in (runs_folder() / run, Path(run)):
+    for folder in places_of(run):
         recover(folder)
         if os.path.exists(folder / "config.json"):
             return folder
@@ -30,9 +36,11 @@ def find_run(run: str) -> Path:
 
 
 def tokenizer_path(name: str) -> Path:
-    """A tokenizer.json file, or a run (by name or path) that has one."""
+    """A tokenizer.json file, or a run (by name or path) that has one; what ends in .json is always a file."""
     path = Path(name)
-    return path if path.is_file() or (path / "tokenizer.json").is_file() else find_run(name)
+    if path.is_file() or path.suffix == ".json":
+        return path
+    return next((p for p in places_of(name) if (p / "tokenizer.json").is_file()), None) or find_run(name)
 
 
 def all_runs() -> list[Path]:

@@ -162,10 +162,8 @@ def from_hf_config(values: dict[str, Any], source: str) -> ModelConfig:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise RequestError(
-            f"{source} describes a model that tformer has not", f"{key} {message}".strip()
-        ) from None
+        message = f"{key} {first['msg'].removeprefix('Value error, ')}".strip()
+        raise RequestError(f"{source} describes a model that tformer has not", message) from None
     if family == "nanochat" and get("head_dim") not in (None, config.d_head):
         raise RequestError(f"{source} sets head_dim to {get('head_dim')}", "tformer has hidden_size / heads")
     return config
@@ -228,6 +226,8 @@ def _is_conv1d(config: ModelConfig, name: str) -> bool:
 def to_hf(config: ModelConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A `model.py` state dict in the family's layout: contiguous float32 copies on the CPU."""
     layout = _layout(config, state)
+    if config.positions == "sinusoidal":
+        layout["wpe.weight"] = sinusoidal_positions(config.n_ctx, config.d_model)
     if config.family == "gpt2" and not config.tied:
         # transformers 4 takes names without a prefix for a model without a head, and refuses the head.
         layout = {n if n == "lm_head.weight" else f"transformer.{n}": t for n, t in layout.items()}
@@ -235,18 +235,20 @@ def to_hf(config: ModelConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _layout(config: ModelConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the layout has, on the device of `state`; positions that nothing learns stand there as zeros."""
     out: dict[str, Tensor] = {}
     for ours, theirs in hf_names(config).items():
         tensor = state[ours]
         out[theirs] = tensor.T if _is_conv1d(config, ours) else tensor
     if config.family == "gpt2":
         if config.positions != "learned":
-            fixed = sinusoidal_positions(config.n_ctx, config.d_model)
-            out["wpe.weight"] = fixed if config.positions == "sinusoidal" else torch.zeros_like(fixed)
+            out["wpe.weight"] = torch.zeros(config.n_ctx, config.d_model, device=state["embed.weight"].device)
         if not config.bias:  # the layout has biases everywhere
             for name in [n for n in out if n.endswith(".weight") and n not in _NO_BIAS]:
                 width = out[name].shape[-1]  # (in, out) or (width,)
-                out[name.removesuffix("weight") + "bias"] = torch.zeros(width)
+                out[name.removesuffix("weight") + "bias"] = torch.zeros(
+                    width, device=state["embed.weight"].device
+                )
     else:
         d_q, d_kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
         for i in range(config.n_layers):
@@ -266,7 +268,9 @@ def from_hf(config: ModelConfig, tensors: dict[str, Tensor], source: str) -> dic
     bias or a position table that is not what `config` implies, and for a tied head that is not the
     embedding: transformers 4 takes the embedding, transformers 5 the head.
     """
-    tensors = {name.removeprefix("transformer."): t for name, t in tensors.items()}
+    given, tensors = tensors, {name.removeprefix("transformer."): t for name, t in tensors.items()}
+    if twice := sorted(name for name in tensors if f"transformer.{name}" in given and name in given):
+        raise RequestError(f"{source} has a tensor under two names", _some(twice), "save it with one of them")
     buffers = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")  # old transformers saved them
     tensors = {name: t for name, t in tensors.items() if not name.endswith(buffers)}
     copy = tensors.pop("lm_head.weight", None) if config.tied else None
@@ -349,7 +353,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
-        raise RequestError(f"cannot read {path}", str(error).splitlines()[0], "is it whole?") from None
+        advice = "rename what is not UTF-8" if str(error).startswith("Path ") else "is it whole?"
+        raise RequestError(f"cannot read {path}", str(error).splitlines()[0], advice) from None
 
 
 def read_model_tensors(folder: Path) -> dict[str, Tensor]:
@@ -362,7 +367,13 @@ def read_model_tensors(folder: Path) -> dict[str, Tensor]:
         raise RequestError(f"{index} has no weight_map", "expected the file of each tensor")
     if bad := [s for s in shards.values() if Path(s).name != s]:
         raise RequestError(f"{index} names a file outside its folder", bad[0])
-    return {n: t for shard in sorted(set(shards.values())) for n, t in read_tensors(folder / shard).items()}
+    parts = [read_tensors(folder / shard) for shard in sorted(set(shards.values()))]
+    tensors = {name: tensor for part in parts for name, tensor in part.items()}
+    if len(tensors) < sum(map(len, parts)):
+        raise RequestError(
+            f"{folder} has a tensor in two of its files", "expected it in one", "save it again"
+        )
+    return tensors
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
@@ -381,9 +392,8 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
     model = _without_weights(config)
     model.load_state_dict(state, assign=True, strict=True)
     if config.positions == "sinusoidal":
-        model.register_buffer(
-            "position", sinusoidal_positions(config.n_ctx, config.d_model), persistent=False
-        )
+        table = sinusoidal_positions(config.n_ctx, config.d_model)
+        model.register_buffer("position", table, persistent=False)
     if config.tied:
         model.unembed.weight = model.embed.weight
     return model.to(device).eval().requires_grad_(True)

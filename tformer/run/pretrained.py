@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tformer.config import Config, Layer, ModelConfig, merge
 from tformer.errors import RequestError
-from tformer.run.find import find_run, runs_folder, tokenizer_path
+from tformer.run.find import find_run, places_of, tokenizer_path
 from tformer.run.huggingface import load_model
 from tformer.run.record import Origin, Record
 from tformer.text.tokenizer import KINDS, Tokenizer
@@ -63,7 +63,7 @@ def _sha256(path: Path) -> str:
 
 def is_origin(name: str, recorded: Record) -> bool:
     """Whether `name` is where a run, by its `tformer.yaml`, began. It need not be there any more."""
-    meant = (str((runs_folder() / name).resolve()), str(Path(name).resolve()))
+    meant = {str(place.resolve()) for place in places_of(name)}
     return recorded.init_from is not None and recorded.init_from.source in meant
 
 

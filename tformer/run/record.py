@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tformer.config import Config, DataConfig
 from tformer.errors import RequestError
-from tformer.files import append_line
+from tformer.files import append_line, read_whole
 from tformer.yaml_text import dump_yaml, parse_yaml
 
 NAME = "tformer.yaml"
@@ -176,7 +176,7 @@ def read_record(folder: Path) -> Record:
     if not path.exists():
         return Record()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_whole(path)
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read {path}", str(error)) from None
     return record_of(parse_yaml(text, str(path)), path)
@@ -191,6 +191,10 @@ def record_of(values: Any, path: Path | str) -> Record:
         expected = ", ".join(SECTIONS)
         raise RequestError(f"{path} is damaged", f"expected the sections {expected} and record")
     settings = {section: values.get(section) or {} for section in SECTIONS if section in values}
+    fraction = settings.get("data", {}).get("val_fraction", VAL_FRACTION)
+    if not _is_number(fraction) or fraction >= 1 or fraction < 0:
+        found = f"data.val_fraction: expected a number from 0 to 1, found {fraction!r}"[:200]
+        raise RequestError(f"{path} is damaged", found)
     try:
         return Record.model_validate((values.get("record") or {}) | {"settings": settings})
     except ValidationError as error:
@@ -234,7 +238,7 @@ def _is_metrics(line: dict[str, Any]) -> bool:
     step, positions = line.get("step"), line.get("by_position", [])
     return (
         isinstance(step, int)
-        and not isinstance(step, bool)
+        and _is_number(step)
         and all(_is_number(line[name]) for name in NUMBERS if name in line)
         and isinstance(line.get("sample", ""), str)
         and isinstance(positions, list)
@@ -243,7 +247,9 @@ def _is_metrics(line: dict[str, Any]) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63  # a larger one is no float either
+    return isinstance(value, float) and math.isfinite(value)
 
 
 class Evaluation(Part):

@@ -16,6 +16,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from tformer.errors import harmless
+
 WIDEST = 1000  # characters of a line where no terminal breaks it
 
 
@@ -53,12 +55,12 @@ def err() -> Console:
 
 def say(message: str) -> None:
     """A line for a person."""
-    err().print(Text(message))
+    err().print(Text(harmless(message)))
 
 
 def warn(message: str) -> None:
     """A line that a person should not miss."""
-    err().print(Text(f"warning: {message}", style="yellow"))
+    err().print(Text(harmless(f"warning: {message}"), style="yellow"))
 
 
 def table(console: Console, *columns: str, title: str = "", right: Sequence[str] = ()) -> Table:
@@ -78,7 +80,7 @@ def fact_table(console: Console, facts: dict[str, str], title: str = "") -> None
     """Names and values, a line each."""
     grid = Table(title=title or None, box=None, show_header=False, title_justify="left", pad_edge=False)
     for name, value in facts.items():
-        grid.add_row(Text(name, style="dim"), Text(value))
+        grid.add_row(Text(harmless(name), style="dim"), Text(harmless(value)))
     console.print(grid)
 
 
@@ -99,7 +101,7 @@ def list_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     """Any rows under any columns."""
     grid = table(console, *columns, title=title)
     for row in rows:
-        grid.add_row(*(Text(str(cell)) for cell in row))
+        grid.add_row(*(Text(harmless(str(cell))) for cell in row))
     console.print(grid)
 
 

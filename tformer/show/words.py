@@ -1,11 +1,11 @@
 """Text and numbers as a person reads them, on a terminal and on a page alike. Knows neither of them."""
 
+from tformer.errors import harmless
+
 
 def printable(text: str, terminal: bool) -> str:
-    """Generated text for a terminal: control characters, which could move the cursor, made visible."""
-    if not terminal:
-        return text
-    return "".join(c if c in "\n\t" or (c.isprintable() or c == " ") else "\ufffd" for c in text)
+    """Generated text, on a terminal without what could move the cursor."""
+    return harmless(text) if terminal else text
 
 
 def visible(raw: bytes, unicode: bool = True, lines: bool = False) -> str:
@@ -16,7 +16,7 @@ def visible(raw: bytes, unicode: bool = True, lines: bool = False) -> str:
     """
     end, tab, carriage = ("⏎", "⇥", "␍") if unicode else ("\\n", "\\t", "\\r")
     text = raw.decode("utf-8", errors="backslashreplace").replace("\r", carriage)
-    text = printable(text, terminal=True)
+    text = "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in text)
     return text.replace("\t", tab).replace("\n", end + "\n" * lines)
 
 

@@ -5,14 +5,13 @@ Knows nothing of tokens. A text arrives in pieces, so that one larger than memor
 
 import codecs
 import hashlib
-import io
 import os
 import re
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -218,16 +217,27 @@ def read_text(stream: BinaryIO, name: str) -> Iterator[str]:
             piece = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             at = offset - pending + error.start
-            raise RequestError(
-                f"{name} is not UTF-8 at byte {at}",
-                f"found 0x{error.object[error.start]:02x}",
-                f"convert it with: iconv -f ENCODING -t utf-8 {name}",
-            ) from None
+            raise _not_utf8(name, at, error.object[error.start]) from None
         if piece:
             yield piece
         if not block:
             return
         offset += len(block)
+
+
+def read_file_text(stream: BinaryIO, name: str) -> Iterator[str]:
+    """What every command takes for the text of a file: `read_text` without a byte order mark at its start."""
+    at_start = True
+    for piece in read_text(stream, name):
+        text = without_mark(piece) if at_start else piece
+        at_start = False
+        if text:
+            yield text
+
+
+def _not_utf8(name: str, at: int, byte: int) -> RequestError:
+    advice = f"convert it with: iconv -f ENCODING -t utf-8 {name}"
+    return RequestError(f"{name} is not UTF-8 at byte {at}", f"found 0x{byte:02x}", advice)
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -249,26 +259,35 @@ def load_corpus(names: Sequence[str], progress: Progress = lambda done, total: N
     digest = hashlib.sha256()
     texts = []
     for name in names:
-        clean = CORPORA[name].clean if name in CORPORA else _without_mark
+        clean = CORPORA[name].clean if name in CORPORA else without_mark
         if name in CORPORA:
             paths: list[Path | None] = [download(CORPORA[name], progress)]
         else:
             paths = [None] if name == "-" else [*files_of(Path(name))]
         for path in paths:
             label = str(path) if path else "standard input"
-            try:
-                raw = path.read_bytes() if path else sys.stdin.buffer.read()
-            except OSError as error:
-                raise RequestError(f"cannot read {label}", error.strerror or str(error)) from None
-            digest.update(raw)
-            texts.append(clean("".join(read_text(io.BytesIO(raw), label))))
+            texts.append(clean(_whole_text(path, label, digest.update)))
     text = "".join(texts)
     if not text:
         raise RequestError(f"{' '.join(names)} is empty", "expected text")
     return Corpus(name=corpus_name(names), text=text, sha256=digest.hexdigest(), source=" ".join(names))
 
 
-def _without_mark(text: str) -> str:
+def _whole_text(path: Path | None, label: str, update: Callable[[bytes], object]) -> str:
+    """A file, or standard input, of which `update` gets the bytes; they are gone when the text is there."""
+    try:
+        raw = path.read_bytes() if path else sys.stdin.buffer.read()
+    except OSError as error:
+        raise RequestError(f"cannot read {label}", error.strerror or str(error)) from None
+    update(raw)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(label, error.start, raw[error.start]) from None
+
+
+def without_mark(text: str) -> str:
+    """A text without the byte order mark that Windows puts before it."""
     return text.removeprefix("\ufeff")
 
 
@@ -285,6 +304,30 @@ def files_of(path: Path) -> list[Path]:
     if not files:
         raise RequestError(f"no text in {path}", "expected files that end in .txt or .md")
     return files
+
+
+def find_character(character: str, names: Sequence[str], stdin: str = "") -> str:
+    """Where a character is first in these texts, as an editor counts: "poem.txt, line 3, column 5".
+
+    They are read again, but for standard input, which is `stdin`. An empty string where it is not found.
+    """
+    texts: Iterable[tuple[str, str]]
+    for name in names:
+        if name == "-":
+            texts = [("standard input", stdin)]
+        elif name in CORPORA:
+            whole = _whole_text(CORPORA[name].path, name, lambda raw: None)
+            texts = [(name, CORPORA[name].clean(whole))]
+        else:
+            paths = ((str(path), path) for path in files_of(Path(name)))
+            texts = (
+                (label, without_mark(_whole_text(path, label, lambda raw: None))) for label, path in paths
+            )
+        for label, text in texts:
+            if (at := text.find(character)) >= 0:
+                column = at - text.rfind("\n", 0, at)
+                return f"{label}, line {text.count(chr(10), 0, at) + 1}, column {column}"
+    return ""
 
 
 def corpus_name(names: Sequence[str]) -> str:

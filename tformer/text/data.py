@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
@@ -17,10 +17,14 @@ import numpy as np
 
 from tformer.errors import RequestError
 from tformer.files import write_file
-from tformer.text.tokenizer import Tokenizer, char_engine, id_dtype
+from tformer.text.engines import char_engine
+from tformer.text.tokenizer import Tokenizer, id_dtype
 
 # What a random stream is for; each has its own, so that none can disturb another.
 STREAM_ORDER, STREAM_OFFSET, STREAM_REVERSAL, STREAM_REVERSAL_EVAL, STREAM_DROPOUT, STREAM_SAMPLE = range(6)
+
+
+SLICE = 1 << 20  # characters of a text at a time
 
 
 def rng(seed: int, stream: int, index: int) -> np.random.Generator:
@@ -46,8 +50,18 @@ class Split:
 
 def split_text(text: str, val_fraction: float) -> Split:
     """The last `val_fraction` of the characters for validation: cut at int((1 - val_fraction) · n)."""
-    cut = int((1 - val_fraction) * len(text))
+    cut = split_at(len(text), val_fraction)
     return Split(text[:cut], text[cut:])
+
+
+def split_at(n: int, val_fraction: float) -> int:
+    """Where `split_text` cuts a text of n characters."""
+    return int((1 - val_fraction) * n)
+
+
+def slices(text: str, start: int, end: int) -> Iterator[str]:
+    """A part of a text piece by piece, so that it is not in memory twice."""
+    return (text[i : min(i + SLICE, end)] for i in range(start, end, SLICE))
 
 
 @dataclass
@@ -63,7 +77,7 @@ class Windows:
     n_ctx: int
     seed: int = 0
     stride: int = 0
-    _order: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    _order: dict[int, tuple[int, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.stride = self.stride or self.n_ctx
@@ -84,7 +98,8 @@ class Windows:
         starts = np.empty(batch_size, dtype=np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            starts[here] = self._epoch(int(epoch))[places[here]]
+            offset, order = self._epoch(int(epoch))
+            starts[here] = offset + self.stride * order[places[here]].astype(np.int64)
         return starts
 
     def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,14 +108,21 @@ class Windows:
         windows = self.ids[places].astype(np.int64)
         return windows[:, :-1], windows[:, 1:]
 
-    def _epoch(self, epoch: int) -> np.ndarray:
-        """The starts of an epoch in their order; the last two epochs are remembered."""
+    def _epoch(self, epoch: int) -> tuple[int, np.ndarray]:
+        """The offset of an epoch, and its windows in their order; the last two epochs are remembered.
+
+        What can come out in one way alone is not drawn: of a tiny text an epoch is a window or two, and
+        to seed a generator takes longer than to read it.
+        """
         if epoch not in self._order:
-            offset = rng(self.seed, STREAM_OFFSET, epoch).integers(self.offsets)
-            order = rng(self.seed, STREAM_ORDER, epoch).permutation(self.per_epoch)
             while len(self._order) > 1:
                 del self._order[min(self._order)]
-            self._order[epoch] = offset + self.stride * order
+            offset = rng(self.seed, STREAM_OFFSET, epoch).integers(self.offsets) if self.offsets > 1 else 0
+            order = np.zeros(1, dtype=np.int64)
+            if self.per_epoch > 1:
+                order = rng(self.seed, STREAM_ORDER, epoch).permutation(self.per_epoch)
+            # Numpy draws eight bytes each, and of a large token file an order is as large as the file.
+            self._order[epoch] = int(offset), order.astype(np.min_scalar_type(self.per_epoch - 1))
         return self._order[epoch]
 
 

@@ -19,38 +19,30 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Engine
+from tokenizers import trainers
 
 from tformer.errors import RequestError
+from tformer.files import read_whole
+from tformer.text.engines import KINDS as KINDS
+from tformer.text.engines import (
+    Kind,
+    bpe_engine,
+    byte_symbols,
+    char_engine,
+    cuts_safely,
+    kind_of,
+    learn_merges,
+    word_engine,
+)
 
-Kind = Literal["word", "char", "bpe"]
-KINDS: tuple[Kind, ...] = ("word", "char", "bpe")
-
-# Python's \w is a letter, a number or the underscore; the engine's own \w has combining marks too.
-WORD_OR_GAP = r"[\p{L}\p{N}_]+|[^\p{L}\p{N}_]+"
 # A place where text can be cut with no change in the ids: no token of ours, and no pre-token of
 # GPT-2's, reaches from a word character into the white space after it.
 SAFE_CUT = re.compile(r"(?<=\w)(?=[ \t\r\n])")
-LONG_STRETCH = re.compile(r"\S{1000}")
+LARGEST_FILE = 1 << 28  # of a tokenizer.json; those of a quarter of a million tokens have 30 MB
 CHUNK = 1 << 16  # characters encoded at a time
-
-
-def byte_symbols() -> list[str]:
-    """The printable character by which byte-level tokenizers write each byte, indexed by byte.
-
-    >>> byte_symbols()[ord("A")], byte_symbols()[ord(" ")]
-    ('A', 'Ġ')
-
-    Printable Latin-1 stands for itself, the rest for U+0100 onwards in order (Radford et al. 2019).
-    """
-    own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in own]
-    table = {byte: chr(byte) for byte in own} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
-    return [table[byte] for byte in range(256)]
 
 
 def cut_safely(pieces: Iterable[str], size: int = CHUNK) -> Iterator[str]:
@@ -79,14 +71,27 @@ def cut_safely(pieces: Iterable[str], size: int = CHUNK) -> Iterator[str]:
         yield "".join(held)
 
 
-def _cut_long_stretches(text: str) -> list[str]:
-    """Learning merges takes time quadratic in the longest stretch without white space: none over 1,000."""
-    return re.findall(r"\s*\S{1,1000}|\s+", text) if LONG_STRETCH.search(text) else [text]
-
-
 def id_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
     """The smaller of uint16 and uint32 that holds every id."""
     return np.uint16 if vocab_size <= 2**16 else np.uint32
+
+
+class UnknownCharacterError(RequestError):
+    """A char vocabulary lacks a character of a text; `position` counts from the start of what was encoded."""
+
+    def __init__(self, character: str, position: int, size: int, place: str = ""):
+        where = place or f"position {position}"
+        super().__init__(
+            f"character {character!r} (U+{ord(character):04X}) at {where} is not in "
+            f"the vocabulary of {size} characters",
+            "",
+            "leave it out, or train a word or bpe tokenizer, which take any text",
+        )
+        self.character, self.position, self.size = character, position, size
+
+    def at(self, place: str) -> "UnknownCharacterError":
+        """The same, with the place as a person looks for it; nothing known of that, nothing changed."""
+        return UnknownCharacterError(self.character, self.position, self.size, place)
 
 
 class Tokenizer:
@@ -96,8 +101,8 @@ class Tokenizer:
         engine.no_truncation()  # all of a text, and nothing but the text
         engine.no_padding()
         self.engine = engine
-        self.kind = _kind_of(engine)
-        self.cuts_safely = _cuts_safely(engine)
+        self.kind = kind_of(engine)
+        self.cuts_safely = cuts_safely(engine)
 
     # ------------------------------------------------------------------ make
 
@@ -132,8 +137,7 @@ class Tokenizer:
         )
         first = next(chunks, "")
         _refuse_empty(first)
-        pieces = (piece for chunk in chain([first], chunks) for piece in _cut_long_stretches(chunk))
-        engine.train_from_iterator(pieces, trainer)
+        learn_merges(engine, chain([first], chunks), trainer)
         return cls(engine)
 
     @classmethod
@@ -141,7 +145,7 @@ class Tokenizer:
         """Read a `tokenizer.json`, or the one in a run directory. Raises RequestError if it is not one."""
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
-            return cls(Engine.from_str(file.read_text(encoding="utf-8")))
+            return cls(Engine.from_str(read_whole(file, LARGEST_FILE)))
         except OSError as error:
             raise RequestError(
                 f"no tokenizer at {file}",
@@ -151,7 +155,7 @@ class Tokenizer:
         except RequestError:
             raise
         except BaseException as error:  # the engine panics on some malformed files, past Exception
-            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             why = (str(error) or type(error).__name__).splitlines()[0][:200]
             raise RequestError(f"{file} is not a tokenizer.json", why) from None
@@ -205,17 +209,20 @@ class Tokenizer:
     def encode_array(self, pieces: Iterable[str]) -> np.ndarray:
         """The ids of a text given in pieces, in the smallest of uint16 and uint32 that holds them."""
         dtype = id_dtype(self.vocab_size)
-        parts = [np.asarray(ids, dtype=dtype) for ids in self.encode_stream(pieces)]
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
+        found = bytearray()  # grows where it is: parts that are joined at the end would be there twice
+        for ids in self.encode_stream(pieces):
+            found += np.asarray(ids, dtype=dtype).data
+        return np.frombuffer(found, dtype=dtype)
 
     def encode_stream(self, pieces: Iterable[str]) -> Iterator[np.ndarray | list[int]]:
         """Ids, chunk after chunk, in memory that does not grow with the text."""
         if self.kind == "char":
             position = 0
             for piece in pieces:
-                if piece:
-                    yield self._encode_chars(piece, position)
-                position += len(piece)
+                for start in range(0, len(piece), CHUNK):
+                    part = piece[start : start + CHUNK]
+                    yield self._encode_chars(part, position)
+                    position += len(part)
             return
         batch: list[str] = []
         for chunk in cut_safely(pieces) if self.cuts_safely else ["".join(pieces)]:
@@ -234,12 +241,7 @@ class Tokenizer:
         ids = self._char_table[code_points]
         if (unknown := np.flatnonzero(ids < 0)).size:
             at = int(unknown[0])
-            raise RequestError(
-                f"character {text[at]!r} (U+{ord(text[at]):04X}) at position {position + at} is not in "
-                f"the vocabulary of {self.vocab_size} characters",
-                "",
-                "leave it out, or train a word or bpe tokenizer, which take any text",
-            )
+            raise UnknownCharacterError(text[at], position + at, self.vocab_size)
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -296,82 +298,6 @@ def quoted(raw: bytes) -> str:
     except UnicodeDecodeError:
         return "bytes " + raw.hex(" ")
     return json.dumps(text, ensure_ascii=not text.isprintable())
-
-
-# ---------------------------------------------------------------------------- the three engines
-
-
-def word_engine(words: list[str], vocab_size: int) -> Engine:
-    """256 bytes, then whole words; a BPE without merges, so that an unseen word falls to bytes."""
-    symbols = byte_symbols()
-    vocabulary = {symbol: i for i, symbol in enumerate(symbols)}
-    for word in words:
-        if len(vocabulary) >= vocab_size:
-            break
-        vocabulary.setdefault("".join(symbols[b] for b in word.encode()), len(vocabulary))
-    engine = Engine(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
-    engine.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORD_OR_GAP), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    engine.decoder = decoders.ByteLevel()
-    return engine
-
-
-def char_engine(alphabet: list[str]) -> Engine:
-    """One id a character, in the order given."""
-    engine = Engine(models.WordLevel({char: i for i, char in enumerate(alphabet)}, unk_token=""))
-    engine.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    engine.decoder = decoders.Fuse()
-    return engine
-
-
-def bpe_engine() -> Engine:
-    """GPT-2's byte-level BPE, untrained."""
-    engine = Engine(models.BPE())
-    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    engine.decoder = decoders.ByteLevel()
-    return engine
-
-
-def _cuts_safely(engine: Engine) -> bool:
-    """Whether SAFE_CUT holds: for our own pre-tokenizers and GPT-2's. Others get a text in one piece."""
-    model = json.loads(engine.to_str())
-    theirs = model["pre_tokenizer"] or {}
-    gpt2 = theirs.get("type") == "ByteLevel" and theirs.get("use_regex", True)
-    ours = WORD_OR_GAP in json.dumps(theirs, ensure_ascii=False).replace("\\\\", "\\")
-    reaching = any(
-        token["lstrip"] or token["rstrip"] or re.search(r"\s", token["content"])
-        for token in model["added_tokens"]
-    )
-    return (gpt2 or ours) and not model["normalizer"] and not reaching
-
-
-def _kind_of(engine: Engine) -> Kind:
-    model = json.loads(engine.to_str())
-    kind = model["model"]["type"]
-    if model["model"].get("dropout"):
-        raise RequestError("the tokenizer has BPE dropout", "its ids would be random", "set it to null")
-    vocabulary = engine.get_vocab()
-    if kind == "WordLevel" and set(vocabulary.values()) != set(range(len(vocabulary))):
-        raise RequestError("the tokenizer's ids", "expected 0 to its size - 1, each once")
-    if (
-        kind == "BPE"
-        and "ByteLevel" in json.dumps(model["pre_tokenizer"])
-        and (n := sum(symbol not in vocabulary for symbol in byte_symbols()))
-    ):
-        raise RequestError("the tokenizer's vocabulary", f"{n} of the 256 bytes are missing")
-    if model["normalizer"] or '"add_prefix_space": true' in json.dumps(model["pre_tokenizer"]):
-        raise RequestError("the tokenizer changes text before it cuts it", "decoding would not give it back")
-    if kind == "WordLevel" and all(len(token) == 1 for token in engine.get_vocab()):
-        return "char"
-    if kind == "BPE" and "ByteLevel" in json.dumps(model["pre_tokenizer"]):
-        return "word" if model["model"].get("ignore_merges") and not model["model"]["merges"] else "bpe"
-    raise RequestError(
-        f"the tokenizer's model is {kind}", "expected word, char or byte-level BPE as tformer writes them"
-    )
 
 
 def _refuse_empty(vocabulary: object) -> None:
