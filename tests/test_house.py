@@ -23,14 +23,7 @@ KNOWN: dict[str, set[object]] = {
     "imports from below": set(),
     "longer than 400 lines": set(),
     "draws outside show": set(),
-    "defined twice": {
-        "BLOCK",
-        "Clock",
-        "Progress",
-        "Run",
-        "at_least",
-        "build",
-    },
+    "defined twice": set(),
 }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]  # done, in all
+DownloadProgress = Callable[[int, int | None], None]  # bytes so far, bytes in all where that is known
 
 
 def silent(done: int, total: int) -> None:

@@ -3,7 +3,7 @@
 Text → split → ids → windows, in one place for every command. Knows nothing of models or terminals.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from tformer.config import Config, Layer, merge
 from tformer.errors import RequestError
+from tformer.progress import DownloadProgress
 from tformer.run.find import tokenizer_path
 from tformer.run.record import DataFacts, Record, check_hash
 from tformer.text.corpus import CORPORA, Corpus, find_character, load_corpus
@@ -29,7 +30,6 @@ from tformer.text.tokenizer import KINDS, Tokenizer, UnknownCharacterError
 
 ANOTHER_RUN = "leave --resume out to start another run"
 ANOTHER_TEXT = "give --data FILE"
-Progress = Callable[[int, int | None], None]  # bytes of a download: done, in all
 
 # ---------------------------------------------------------------------------- to be judged by
 
@@ -138,7 +138,7 @@ def prepare_data(
     sources: Sequence[str],
     tokenizer: Tokenizer | None = None,
     expected_hash: str | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: DownloadProgress = lambda done, total: None,
 ) -> Data:
     """Text → split → ids → windows, or the reversal task.
 

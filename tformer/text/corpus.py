@@ -19,9 +19,9 @@ from typing import BinaryIO
 
 from tformer.errors import RequestError, TformerError
 from tformer.files import cannot_write, write_file
+from tformer.progress import DownloadProgress
 
 BLOCK = 1 << 20  # bytes read at a time
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where known
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Corpus:
 
 def download(
     corpus: NamedCorpus,
-    progress: Progress = lambda done, total: None,
+    progress: DownloadProgress = lambda done, total: None,
     attempts: int = 3,
     timeout: float = 20.0,
     pause: float = 1.0,
@@ -175,7 +175,7 @@ def download(
     )
 
 
-def _fetch(url: str, corpus: NamedCorpus, progress: Progress, timeout: float) -> bytes:
+def _fetch(url: str, corpus: NamedCorpus, progress: DownloadProgress, timeout: float) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "tformer"})
     with urllib.request.urlopen(request, timeout=timeout) as response:
         length = response.headers.get("Content-Length", "")
@@ -250,7 +250,7 @@ def open_file(path: Path) -> BinaryIO:
         raise RequestError(f"cannot read {path}", error.strerror or str(error)) from None
 
 
-def load_corpus(names: Sequence[str], progress: Progress = lambda done, total: None) -> Corpus:
+def load_corpus(names: Sequence[str], progress: DownloadProgress = lambda done, total: None) -> Corpus:
     """One text from a corpus name, files, folders (their *.txt and *.md, sorted) or `-`, joined in order.
 
     Files are taken as they are but for a byte order mark. Raises RequestError for what is missing,

@@ -25,8 +25,9 @@ from tformer import __version__
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.model import Transformer
+from tformer.progress import DownloadProgress
 from tformer.run.checkpoint import Run
-from tformer.run.data import Data, Progress, prepare_data
+from tformer.run.data import Data, prepare_data
 from tformer.run.manifest import Checkpoint
 from tformer.run.pretrained import Pretrained, read_pretrained
 from tformer.run.record import Continued, Kept, Record, TokenizerFacts, weights_hash
@@ -58,7 +59,7 @@ class Prepared:
     overwrite: bool = False
 
 
-def prepare(plan: Plan, progress: Progress = lambda done, total: None) -> Prepared:
+def prepare(plan: Plan, progress: DownloadProgress = lambda done, total: None) -> Prepared:
     """Read the text and the passages of --eval-data, and settle what `auto` leaves open.
 
     `progress(bytes done, bytes in all)` as a text is downloaded. Raises RequestError for what cannot be read,
