@@ -400,3 +400,14 @@ def test_a_value_that_stands_twice_comes_back():
     shared = {"name": "poem.txt", "sizes": [1, 2]}
     values = {"train": shared, "val": shared}
     assert parse_yaml(dump_yaml(values), "tformer.yaml") == values
+
+
+def test_a_wrong_value_is_told_what_the_setting_is():
+    message = refusal(lambda value: merge([flag_layer([value], {})]), "train.steps=0")
+    assert "train.steps in the command line" in message and "found 0" in message
+    assert message.endswith("train.steps is: optimizer steps")
+
+
+def test_a_key_that_nothing_is_like_is_told_what_there_is():
+    message = refusal(lambda value: flag_layer([value], {}), "model.zzzzzz=1")
+    assert "model.n_layers" in message and "train.steps" not in message

@@ -325,8 +325,16 @@ def merge(layers: Sequence[Layer]) -> Config:
         raise RequestError(
             f"{key} in {source}",
             f"{message[0].lower()}{message[1:]}, found {first['input']!r}",
-            "see the table of settings in examples/guide/configuration.md",
+            _description(first["loc"]),
         ) from None
+
+
+def _description(location: tuple[Any, ...]) -> str:
+    """What a setting is, as it is declared; empty for a place that is none."""
+    section = Config.model_fields.get(str(location[0])) if len(location) > 1 else None
+    fields = getattr(section.annotation, "model_fields", {}) if section else {}
+    field = fields.get(str(location[1])) if fields else None
+    return f"{location[0]}.{location[1]} is: {field.description}" if field else ""
 
 
 def _has(values: Any, location: tuple[Any, ...]) -> bool:
@@ -375,9 +383,10 @@ def _sections() -> str:
 def _nearest(word: str, among: Sequence[str] = ()) -> str:
     """'did you mean …', by spelling, among the keys and sections unless other words are given."""
     words = among or [*all_keys(), *Config.model_fields]
-    found = difflib.get_close_matches(str(word), words, n=1, cutoff=0.5)
-    return (
-        f"did you mean {found[0]}?"
-        if found
-        else "see the table of settings in examples/guide/configuration.md"
-    )
+    section, _, name = str(word).partition(".")
+    for found in difflib.get_close_matches(str(word), words, n=1, cutoff=0.5):
+        # A section alone is like every key in it: the name is to be like the name as well.
+        if not name or difflib.SequenceMatcher(None, name, found.partition(".")[2]).ratio() >= 0.3:
+            return f"did you mean {found}?"
+    keys = [key for key in all_keys() if not among and key.startswith(f"{section}.")]
+    return f"there is {', '.join(keys)}" if keys else ""

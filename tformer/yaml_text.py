@@ -77,7 +77,11 @@ def parse_yaml(text: str, source: str) -> Any:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
         problem = getattr(error, "problem", None) or (str(error) or "?").splitlines()[0]
-        raise RequestError(f"{source}{line} is not YAML", str(problem), "see examples/ for one") from None
+        raise RequestError(
+            f"{source}{line} is not YAML",
+            str(problem),
+            "expected settings under their section, such as train: {steps: 100}",
+        ) from None
 
 
 def dump_yaml(values: dict[str, Any]) -> str:

@@ -125,6 +125,15 @@ def test_a_run_that_began_compiled_is_resumed_compiled(compiled):
     assert recorded("run") == ("on", None)
 
 
+def test_a_finished_run_that_is_given_more_steps_says_that_it_compiles(compiled, capsys):
+    train("--out", "more", "--steps", "2", "--compile")
+    capsys.readouterr()
+    train("--out", "more", "--steps", "2", "--compile", "--resume")
+    assert "compiling" not in capsys.readouterr().err, "there is nothing to train"
+    train("--out", "more", "--steps", "3", "--compile", "--resume")
+    assert "compiling the model" in capsys.readouterr().err
+
+
 def test_the_trial_of_the_compiler_leaves_no_trace_in_the_run(compiled):
     train("--no-compile", "--steps", "3", "--out", "plain", *DROPOUT)
     train("--compile", "--steps", "3", "--out", "compiled", *DROPOUT)

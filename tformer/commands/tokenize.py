@@ -141,7 +141,8 @@ def _train(
     from tformer.text.tokenizer import KINDS, Tokenizer
 
     if kind not in KINDS:
-        raise RequestError(f"--tokenizer {kind}", f"with --train, expected {', '.join(KINDS)}")
+        given = "--train without --tokenizer" if kind is None else f"--tokenizer {kind}"
+        raise RequestError(given, f"with --train, expected {', '.join(KINDS)}")
     if kind == "char" and vocab_size is not None:
         raise RequestError("--vocab-size with char", "a char vocabulary is every character of the text")
     if out is None:

@@ -71,7 +71,10 @@ def command(
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile.", rich_help_panel=DAILY)
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Settings that suit a purpose; see the README.", rich_help_panel=DATA)
+        str | None,
+        typer.Option(
+            help="Settings that suit a purpose, by name; a wrong one lists them.", rich_help_panel=DATA
+        ),
     ] = None,
     config: Annotated[
         Path | None,
@@ -182,7 +185,8 @@ def _open(request: "TrainRequest", stack: ExitStack) -> "Session":
     with download_progress(f"downloading {plan.name}") as shown:
         prepared = prepare(plan, shown)
     run = stack.enter_context(locked(plan))
-    if prepared.config.train.compile == "on" and not plan.recorded.is_finished:
+    before = plan.recorded.result.steps if plan.recorded.result else None  # None: it is not at its end
+    if prepared.config.train.compile == "on" and (before is None or before < prepared.config.train.steps):
         terminal.say("compiling the model, once, before it trains")
     session = open_session(run, prepared, drawing_seconds() if prepared.limit else 0.0)
     introduce(session, plan)
