@@ -71,11 +71,11 @@ def left_behind(folder: Path) -> list[str]:
     return [str(p.relative_to(folder)) for p in folder.rglob(".t*")]
 
 
-# Every operation has its turn in the slow test; the ordinary one takes some.
+# Every operation has its turn in the exhaustive test; the ordinary one takes some.
 SOME = (2, 4, 7, 11, 16, 22, 27, 34, 48, 70)
 
 
-EVERY = pytest.param(range(1, 1000), id="every", marks=pytest.mark.slow)
+EVERY = pytest.param(range(1, 1000), id="every", marks=pytest.mark.exhaustive)
 each = pytest.mark.parametrize("turns", [EVERY, pytest.param(SOME, id="some")])
 
 
