@@ -10,7 +10,10 @@ import pytest
 
 from tests.faults.kill import run
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is copied to be killed")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is copied to be killed"),
+    pytest.mark.timeout(600),
+]
 
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 10
 SETTINGS = {
@@ -75,7 +78,8 @@ def left_behind(folder: Path) -> list[str]:
 SOME = (2, 4, 7, 11, 16, 22, 27, 34, 48, 70)
 
 
-EVERY = pytest.param(range(1, 1000), id="every", marks=pytest.mark.exhaustive)
+ALL = [pytest.mark.exhaustive, pytest.mark.timeout(3600)]
+EVERY = pytest.param(range(1, 1000), id="every", marks=ALL)
 each = pytest.mark.parametrize("turns", [EVERY, pytest.param(SOME, id="some")])
 
 
