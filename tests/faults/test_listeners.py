@@ -112,7 +112,7 @@ def failing_at(step: int, method):
     return fail
 
 
-@pytest.mark.parametrize("name", ["validate", "measure"])
+@pytest.mark.parametrize("name", ["validate", "notes"])
 def test_what_ends_a_training_beside_its_steps_costs_none_of_them(name, here, whole, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Session, name, failing_at(4, getattr(Session, name)))
