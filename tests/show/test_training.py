@@ -57,7 +57,7 @@ def test_the_last_page_has_the_heads_of_the_weights_that_are_kept(tmp_path, monk
     session = trained(tmp_path / "run", config(eval_every=4), (sampled_line,))
     assert session.finish()["kept_step"] == 4
     seen = []
-    monkeypatch.setattr(show, "run_text", lambda folder, model, step=None: seen.append(model) or "")
+    monkeypatch.setattr(show, "write_page", lambda folder, model, step=None: seen.append(model))
     draw_last(session)
     assert seen[0] is not session.model
     assert any(
@@ -72,8 +72,8 @@ def shown(text: str, terminal: bool) -> str:
     progress = TrainingProgress(10, 0)
     stream = io.StringIO()
     progress.console = Console(file=stream, force_terminal=terminal, width=60, soft_wrap=not terminal)
-    report = StepDone(State(step=5), 1.0, 0.1, 1.0, 2.0, 3.0, noted={"sample": text})
-    progress.update(report)
+    done = StepDone(State(step=5), 1.0, 0.1, 1.0, 2.0, 3.0, noted={"sample": text})
+    progress.update(done)
     return stream.getvalue()
 
 

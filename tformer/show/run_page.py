@@ -44,12 +44,16 @@ LAMBADA_NAMES = {  # the whole word is not the last token: the page names both
 }
 
 
-def write_page(folder: Path, model: Transformer) -> None:
-    """Write `report.html` of a run from what lies in it; `model` is its weights, to see where heads look."""
-    write_file(folder / "report.html", run_text(folder, model).encode(errors="backslashreplace"))
+def write_page(folder: Path, model: Transformer, step: int | None = None) -> None:
+    """Write `report.html` of a run from what lies in it.
+
+    `model` are its weights, to see where heads look, or those of a `step` as it trains.
+    """
+    page_of_run = run_html(folder, model, step)
+    write_file(folder / "report.html", page_of_run.encode(errors="backslashreplace"))
 
 
-def run_text(folder: Path, model: Transformer, step: int | None = None) -> str:
+def run_html(folder: Path, model: Transformer, step: int | None = None) -> str:
     """The page of a run from what lies in it; `model` are its weights, or those of a step as it trains."""
     record = read_record(folder)
     metrics = read_metrics(folder / "metrics.jsonl")

@@ -10,7 +10,7 @@ from typing import Any
 from tformer.files import write_file
 from tformer.model import Transformer
 from tformer.show import terminal
-from tformer.show.run_page import run_text
+from tformer.show.run_page import write_page
 from tformer.show.svg import loss_svg
 from tformer.show.words import duration
 from tformer.training.budget import Clock
@@ -108,7 +108,7 @@ def _draw(session: Session, model: Transformer, step: int | None = None) -> None
     folder = session.run.folder
     curve = loss_svg(session.run.read_metrics(), folder.name)
     write_file(folder / "loss.svg", curve.encode(errors="backslashreplace"))
-    write_file(folder / "report.html", run_text(folder, model, step).encode(errors="backslashreplace"))
+    write_page(folder, model, step)
 
 
 # ---------------------------------------------------------------------------- how it ended

@@ -35,8 +35,9 @@ from tformer.text.tokenizer import Tokenizer
 from tformer.training.budget import TimeLimit, settle
 from tformer.training.compiled import CompileError, compile_forward
 from tformer.training.fit import State
-from tformer.training.noted import NextWords, loss_by_position, read_next_words, sampled_line
+from tformer.training.noted import loss_by_position, sampled_line
 from tformer.training.optim import Optimizers
+from tformer.training.passages import NextWords, read_next_words
 from tformer.training.plan import Plan
 from tformer.training.session import Note, Session, owner_of
 from tformer.training.settings import decide
