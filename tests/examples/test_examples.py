@@ -54,6 +54,7 @@ def test_sweep_sorts_by_loss(tmp_path, text):
 
 
 @pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed")
+@pytest.mark.slow
 def test_a_corpus_of_ones_own_and_a_pipeline_with_jq(tmp_path, text):
     judged = run(EXAMPLES / "my_corpus.sh", "my.txt", "6", cwd=tmp_path)
     assert "perplexity" in judged and "The " in judged

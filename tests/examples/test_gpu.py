@@ -29,6 +29,7 @@ def run(folder, *arguments, **environment):
     return {name: cells for name, *cells in rows}, below, done.returncode
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_every_row_is_as_it_should_be(tmp_path):
     (tmp_path / "my.txt").write_text("The world's a stage,\nAnd all the men and women merely players\n" * 60)

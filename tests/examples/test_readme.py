@@ -27,16 +27,18 @@ NOT_RUN = {"sh setup", "sh network", "sh by hand"}
 SHOWN = {"text", "python"}
 
 
-def blocks(*languages):
-    """The fenced blocks of exactly these languages, of all pages."""
-    text = "\n".join(PAGES.values())
+def blocks(*languages, pages=tuple(PAGES)):
+    """The fenced blocks of exactly these languages, of all pages or of some."""
+    text = "\n".join(PAGES[page] for page in pages)
     return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, re.M | re.S)
 
 
 @pytest.mark.timeout(580)
 @pytest.mark.parametrize("all_of_them", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_commands_that_need_no_network_run(tmp_path, all_of_them):
-    script = "\n".join(["set -eo pipefail", *blocks(*([RUN, SLOW] if all_of_them else [RUN]))])
+    """The README's quick ones in the ordinary tests; those of every page with the slow tests."""
+    commands = blocks(RUN, SLOW) if all_of_them else blocks(RUN, pages=["README.md"])
+    script = "\n".join(["set -eo pipefail", *commands])
     binaries = tmp_path / "bin"
     binaries.mkdir()
     for name, args in (("tformer", "-m tformer"), ("python3", "")):

@@ -47,7 +47,12 @@ def evaluating(folder, seconds: float) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
 )
 def test_the_first_signal_is_answered_before_it_is_obeyed(number, code, tmp_path):
     process = evaluating(tmp_path / "here", 3)
