@@ -21,7 +21,7 @@ def harmless(text: str) -> str:
 
 
 class TformerError(Exception):
-    """It could not be done: I/O, memory, a diverged training, a check that failed (exit 1)."""
+    """It could not be done: I/O, memory, a diverged training (exit 1)."""
 
     exit_code = FAILED
 

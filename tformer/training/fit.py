@@ -76,7 +76,7 @@ def is_due(step: int, train: TrainConfig) -> bool:
 
 
 class DivergedError(TformerError):
-    """The loss or its gradient is not a number; the weights are those of the step before."""
+    """The loss, its gradient or the validation loss is not a number."""
 
 
 Validate = Callable[[], tuple[float, float]]  # loss in nats a token, bits per byte

@@ -32,7 +32,7 @@ Note = Callable[["Session"], dict[str, Any]]  # gives entries of a line of metri
 
 @dataclass
 class Session:
-    """One process's part of a run: everything built, ready to train from `state`.
+    """A training that is open: everything built, ready to train from `state`.
 
     Only its own methods change it; who wants another one makes a copy (`dataclasses.replace`).
     """
