@@ -62,7 +62,7 @@ class Source:
     def ids(self, tokenizer: Tokenizer) -> np.ndarray:
         """Of a token file, what is scored."""
         ids = self.all_ids(tokenizer)
-        return ids[int((1 - self.fraction) * len(ids)) :]
+        return ids[split_at(len(ids), self.fraction) :]
 
     def corpus(self) -> Corpus:
         """All of a text. Raises RequestError where it is not what was recorded."""
@@ -79,7 +79,7 @@ class Source:
         if not self.is_ids:
             return split_text(self.corpus().text, self.fraction)
         ids = self.all_ids(tokenizer)
-        cut = int((1 - self.fraction) * len(ids))
+        cut = split_at(len(ids), self.fraction)
         return Split(tokenizer.decode(ids[:cut].tolist()), tokenizer.decode(ids[cut:].tolist()))
 
 
@@ -215,7 +215,7 @@ def _token_file_data(
             )
         tokenizer = Tokenizer.load(tokenizer_path(config.data.tokenizer))
     ids = load_token_file(path, tokenizer.vocab_size)
-    cut = int((1 - config.data.val_fraction) * len(ids))
+    cut = split_at(len(ids), config.data.val_fraction)
     digest = token_hash(ids)
     check_hash(digest, expected_hash, ANOTHER_RUN)
     facts = DataFacts(

@@ -55,7 +55,7 @@ def split_text(text: str, val_fraction: float) -> Split:
 
 
 def split_at(n: int, val_fraction: float) -> int:
-    """Where `split_text` cuts a text of n characters."""
+    """Where n characters or ids are cut: what comes after is for validation."""
     return int((1 - val_fraction) * n)
 
 
