@@ -12,8 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from tests.conftest import SHARED
 from tformer.config import Layer, merge
@@ -27,7 +25,6 @@ from tformer.text.corpus import (
     download,
     load_corpus,
     normalise_line_ends,
-    read_text,
 )
 from tformer.text.data import Windows
 
@@ -364,40 +361,6 @@ def test_a_named_corpus_is_cleaned_when_loaded(server, monkeypatch):
 # ---------------------------------------------------------------------------- reading
 
 
-def read_in_blocks(raw: bytes, block: int) -> str:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "BLOCK", block)
-        return "".join(read_text(io.BytesIO(raw), "poem.txt"))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.text(st.characters(exclude_categories=("Cs",)), max_size=12))
-@example("a\r\n\u0301é€🙂\0\ufeff")
-def test_a_text_is_the_same_at_every_size_of_block(text):
-    raw = text.encode()
-    assert {read_in_blocks(raw, block) for block in range(1, len(raw) + 2)} == {text}
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.sampled_from([*map(str.encode, "aé€🙂"), b"\xff", b"\xe2", b"\xf0\x9f", b"\x80"])))
-@example([b"abc", b"\xe2\x82"])
-def test_a_byte_that_is_not_utf8_is_named_at_every_size_of_block(parts):
-    raw = b"".join(parts)
-    try:
-        raw.decode()
-    except UnicodeDecodeError as error:
-        for block in range(1, len(raw) + 2):
-            with pytest.raises(RequestError, match=f"poem.txt is not UTF-8 at byte {error.start} ") as caught:
-                read_in_blocks(raw, block)
-            assert f"found 0x{raw[error.start]:02x}" in str(caught.value)
-
-
-def test_a_text_is_read_a_block_at_a_time():
-    stream = io.BytesIO(b"a" * (3 * corpus.BLOCK))
-    next(read_text(stream, "long"))
-    assert stream.tell() == corpus.BLOCK
-
-
 def test_files_are_joined_in_the_order_given(tmp_path):
     a, b = tmp_path / "b.txt", tmp_path / "a.txt"
     a.write_bytes("\ufeffone\r\n".encode())
@@ -406,14 +369,6 @@ def test_files_are_joined_in_the_order_given(tmp_path):
     assert loaded.text == "one\r\ntwo \ufeff é", "only the mark at the start is not text"
     assert loaded.sha256 == hashlib.sha256(a.read_bytes() + b.read_bytes()).hexdigest()
     assert loaded.name == "b"
-
-
-def test_a_folder_is_its_text_files_at_any_depth_in_order(tmp_path):
-    for name in ("b.txt", "a.md", "c/d.txt", "c/a.txt", "z.bin", "Z.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(f"[{name}]")
-    (tmp_path / "folder.txt").mkdir()
-    assert load_corpus([str(tmp_path)]).text == "[Z.txt][a.md][b.txt][c/a.txt][c/d.txt]"
 
 
 def test_standard_input_is_a_text(monkeypatch):
@@ -437,12 +392,6 @@ def test_what_is_not_there_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RequestError):
         load_corpus([name])
-
-
-def test_a_folder_without_text_is_refused(tmp_path):
-    (tmp_path / "data.bin").write_bytes(b"x")
-    with pytest.raises(RequestError, match=r"no text in .*\.txt or \.md"):
-        load_corpus([str(tmp_path)])
 
 
 @pytest.mark.parametrize(

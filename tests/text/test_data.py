@@ -14,6 +14,7 @@ from tformer.text import data
 from tformer.text.data import (
     Reversal,
     Windows,
+    eval_contexts,
     eval_windows,
     load_token_file,
     reversal_alphabet,
@@ -172,10 +173,28 @@ def test_ids_of_either_type_arrive_unchanged(dtype):
 @given(n_ids=st.integers(0, 300), n_ctx=st.integers(1, 40))
 def test_evaluation_has_every_id_but_the_first_as_target_exactly_once(n_ids, n_ctx):
     windows = eval_windows(n_ids, n_ctx)
-    targets = Counter(i + 1 for start, end in windows for i in range(start, end))
+    targets = Counter(i + 1 for start, first, end in windows for i in range(first, end))
     assert targets == Counter(range(1, n_ids))
-    assert all(0 < end - start <= n_ctx for start, end in windows)
-    assert all(end - start == n_ctx for start, end in windows[:-1])
+    assert all(start == first and 0 < end - start <= n_ctx for start, first, end in windows)
+    assert all(end - start == n_ctx for start, _, end in windows[:-1])
+
+
+@given(n_ids=st.integers(2, 300), n_ctx=st.integers(2, 40), data=st.data())
+def test_windows_that_slide_are_those_of_the_recipe_of_transformers(n_ids, n_ctx, data):
+    stride = data.draw(st.integers(1, n_ctx - 1))
+    windows, recipe, previous = eval_windows(n_ids, n_ctx, stride), [], 0
+    for begin in range(0, n_ids, stride):  # transformers, docs/source/en/perplexity.md
+        end = min(begin + n_ctx, n_ids)
+        targets = range(max(previous, begin + 1), end)  # the shift leaves the first label out
+        recipe += [(target, target - begin) for target in targets]
+        previous = end
+        if end == n_ids:
+            break
+    scored = [(i + 1, i + 1 - start) for start, first, end in windows for i in range(first, end)]
+    assert scored == recipe
+    assert [target for target, _ in scored] == list(range(1, n_ids)), "each but the first once"
+    assert eval_contexts(windows).tolist() == [context for _, context in scored]
+    assert all(context >= n_ctx - stride for target, context in scored if target >= n_ctx)
 
 
 # ---------------------------------------------------------------------------- the reversal task

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Engine
 from tokenizers import models, pre_tokenizers
 
+from tests.conftest import tiny_config
 from tformer.errors import RequestError
-from tformer.run.huggingface import tokenizer_config
-from tformer.text.engines import byte_symbols, cut_long_stretches, word_engine
+from tformer.run.usage import own_usage
+from tformer.text.engines import END_OF_TEXT, byte_symbols, cut_long_stretches, word_engine
 from tformer.text.tokenizer import CHUNK, KINDS, Tokenizer, cut_safely, id_dtype
 
 # The engine's Unicode is newer than Python's, so the two may differ on code points that Python calls
@@ -54,7 +55,7 @@ def tokens(tokenizer: Tokenizer, text: str) -> list[str]:
 @given(st.one_of(st.text(ASSIGNED, min_size=1, max_size=60), AWKWARD.filter(bool)))
 @example("don't stop_now, café²: 3½ ٣")
 def test_word_tokens_are_those_of_re_split(text):
-    assert tokens(Tokenizer.train("word", [text], 10_000), text) == python_words(text)
+    assert tokens(Tokenizer(word_engine(python_words(text), 10_000)), text) == python_words(text)
 
 
 def test_every_assigned_character_is_a_word_character_where_python_says_so():
@@ -65,19 +66,27 @@ def test_every_assigned_character_is_a_word_character_where_python_says_so():
 
 
 def test_word_tokens_of_the_complete_works_are_those_of_re_split(shakespeare):
-    tokenizer = Tokenizer.train("word", [shakespeare], 10**6)
+    tokenizer = Tokenizer(word_engine(python_words(shakespeare), 10**6))
     words = [token.decode(errors="replace") for token in tokenizer.token_bytes]
     assert [words[i] for i in tokenizer.encode(shakespeare)] == python_words(shakespeare)
 
 
 @pytest.mark.parametrize("vocab_size", [257, 259, 261, 10_000])
 def test_a_word_vocabulary_keeps_the_most_frequent_first_seen_first(vocab_size):
-    text = "zeal often mid often able mid often\n"  # the space and the line end are bytes already
+    text = (
+        "zeal often mid often able mid often\n" * 2 + "once\n"
+    )  # the space and the line end are bytes already
     tokenizer = Tokenizer.train("word", [text], vocab_size)
     words = [token.decode() for token in tokenizer.token_bytes[256:]]
     assert words == ["often", "mid", "zeal", "able"][: vocab_size - 256]
     assert tokenizer.vocab_size == 256 + len(words)
     assert tokenizer.token_bytes[:256] == [bytes([b]) for b in range(256)]
+
+
+def test_a_word_that_comes_once_is_bytes_so_that_a_model_learns_them():
+    tokenizer = Tokenizer.train("word", ["to be or not to be; be kind\n"], 10_000)
+    assert {token.decode() for token in tokenizer.token_bytes[256:]} == {"to", "be"}
+    assert tokenizer.encode("kind") == list(b"kind")
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -118,7 +127,7 @@ def test_a_vocabulary_of_bytes_alone_is_refused(kind):
 
 
 TRAINED = {
-    "word": Tokenizer.train("word", ["the quick brown fox, the quick café "], 4096),
+    "word": Tokenizer.train("word", ["the quick brown fox, the quick café " * 2], 4096),
     "tiny word": Tokenizer.train("word", ["the the"], 257),
     "bpe": Tokenizer.train("bpe", ["the quick brown fox the quick don't café café\n" * 9], 300),
     "untrained bpe": Tokenizer.train("bpe", ["x"], 257),
@@ -189,7 +198,7 @@ def test_an_unknown_character_is_named_with_its_position_in_the_whole(pieces):
 
 
 def test_unknown_words_are_counted_each_time_they_come():
-    tokenizer = Tokenizer.train("word", ["the cat"], 4096)
+    tokenizer = Tokenizer.train("word", ["the cat the cat"], 4096)
     assert tokenizer.count_unknown("the dog, the dog é") == 4  # dog twice, ", " and é
     assert tokenizer.count_unknown("the cat") == 0
     assert TRAINED["bpe"].count_unknown("never seen") == 0
@@ -252,19 +261,27 @@ def test_chunks_are_small_again_after_a_stretch_that_cannot_be_cut(n_pieces):
 # ---------------------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("name", [*TRAINED, "char"])
-def test_transformers_has_the_same_ids_and_text(name, tmp_path):
+@pytest.mark.parametrize("end_of_text", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_has_the_same_ids_and_text(kind, end_of_text, tmp_path):
     from transformers import AutoTokenizer
 
-    tokenizer = TRAINED.get(name) or Tokenizer.train("char", NASTY)
+    tokenizer = Tokenizer.train(kind, NASTY, 600, end_of_text)
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(256)))
+    says = own_usage(tiny_config(), tokenizer).tokenizer
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(says))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert len(theirs) == tokenizer.vocab_size
+    assert theirs.eos_token_id == theirs.pad_token_id == theirs.bos_token_id == tokenizer.end_id
+    assert (tokenizer.end_id is None) == (not end_of_text)
     for text in NASTY:
         ids = tokenizer.encode(text)
-        assert theirs(text)["input_ids"] == ids, text
+        if end_of_text and END_OF_TEXT in text:  # which is the token there, as in GPT-2's, and text here
+            assert theirs(text)["input_ids"].count(tokenizer.end_id) == text.count(END_OF_TEXT)
+            assert tokenizer.end_id not in ids
+        else:
+            assert theirs(text)["input_ids"] == ids, text
         assert theirs.decode(ids) == text
         assert theirs.decode(ids, skip_special_tokens=True) == text
 
@@ -330,7 +347,7 @@ def test_damage_to_a_file_is_refused_or_harmless_never_a_panic(kind, at, junk, t
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):
     with pytest.raises(RequestError, match=r"no tokenizer at .*tformer tokenize --train"):
-        Tokenizer.load(tmp_path)
+        Tokenizer.load(tmp_path / "tokenizer.json")
 
 
 # ---------------------------------------------------------------------------- small things
@@ -358,14 +375,37 @@ def test_encoded_ids_have_that_type_even_when_there_are_none(kind):
         assert tokenizer.encode_array(pieces).dtype == np.uint16
 
 
-def test_a_special_token_of_another_tool_counts_no_bytes(tmp_path):
+def test_a_special_token_of_another_tool_counts_the_bytes_that_it_was_read_from(tmp_path):
     engine = Engine.from_str(TRAINED["bpe"].to_json())
     engine.add_special_tokens(["<|endoftext|>"])
     (tmp_path / "tokenizer.json").write_text(engine.to_str(), encoding="utf-8")
     tokenizer = Tokenizer.load(tmp_path)
     (special,) = tokenizer.encode("<|endoftext|>")
-    assert tokenizer.decode([special]) == "<|endoftext|>"
-    assert tokenizer.n_bytes[special] == 0 and (np.delete(tokenizer.n_bytes, special) > 0).all()
+    assert tokenizer.decode([special]) == "<|endoftext|>" and tokenizer.end_id == special
+    assert tokenizer.n_bytes[special] == 13 and (tokenizer.n_bytes > 0).all()
+
+    (tmp_path / "tokenizer_config.json").write_text('{"split_special_tokens": true}')
+    split = Tokenizer.load(tmp_path)
+    assert len(split.encode("<|endoftext|>")) > 1 and split.n_bytes[special] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_text_is_cut_into_the_token_that_ends_a_document(kind, tmp_path):
+    text = "".join(NASTY) + "<|endoftext|>" * 50 + "a<|endoftext|>b <|endoftext|>\n"
+    tokenizer = Tokenizer.train(kind, [text], 500, end_of_text=True)
+    plain = Tokenizer.train(kind, [text], 499)
+    assert tokenizer.vocab_size == plain.vocab_size + 1 and tokenizer.end_id == plain.vocab_size
+    assert tokenizer.kind == kind
+    ids = tokenizer.encode(text)
+    assert ids == plain.encode(text) and tokenizer.end_id not in ids
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode([*ids, tokenizer.end_id]) == text + "<|endoftext|>"
+    assert tokenizer.n_bytes[tokenizer.end_id] == 0 and tokenizer.n_bytes[ids].sum() == len(text.encode())
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+    again = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert again.end_id == tokenizer.end_id and again.encode(text) == ids
+    with pytest.raises(RequestError, match="expected more than its 256 bytes and the end of text"):
+        Tokenizer.train("bpe", [text], 257, end_of_text=True)
 
 
 def test_an_empty_prompt_starts_at_a_line_end_or_at_0():

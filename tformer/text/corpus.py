@@ -1,27 +1,26 @@
-"""Texts: the named ones with their download and cleaning, and any file, folder or standard input.
+"""Texts: the named ones with their download and cleaning, and all that DATA may name as one text.
 
-Knows nothing of tokens. A text arrives in pieces, so that one larger than memory can be read.
+Knows nothing of tokens.
 """
 
-import codecs
 import hashlib
 import os
 import re
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
+from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
 
 from tformer.errors import RequestError, TformerError
 from tformer.files import cannot_write, write_file
 from tformer.progress import DownloadProgress
-
-BLOCK = 1 << 20  # bytes read at a time
+from tformer.text.plain import MARK, STDIN, Folder, existing, place_in, read_folder, whole_text
+from tformer.text.rows import is_rows, read_rows
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def cache_folder() -> Path:
 
 def normalise_line_ends(text: str) -> str:
     r"""No byte order mark, and every line ends in \n."""
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    return text.removeprefix(MARK).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def clean_gutenberg(text: str) -> str:
@@ -107,6 +106,8 @@ CORPORA = {
     )
 }
 
+WHAT_DATA_IS = f"a file, a folder, - or one of reversal, {', '.join(CORPORA)}"
+
 LAMBADA = NamedCorpus(  # to judge by, not to train on: JSON lines, read by lambada.py
     name="lambada",
     title="the LAMBADA test set, 5,153 passages, 1.8 MB",
@@ -126,12 +127,39 @@ LAMBADA = NamedCorpus(  # to judge by, not to train on: JSON lines, read by lamb
 
 @dataclass(frozen=True)
 class Corpus:
-    """A whole text in memory, and the sha256 of the bytes that it came from."""
+    """A whole text in memory, and the sha256 of the bytes that it came from.
+
+    `ends` are the places, in characters, where its documents end: a file is one, the last ends with the text.
+    One whose validation part was put to its end (`split.kept_apart`) says how that was chosen, and has the
+    `cut` between the parts and the text as it was.
+    """
 
     name: str
     text: str
     sha256: str
     source: str
+    ends: tuple[int, ...]
+    labels: tuple[str, ...] = ()  # of the documents: their files
+    notes: tuple[str, ...] = ()  # for a person: what was read of a folder, and what not
+    how: str = "end"
+    cut: int | None = None
+    whole: "Corpus | None" = None
+
+    @property
+    def n_documents(self) -> int:
+        """How many documents it has."""
+        return len((self.whole or self).ends)
+
+    def place(self, character: str) -> str:
+        """Where a character is first, as an editor counts: "poem.txt, line 3, column 5"; empty if nowhere."""
+        if self.whole:
+            return self.whole.place(character)
+        at = self.text.find(character)
+        if at < 0 or not self.labels:
+            return ""
+        document = bisect_right(self.ends, at)
+        start = self.ends[document - 1] if document else 0
+        return place_in(self.text[start : self.ends[document]], at - start, self.labels[document])
 
 
 # ---------------------------------------------------------------------------- download
@@ -200,134 +228,61 @@ def _fetch(url: str, corpus: NamedCorpus, progress: DownloadProgress, timeout: f
 # ---------------------------------------------------------------------------- read
 
 
-def read_text(stream: BinaryIO, name: str) -> Iterator[str]:
-    """The text of a UTF-8 stream in pieces, nothing changed.
+def load_corpus(
+    names: Sequence[str], progress: DownloadProgress = lambda done, total: None, field: str = "text"
+) -> Corpus:
+    """One text from a corpus name, files, folders (their texts, in natural order) or `-`, joined in order.
 
-    Raises RequestError with the offset of the first byte that is not UTF-8.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
-    while True:
-        try:
-            block = stream.read(BLOCK)
-        except OSError as error:
-            raise TformerError(f"cannot read {name}", error.strerror or str(error)) from None
-        pending = len(decoder.getstate()[0])
-        try:
-            piece = decoder.decode(block, final=not block)
-        except UnicodeDecodeError as error:
-            at = offset - pending + error.start
-            raise _not_utf8(name, at, error.object[error.start]) from None
-        if piece:
-            yield piece
-        if not block:
-            return
-        offset += len(block)
-
-
-def read_file_text(stream: BinaryIO, name: str) -> Iterator[str]:
-    """What every command takes for the text of a file: `read_text` without a byte order mark at its start."""
-    at_start = True
-    for piece in read_text(stream, name):
-        text = without_mark(piece) if at_start else piece
-        at_start = False
-        if text:
-            yield text
-
-
-def _not_utf8(name: str, at: int, byte: int) -> RequestError:
-    advice = f"convert it with: iconv -f ENCODING -t utf-8 {name}"
-    return RequestError(f"{name} is not UTF-8 at byte {at}", f"found 0x{byte:02x}", advice)
-
-
-def open_file(path: Path) -> BinaryIO:
-    """A file for reading; RequestError where there is none."""
-    try:
-        if path.is_dir():
-            raise RequestError(f"{path} is a folder", "expected a file")
-        return path.open("rb")
-    except OSError as error:
-        raise RequestError(f"cannot read {path}", error.strerror or str(error)) from None
-
-
-def load_corpus(names: Sequence[str], progress: DownloadProgress = lambda done, total: None) -> Corpus:
-    """One text from a corpus name, files, folders (their *.txt and *.md, sorted) or `-`, joined in order.
-
-    Files are taken as they are but for a byte order mark. Raises RequestError for what is missing,
-    empty or not UTF-8.
+    Files are taken as they are but for a byte order mark; a table gives what stands under `field`, a line end
+    after each. Raises RequestError for what is missing, empty or not UTF-8.
     """
     digest = hashlib.sha256()
-    texts = []
+    texts: list[str] = []
+    labels: list[str] = []
+    notes: list[str] = []
     for name in names:
-        clean = CORPORA[name].clean if name in CORPORA else without_mark
+        folder: Folder | None = None
         if name in CORPORA:
             paths: list[Path | None] = [download(CORPORA[name], progress)]
+        elif name == "-":
+            paths = [None]
+        elif (path := existing(Path(name), WHAT_DATA_IS)).is_dir():
+            folder = read_folder(path)
+            paths = [*folder.files]
         else:
-            paths = [None] if name == "-" else [*files_of(Path(name))]
-        for path in paths:
-            label = str(path) if path else "standard input"
-            texts.append(clean(_whole_text(path, label, digest.update)))
+            paths = [path]
+        before = len(texts)
+        for one in paths:
+            if one is not None and is_rows(one):
+                digest.update(f"{field}\n".encode())  # other texts of one file are another text
+                text = "".join(f"{row.text}\n" for row in read_rows(one, field, digest.update))
+            else:
+                text = whole_text(one, digest.update)
+            if text:
+                texts.append(CORPORA[name].clean(text) if name in CORPORA else text)
+                labels.append(name if name in CORPORA else str(one or STDIN))
+        if folder:
+            notes.append(folder.note(sum(map(len, texts[before:]))))
     text = "".join(texts)
     if not text:
         raise RequestError(f"{' '.join(names)} is empty", "expected text")
-    return Corpus(name=corpus_name(names), text=text, sha256=digest.hexdigest(), source=" ".join(names))
+    ends = tuple(accumulate(map(len, texts)))
+    source = " ".join(names)
+    return Corpus(corpus_name(names), text, digest.hexdigest(), source, ends, tuple(labels), tuple(notes))
 
 
-def _whole_text(path: Path | None, label: str, update: Callable[[bytes], object]) -> str:
-    """A file, or standard input, of which `update` gets the bytes; they are gone when the text is there."""
-    try:
-        raw = path.read_bytes() if path else sys.stdin.buffer.read()
-    except OSError as error:
-        raise RequestError(f"cannot read {label}", error.strerror or str(error)) from None
-    update(raw)
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _not_utf8(label, error.start, raw[error.start]) from None
+def shadowed(names: Sequence[str]) -> tuple[str, ...]:
+    """For a person: what a name means that is a name of ours, and of a file or folder here as well."""
+    ours = {"reversal": "the task", **{name: corpus.title for name, corpus in CORPORA.items()}}
+    return tuple(
+        f"{name} is taken for {ours[name]}; for the {_kind(name)} of that name give ./{name}"
+        for name in dict.fromkeys(names)
+        if name in ours and os.path.exists(name)
+    )
 
 
-def without_mark(text: str) -> str:
-    """A text without the byte order mark that Windows puts before it."""
-    return text.removeprefix("\ufeff")
-
-
-def files_of(path: Path) -> list[Path]:
-    """The file itself, or the text files of a folder, at any depth, in the order of their names."""
-    if not os.path.exists(path):
-        raise RequestError(
-            f"no data at {path}",
-            f"expected a file, a folder, - or one of reversal, {', '.join(CORPORA)}",
-        )
-    if not path.is_dir():
-        return [path]
-    files = sorted(p for suffix in ("*.txt", "*.md") for p in path.rglob(suffix) if p.is_file())
-    if not files:
-        raise RequestError(f"no text in {path}", "expected files that end in .txt or .md")
-    return files
-
-
-def find_character(character: str, names: Sequence[str], stdin: str = "") -> str:
-    """Where a character is first in these texts, as an editor counts: "poem.txt, line 3, column 5".
-
-    They are read again, but for standard input, which is `stdin`. An empty string where it is not found.
-    """
-    texts: Iterable[tuple[str, str]]
-    for name in names:
-        if name == "-":
-            texts = [("standard input", stdin)]
-        elif name in CORPORA:
-            whole = _whole_text(CORPORA[name].path, name, lambda raw: None)
-            texts = [(name, CORPORA[name].clean(whole))]
-        else:
-            paths = ((str(path), path) for path in files_of(Path(name)))
-            texts = (
-                (label, without_mark(_whole_text(path, label, lambda raw: None))) for label, path in paths
-            )
-        for label, text in texts:
-            if (at := text.find(character)) >= 0:
-                column = at - text.rfind("\n", 0, at)
-                return f"{label}, line {text.count(chr(10), 0, at) + 1}, column {column}"
-    return ""
+def _kind(path: str) -> str:
+    return "folder" if os.path.isdir(path) else "file"
 
 
 def corpus_name(names: Sequence[str]) -> str:

@@ -8,21 +8,22 @@ import hashlib
 import itertools
 import sys
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from tformer.errors import RequestError
 from tformer.files import write_file
 from tformer.text.engines import char_engine
-from tformer.text.tokenizer import Tokenizer, id_dtype
+from tformer.text.tokenizer import Document, Tokenizer, id_dtype
 
 # What a random stream is for; each has its own, so that none can disturb another.
 STREAM_ORDER, STREAM_OFFSET, STREAM_REVERSAL, STREAM_REVERSAL_EVAL, STREAM_DROPOUT, STREAM_SAMPLE = range(6)
-
+STREAM_SPLIT = 6
 
 SLICE = 1 << 20  # characters of a text at a time
 
@@ -62,6 +63,20 @@ def split_at(n: int, val_fraction: float) -> int:
 def slices(text: str, start: int, end: int) -> Iterator[str]:
     """A part of a text piece by piece, so that it is not in memory twice."""
     return (text[i : min(i + SLICE, end)] for i in range(start, end, SLICE))
+
+
+def documents(text: str, ends: Sequence[int], start: int, stop: int) -> Iterator[Document]:
+    """The part of a text between two characters as documents, with a token between each two of them.
+
+    `ends` are where the documents of the whole text end, in characters. The token stands before the first one
+    of a part as well, so that each begins after one; and after the last. A text that is one document has no
+    end that could be learned, and none is put there.
+    """
+    known = set(ends) if len(ends) > 1 else set()
+    inner = ends[bisect_right(ends, start) : bisect_left(ends, stop)]
+    for begin, end in itertools.pairwise([start, *inner, stop]):
+        begins = begin == start and (start == 0 or start in known)
+        yield Document(slices(text, begin, end), begins, end in known)
 
 
 @dataclass
@@ -174,12 +189,37 @@ def reversal_alphabet(symbols: int) -> list[str]:
     return [*plain, *itertools.islice(more, max(0, symbols - len(plain)))][:symbols]
 
 
-def eval_windows(n_ids: int, n_ctx: int) -> list[tuple[int, int]]:
-    """(start, end) of the inputs of disjoint windows that make each id but the first a target once.
+class EvalWindow(NamedTuple):
+    """Inputs `ids[start:end]`, of which those from `first` on have their targets scored."""
 
-    The last window is as short as what is left.
+    start: int
+    first: int
+    end: int
+
+
+def eval_windows(n_ids: int, n_ctx: int, stride: int | None = None) -> list[EvalWindow]:
+    """Windows of at most `n_ctx` ids that make each id but the first a target once.
+
+    They are disjoint, or with a stride below `n_ctx` they start that far apart, and each but the first scores
+    only what is new in it, so that a target has at least `n_ctx - stride` ids before it: the windows of the
+    recipe for perplexity in the documentation of transformers, whose targets lie inside a window of `n_ctx`
+    ids. The last window is as short as what is left.
     """
-    return [(start, min(start + n_ctx, n_ids - 1)) for start in range(0, n_ids - 1, n_ctx)]
+    stride = stride or n_ctx
+    width, last = (n_ctx if stride == n_ctx else n_ctx - 1), n_ids - 1
+    windows: list[EvalWindow] = []
+    first = 0
+    while first < last:
+        start = stride * len(windows)
+        windows.append(EvalWindow(start, first, min(start + width, last)))
+        first = windows[-1].end
+    return windows
+
+
+def eval_contexts(windows: Sequence[EvalWindow]) -> np.ndarray:
+    """How many ids stand before each target in its window, shape (n_ids - 1,)."""
+    spans = [np.arange(first - start, end - start) for start, first, end in windows]
+    return np.concatenate(spans) + 1
 
 
 # ---------------------------------------------------------------------------- token files

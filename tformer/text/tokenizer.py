@@ -6,8 +6,9 @@ r"""Text to ids and back: word, char and bpe, one class over the `tokenizers` en
 - bpe: byte-level byte-pair encoding (Sennrich et al. 2016; GPT-2's pre-tokenizer).
 
 Every token stands for a fixed string of bytes (`token_bytes`), so decoding is joining them, and bits
-per byte can be counted for any slice of ids. There are no special tokens: the text "<|endoftext|>" is
-thirteen characters like any others. Files are Hugging Face's `tokenizer.json`.
+per byte can be counted for any slice of ids. A vocabulary may have one more row, the token that ends a
+document (`end_id`); no text is cut into it: "<|endoftext|>" is thirteen characters like any others. What
+a tokenizer made elsewhere says of its own special tokens holds. Files are Hugging Face's `tokenizer.json`.
 """
 
 import codecs
@@ -16,6 +17,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -25,9 +27,9 @@ from tokenizers import Tokenizer as Engine
 from tokenizers import trainers
 
 from tformer.errors import RequestError
-from tformer.files import read_whole
-from tformer.text.engines import KINDS as KINDS
+from tformer.files import read_json, read_whole
 from tformer.text.engines import (
+    END_OF_TEXT,
     Kind,
     bpe_engine,
     byte_symbols,
@@ -35,14 +37,20 @@ from tformer.text.engines import (
     cuts_safely,
     kind_of,
     learn_merges,
+    with_end_of_text,
     word_engine,
 )
+from tformer.text.engines import KINDS as KINDS
+from tformer.text.merges import has_merges, in_place_of_tokenizer, merges_engine
+from tformer.text.plain import place_in
+from tformer.text.words import WordIds, word_ids
 
 # A place where text can be cut with no change in the ids: no token of ours, and no pre-token of
 # GPT-2's, reaches from a word character into the white space after it.
 SAFE_CUT = re.compile(r"(?<=\w)(?=[ \t\r\n])")
 LARGEST_FILE = 1 << 28  # of a tokenizer.json; those of a quarter of a million tokens have 30 MB
 CHUNK = 1 << 16  # characters encoded at a time
+LEAST_COUNT = 2  # of a word, or a pair to merge, in the text that a vocabulary is learnt from
 
 
 def cut_safely(pieces: Iterable[str], size: int = CHUNK) -> Iterator[str]:
@@ -94,59 +102,99 @@ class UnknownCharacterError(RequestError):
         return UnknownCharacterError(self.character, self.position, self.size, place)
 
 
-class Tokenizer:
-    """Encodes text to ids and decodes ids to the same bytes. `kind` is word, char or bpe."""
+@dataclass(frozen=True)
+class Document:
+    """A text in pieces, or a part of one; whether the token that ends one stands before it, and after it."""
 
-    def __init__(self, engine: Engine):
+    pieces: Iterable[str]
+    begins: bool = False
+    ends: bool = False
+
+
+class Tokenizer:
+    """Encodes text to ids and decodes ids to the same bytes. `kind` is word, char or bpe.
+
+    `end` is the token that ends a document, as a directory names it; left out, "<|endoftext|>".
+    """
+
+    def __init__(self, engine: Engine, end: str = END_OF_TEXT):
         engine.no_truncation()  # all of a text, and nothing but the text
         engine.no_padding()
         self.engine = engine
         self.kind = kind_of(engine)
         self.cuts_safely = cuts_safely(engine)
+        self.end_id: int | None = engine.token_to_id(end)  # None where the vocabulary has none
 
     # ------------------------------------------------------------------ make
 
     @classmethod
-    def train(cls, kind: Kind, texts: Iterable[str], vocab_size: int = 4096) -> "Tokenizer":
+    def train(
+        cls, kind: Kind, texts: Iterable[str], vocab_size: int = 4096, end_of_text: bool = False
+    ) -> "Tokenizer":
         """Learn a vocabulary; `vocab_size` is for word and bpe, and includes the 256 bytes.
 
-        word keeps the most frequent tokens, earlier ones first among equals; char takes every
-        character, in code point order. Raises RequestError for an empty text.
+        word keeps the most frequent tokens, earlier ones first among equals, and like bpe none that comes
+        once: from those a model learns the bytes that unseen words fall to. char takes every character, in
+        code point order. With `end_of_text` the last row is the token that ends a document;
+        `vocab_size` includes it. Raises RequestError for an empty text.
         """
-        if kind in ("word", "bpe") and vocab_size < 257:
-            raise RequestError(f"a {kind} vocabulary of {vocab_size}", "expected more than its 256 bytes")
+        if kind in ("word", "bpe") and vocab_size < 257 + end_of_text:
+            least = "its 256 bytes and the end of text" if end_of_text else "its 256 bytes"
+            raise RequestError(f"a {kind} vocabulary of {vocab_size}", f"expected more than {least}")
+        engine = cls._trained(kind, texts, vocab_size - end_of_text)
+        return cls(with_end_of_text(engine) if end_of_text else engine)
+
+    @staticmethod
+    def _trained(kind: Kind, texts: Iterable[str], vocab_size: int) -> Engine:
         chunks = cut_safely(texts)
         if kind == "char":
             alphabet: set[str] = set()
             for chunk in chunks:
                 alphabet.update(chunk)
             _refuse_empty(alphabet)
-            return cls(char_engine(sorted(alphabet)))
+            return char_engine(sorted(alphabet))
         if kind == "word":
             counts: Counter[str] = Counter()
             for chunk in chunks:
                 counts.update(token for token in re.split(r"\b", chunk) if token)
             _refuse_empty(counts)
-            return cls(word_engine([word for word, _ in counts.most_common()], vocab_size))
+            often = [word for word, count in counts.most_common() if count >= LEAST_COUNT]
+            return word_engine(often, vocab_size)
         engine = bpe_engine()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             initial_alphabet=byte_symbols(),
             show_progress=False,
-            min_frequency=2,
+            min_frequency=LEAST_COUNT,
         )
         first = next(chunks, "")
         _refuse_empty(first)
         learn_merges(engine, chain([first], chunks), trainer)
-        return cls(engine)
+        return engine
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Read a `tokenizer.json`, or the one in a run directory. Raises RequestError if it is not one."""
+        """Read a `tokenizer.json`, or what a directory has: that, or `vocab.json` and `merges.txt`.
+
+        A directory's tokenizer_config.json is heard. Raises RequestError if it is not one.
+        """
         file = path / "tokenizer.json" if path.is_dir() else path
+        config = path / "tokenizer_config.json"
+        says = read_json(config) if path.is_dir() and config.exists() else {}
         try:
-            return cls(Engine.from_str(read_whole(file, LARGEST_FILE)))
+            if not file.exists() and has_merges(path):
+                engine = merges_engine(path)
+            else:
+                engine = Engine.from_str(read_whole(file, LARGEST_FILE))
+            engine.encode_special_tokens = says.get("split_special_tokens") is True
+            return cls(engine, token_text(says.get("eos_token")) or END_OF_TEXT)
         except OSError as error:
+            if path.is_dir():
+                raise RequestError(
+                    f"no tokenizer in {path}",
+                    in_place_of_tokenizer(path) or "expected tokenizer.json, or vocab.json and merges.txt",
+                    "put there the one that its model was trained with: without it, ids mean nothing",
+                ) from None
             raise RequestError(
                 f"no tokenizer at {file}",
                 error.strerror or "unreadable",
@@ -189,18 +237,28 @@ class Tokenizer:
 
     @cached_property
     def n_bytes(self) -> np.ndarray:
-        """Bytes of each id, as an array to index with ids; special tokens count none."""
+        """Bytes of each id in a text, as an array to index with ids, for bits per byte.
+
+        A special token that is read from a text counts its own; one that no text is cut into counts none.
+        """
         added = self.engine.get_added_tokens_decoder()
-        special = {i for i, token in added.items() if token.special}
-        sizes = [0 if i in special else len(token) for i, token in enumerate(self.token_bytes)]
+        unread = {i for i, token in added.items() if token.special and self.engine.encode_special_tokens}
+        if self.end_id is not None and self.end_id not in added:
+            unread.add(self.end_id)
+        sizes = [0 if i in unread else len(token) for i, token in enumerate(self.token_bytes)]
         return np.array(sizes, dtype=np.int64)
 
     @cached_property
     def _char_table(self) -> np.ndarray:
         table = np.full(sys.maxunicode + 1, -1, dtype=np.int32)
         for token, i in self.engine.get_vocab().items():
-            table[ord(token)] = i
+            if len(token) == 1:
+                table[ord(token)] = i
         return table
+
+    @cached_property
+    def _word_ids(self) -> WordIds | None:
+        return word_ids(self.engine, self.token_bytes) if self.kind == "word" else None
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text. Raises RequestError for a character that a char vocabulary has not."""
@@ -208,10 +266,18 @@ class Tokenizer:
 
     def encode_array(self, pieces: Iterable[str]) -> np.ndarray:
         """The ids of a text given in pieces, in the smallest of uint16 and uint32 that holds them."""
+        return self.encode_documents([Document(pieces)])
+
+    def encode_documents(self, documents: Iterable["Document"]) -> np.ndarray:
+        """The ids of one document after another, with the token that ends one where each says so."""
         dtype = id_dtype(self.vocab_size)
+        end = np.asarray([] if self.end_id is None else [self.end_id], dtype=dtype)
         found = bytearray()  # grows where it is: parts that are joined at the end would be there twice
-        for ids in self.encode_stream(pieces):
-            found += np.asarray(ids, dtype=dtype).data
+        for document in documents:
+            found += end.data if document.begins else b""
+            for ids in self.encode_stream(document.pieces):
+                found += np.asarray(ids, dtype=dtype).data
+            found += end.data if document.ends else b""
         return np.frombuffer(found, dtype=dtype)
 
     def encode_stream(self, pieces: Iterable[str]) -> Iterator[np.ndarray | list[int]]:
@@ -226,6 +292,11 @@ class Tokenizer:
             return
         batch: list[str] = []
         for chunk in cut_safely(pieces) if self.cuts_safely else ["".join(pieces)]:
+            if self._word_ids and (ids := self._word_ids.encode(chunk)) is not None:
+                yield from self._encode_batch(batch)
+                batch = []
+                yield ids
+                continue
             batch.append(chunk)
             if len(batch) == 16:
                 yield from self._encode_batch(batch)
@@ -241,7 +312,8 @@ class Tokenizer:
         ids = self._char_table[code_points]
         if (unknown := np.flatnonzero(ids < 0)).size:
             at = int(unknown[0])
-            raise UnknownCharacterError(text[at], position + at, self.vocab_size)
+            size = int((self._char_table >= 0).sum())
+            raise UnknownCharacterError(text[at], position + at, size)
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -285,6 +357,20 @@ class Tokenizer:
     def show(self, i: int) -> str:
         """A token as a person reads it."""
         return quoted(self.token_bytes[i])
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str, label: str = "the prompt", line: int = 1) -> list[int]:
+    """The ids of a prompt. RequestError, with line and column, for a character that the vocabulary lacks."""
+    try:
+        return tokenizer.encode(text)
+    except UnknownCharacterError as error:
+        raise error.at(place_in(text, error.position, label, line)) from None
+
+
+def token_text(token: object) -> str | None:
+    """A token as `tokenizer_config.json` names one: its text, or an object that has it."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
 
 
 def quoted(raw: bytes) -> str:
