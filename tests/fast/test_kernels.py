@@ -1,0 +1,206 @@
+"""The fast parts compute what the formulas of model.py compute: values, gradients, causality, randomness."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import tiny_config
+from tformer.cli import app
+from tformer.fast import attention as blocks
+from tformer.fast.attention import QUERIES_AT_ONCE, CausalAttention
+from tformer.fast.dropout import MaskedDropout, Masks
+from tformer.fast.kernels import attach, decide_kernels, dropout_streams
+from tformer.model import Transformer, attention, causal_mask
+from tformer.run.loaded import load_run
+
+CPU = torch.device("cpu")
+TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 20
+TRAIN = ["train", "hamlet.txt", "--device", "cpu", "--batch-size", "4", "--set", "train.log_every=1"]
+MODEL = ["model.n_layers=2", "model.n_heads=2", "model.d_model=16", "model.n_ctx=16", "model.dropout=0.2"]
+TINY = [*TRAIN, *(part for setting in MODEL for part in ("--set", setting))]
+
+
+class Written(Masks):
+    """Masks that are remembered."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = []
+
+    def draw(self, shape, p, dtype):
+        self.drawn.append(super().draw(shape, p, dtype))
+        return self.drawn[-1]
+
+
+def inputs(t, n=6, width=4, dtype=torch.float64):
+    torch.manual_seed(t)
+    return [torch.randn(n, t, width, dtype=dtype, requires_grad=True) for _ in range(3)]
+
+
+@pytest.mark.parametrize("group", [1, 1 << 22], ids=["head by head", "all heads"])
+@pytest.mark.parametrize("t", [1, 2, QUERIES_AT_ONCE, QUERIES_AT_ONCE + 1, 2 * QUERIES_AT_ONCE + 5])
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_attention_in_blocks_is_the_formula_and_so_is_its_gradient(monkeypatch, t, p, group):
+    monkeypatch.setattr(blocks, "SCORES_AT_ONCE", group)
+    masks, (q, k, v) = Written(), inputs(t)
+    out = CausalAttention.apply(q, k, v, p, masks)
+    upstream = torch.randn_like(out)
+    found = torch.autograd.grad(out, (q, k, v), upstream)
+    whole = torch.ones(len(q), t, t, dtype=q.dtype)  # the masks of all blocks in one
+    for mask, (heads, start, stop) in zip(masks.drawn, blocks._blocks(len(q), t), strict=bool(p)):
+        whole[heads, start:stop, :stop] = mask
+    weights = attention(q, k, v, causal_mask(t, t))[1] * whole
+    expected = torch.autograd.grad(weights @ v, (q, k, v), upstream)
+    assert torch.allclose(out, weights @ v, atol=1e-12)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-12)
+
+
+def test_no_output_of_a_block_depends_on_what_comes_after():
+    q, k, v = inputs(2 * QUERIES_AT_ONCE + 3, dtype=torch.float32)
+    before = CausalAttention.apply(q, k, v, 0.0, Masks())
+    at = QUERIES_AT_ONCE + 7
+    for tensor in (q, k, v):
+        tensor.data[:, at:] += 100.0
+    after = CausalAttention.apply(q, k, v, 0.0, Masks())
+    assert torch.equal(before[:, :at], after[:, :at]) and not torch.equal(before[:, at:], after[:, at:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_mask_is_zero_or_the_scale_as_often_as_it_should_be(dtype):
+    masks, n, p = Masks(), 200_003, 0.2
+    mask = masks.draw((n,), p, dtype)
+    zero, scale = mask.unique().tolist()
+    assert mask.dtype == dtype and zero == 0 and scale == pytest.approx(1.25, abs=1e-5)
+    assert abs((mask == 0).double().mean().item() - p) < 5 * math.sqrt(p * (1 - p) / n)
+    again = mask != masks.draw((n,), p, dtype)  # another mask: they differ where either alone is 0
+    assert abs(again.double().mean().item() - 2 * p * (1 - p)) < 0.01
+    masks.begin(0)
+    assert torch.equal(mask, masks.draw((n,), p, dtype))
+    masks.begin(1)
+    assert not torch.equal(mask, masks.draw((n,), p, dtype))
+    assert masks.draw((3, 5), 0.0, dtype).eq(1).all()
+
+
+def test_dropout_by_masks_is_of_training_alone_and_its_gradient_has_the_mask():
+    x = torch.randn(64, 64, requires_grad=True)
+    layer = MaskedDropout(0.5, Masks())
+    y = layer(x)
+    y.sum().backward()
+    assert torch.equal(y, x * x.grad) and set(x.grad.unique().tolist()) == {0.0, 2.0}
+    assert layer.eval()(x) is x and MaskedDropout(0.0, Masks())(x) is x
+
+
+@pytest.mark.parametrize("kernels", ["blocks", "sdpa"])
+@pytest.mark.parametrize("family", ["gpt2", "nanochat"])
+@pytest.mark.parametrize("precision, atol", [("fp32", 2e-6), ("bf16", 3e-2)])
+def test_a_model_has_the_same_loss_and_gradients(family, kernels, precision, atol):
+    torch.manual_seed(0)
+    model = Transformer(tiny_config(family=family, n_ctx=80, n_heads=2))
+    for parameter in model.parameters():  # projections start at zero: nothing would be seen through them
+        parameter.data.normal_(std=0.3)
+    fast = copy.deepcopy(model)
+    attach(fast, kernels, CPU)
+    ids = torch.randint(model.config.vocab_size, (3, 80))
+    grads = []
+    for m in (model.train(), fast.train()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            logits = m(ids)
+        loss = logits.float().log_softmax(-1)[..., 0].mean()
+        loss.backward()
+        grads.append([loss.item(), *(p.grad for p in m.parameters() if p.grad is not None)])
+    (mine, *mine_grads), (theirs, *their_grads) = grads
+    assert mine == pytest.approx(theirs, abs=atol)
+    for a, b in zip(mine_grads, their_grads, strict=True):
+        assert torch.allclose(a, b, atol=atol * max(1.0, b.abs().max().item()))
+    assert torch.equal(model.eval()(ids), fast.eval()(ids)), "only training differs"
+
+
+def test_a_formula_that_is_looked_at_is_the_reference():
+    model = Transformer(tiny_config(n_ctx=8)).train()
+    attach(model, "blocks", CPU)
+    seen = []
+    model.blocks[0].attn.formula = lambda *args: seen.append(1) or attention(*args)
+    model(torch.zeros(1, 8, dtype=torch.long))
+    assert seen == [1]
+
+
+def test_a_copy_of_a_model_has_one_stream_of_its_own():
+    model = Transformer(tiny_config(n_ctx=8, dropout=0.3)).train()
+    attach(model, "blocks", CPU)
+    twin = copy.deepcopy(model)
+    assert len(dropout_streams(model)) == len(dropout_streams(twin)) == 1
+    assert twin.blocks[0].attn.fast.masks is dropout_streams(twin)[0] is not dropout_streams(model)[0]
+
+
+@pytest.mark.parametrize(
+    "wanted, device, compiled, found",
+    [
+        ("auto", "cpu", False, "blocks"),
+        ("auto", "cpu", True, "reference"),
+        ("auto", "cuda", True, "sdpa"),
+        ("auto", "cuda", False, "sdpa"),
+        ("auto", "mps", False, "reference"),
+        ("reference", "cuda", True, "reference"),
+        ("sdpa", "cpu", False, "sdpa"),
+    ],
+)
+def test_which_parts_a_device_gets(wanted, device, compiled, found):
+    assert decide_kernels(wanted, torch.device(device), compiled) == found
+
+
+def test_a_run_begun_on_a_cpu_goes_on_elsewhere_without_them():
+    model = Transformer(tiny_config(n_ctx=8))
+    attach(model, "blocks", torch.device("cuda"))
+    assert model.blocks[0].attn.fast is None and not dropout_streams(model)
+
+
+# ---------------------------------------------------------------------------- through the command
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hamlet.txt").write_text(TEXT)
+    return tmp_path
+
+
+def tformer(*arguments):
+    app([str(argument) for argument in arguments], standalone_mode=False)
+
+
+def losses(run):
+    return [json.loads(line)["loss"] for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kernels", ["blocks", "sdpa", "reference"])
+def test_a_run_has_the_kernels_that_it_says_and_goes_on_with_them_to_the_bit(place, kernels):
+    chosen = ["--set", f"train.kernels={kernels}"]
+    tformer(*TINY, *chosen, "--steps", 6, "--out", "whole")
+    tformer(*TINY, *chosen, "--steps", 6, "--out", "cut", "--set", "train.checkpoint_every=3")
+    for later in Path("cut/checkpoints").glob("step-*6"):
+        (later / "manifest.json").write_text("{")
+    tformer(*TINY, "--steps", 6, "--out", "cut", "--resume")
+    assert losses("cut") == losses("whole") and len(losses("cut")) == 6
+    assert yaml.safe_load(Path("cut/tformer.yaml").read_text())["train"]["kernels"] == kernels
+
+
+def test_a_run_of_before_the_setting_goes_on_with_the_formula(place, capsys):
+    tformer(*TINY, "--steps", 4, "--out", "run", "--set", "train.kernels=reference")
+    values = yaml.safe_load(Path("run/tformer.yaml").read_text())
+    del values["train"]["kernels"]
+    Path("run/tformer.yaml").write_text(yaml.safe_dump(values))
+    tformer(*TINY, "--steps", 6, "--out", "run", "--resume")
+    assert load_run(Path("run")).record.settings["train"]["kernels"] == "reference"
+
+
+def test_blocks_and_a_compiler_are_refused(place):
+    from tformer.errors import RequestError
+
+    with pytest.raises(RequestError, match=r"train.kernels blocks, and a compiler"):
+        tformer(*TINY, "--compile", "--set", "train.kernels=blocks", "--out", "run")

@@ -1,0 +1,67 @@
+"""Puts the fast parts in the place of a model's own, for training alone; its formulas stay what they are.
+
+`train.kernels` says which: `blocks` (attention.py and dropout.py, on a CPU), `sdpa` (PyTorch's own attention,
+whose fused kernels a GPU has), `reference` (the formula as model.py has it). `auto` is settled by device,
+once, and recorded: examples/benchmarks/LOG.md has the measurements behind the rule.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tformer.fast.attention import CausalAttention
+from tformer.fast.dropout import MaskedDropout, Masks
+from tformer.model import CausalSelfAttention
+
+
+class BlockAttention:
+    """`CausalAttention` on (batch, head, position, d_head), in the precision of an autocast around it."""
+
+    def __init__(self, masks: Masks):
+        self.masks = masks
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        heads = [x.flatten(0, 1) for x in (q, k, v)]
+        out: Tensor = CausalAttention.apply(*heads, dropout, self.masks)
+        return out.unflatten(0, q.shape[:2])
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    """PyTorch's attention under its own causal mask."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+
+
+def decide_kernels(wanted: str, device: torch.device, compiled: bool) -> str:
+    """`blocks` on a CPU, unless its step is compiled; `sdpa` on CUDA; `reference` elsewhere."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "sdpa"
+    return "blocks" if device.type == "cpu" and not compiled else "reference"
+
+
+def attach(model: nn.Module, kernels: str, device: torch.device) -> None:
+    """Give `model` the parts that `kernels` names.
+
+    A run that was begun on a CPU and goes on elsewhere has no use for `blocks`, and gets none.
+    """
+    if kernels == "reference" or (kernels == "blocks" and device.type != "cpu"):
+        return
+    masks = Masks()
+    fast = sdpa if kernels == "sdpa" else BlockAttention(masks)
+    for module in list(model.modules()):
+        if isinstance(module, CausalSelfAttention):
+            module.fast = fast
+        if kernels == "blocks":
+            for name, child in module.named_children():
+                if isinstance(child, nn.Dropout):
+                    setattr(module, name, MaskedDropout(child.p, masks))
+
+
+def dropout_streams(model: nn.Module) -> list[Masks]:
+    """The sources of random bits that a step has to begin, beside PyTorch's own."""
+    found = {id(m.masks): m.masks for m in model.modules() if isinstance(m, MaskedDropout)}
+    return list(found.values())
