@@ -59,9 +59,8 @@ def test_a_name_means_the_run_before_a_folder_of_that_name(runs, tmp_path):
     assert find_run("poems") == named
 
 
-@pytest.mark.parametrize("name", ["nothing", "data", "x" * 5000, "a\0b", "/"])
+@pytest.mark.parametrize("name", ["", "nothing", "x" * 5000, "a\0b"])
 def test_what_is_no_run_is_refused_with_the_names_that_are(runs, tmp_path, name):
-    (tmp_path / "data").mkdir()
     with pytest.raises(RequestError, match=r"no run .*none yet"):
         find_run(name)
     make(runs, "poems")
@@ -134,7 +133,30 @@ def test_one_damaged_record_does_not_hide_the_other_runs(runs):
         folder = make(runs, f"bad-{age}", age=age)
         (folder / "tformer.yaml").write_bytes(damage)
         os.utime(folder / "tformer.yaml", (1e9 - age, 1e9 - age))
-    assert newest_run(lambda record: record.settings.get("data") == {"task": "text"}, "a text run") == good
+    assert newest_run(lambda record: record.settings["data"].get("task") == "text", "a text run") == good
     (runs / "good-2").mkdir()
     (runs / "good-2" / "tformer.yaml").write_bytes(b"data: [")
     assert unfinished_run("good") == good
+
+
+def test_of_many_runs_the_nearest_are_named_and_never_more_than_three(runs):
+    for i in range(80):
+        make(runs, f"poems-{i}", age=i)
+    make(runs, "shakespeare")
+    with pytest.raises(RequestError, match=r"\(nearest: shakespeare\)"):
+        find_run("shakespear")
+    with pytest.raises(RequestError, match="and 78 more"):
+        find_run("zzz")
+    with pytest.raises(RequestError) as error:
+        find_run("poems")
+    assert str(error.value).count("poems-") == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "on_hub"), [("gpt2", "openai-community/gpt2"), ("distilgpt2", "distilbert/distilgpt2")]
+)
+def test_a_name_of_before_names_had_owners_is_given_as_the_hub_has_it(runs, name, on_hub):
+    with pytest.raises(
+        RequestError, match=f"no run '{name}'.*{on_hub}; .*hf download {on_hub} --local-dir {name}$"
+    ):
+        find_run(name)

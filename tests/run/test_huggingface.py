@@ -12,7 +12,7 @@ from tests.conftest import FAMILIES, needs_nanochat, tiny_config, tiny_model
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.run.checkpoint import Run
-from tformer.run.huggingface import from_hf_config, load_model, to_hf, to_hf_config
+from tformer.run.huggingface import from_hf, from_hf_config, load_model, to_hf, to_hf_config
 from tformer.run.loaded import load
 from tformer.text.tokenizer import Tokenizer
 
@@ -194,13 +194,14 @@ def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path, spoil, named):
         load_model(tmp_path)
 
 
-def test_a_bias_that_the_configuration_denies_is_refused(tmp_path):
-    write_directory(tmp_path, family="gpt2", bias=False)
+def test_a_bias_that_the_configuration_denies_is_refused_in_a_checkpoint_and_a_bias_in_a_directory(tmp_path):
+    model, _ = write_directory(tmp_path, family="gpt2", bias=False)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["h.0.attn.c_attn.bias"] += 1
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(RequestError, match=r"c_attn\.bias"):
-        load_model(tmp_path)
+    with pytest.raises(RequestError, match=r"c_attn\.bias has been changed"):
+        from_hf(model.config, tensors, "a checkpoint")
+    assert load_model(tmp_path).config == model.config.model_copy(update={"bias": True})
 
 
 def test_pickled_weights_are_refused(tmp_path):

@@ -27,19 +27,14 @@ from tformer.files import (
     TEMPORARY,
     append_line,
     cannot_write,
+    plain,
     sync_file,
     sync_folder,
     write_file,
-    write_json,
     write_new,
 )
 from tformer.model import Transformer
-from tformer.run.huggingface import (
-    generation_config,
-    to_hf,
-    to_hf_config,
-    tokenizer_config,
-)
+from tformer.run.huggingface import to_hf
 from tformer.run.manifest import (
     FORMAT,
     MANIFEST,
@@ -48,12 +43,14 @@ from tformer.run.manifest import (
     Damaged,
     Owner,
     checkpoint_name,
+    is_whole,
     manifest_hash,
     read_checkpoint,
     step_of,
 )
 from tformer.run.record import NAME, Record, read_metrics, read_record
 from tformer.run.swap import CHECKPOINTS, begin_apart, discard, lock, sweep, take_place
+from tformer.run.usage import Usage, own_usage
 from tformer.text.tokenizer import Tokenizer
 from tformer.yaml_text import dump_yaml
 
@@ -74,6 +71,7 @@ class Run:
         self.folder = self.here = folder
         self.is_new = not folder.exists()
         self.passed_over: set[str] = set()  # checkpoints that were not whole when they were read
+        self.whole: set[str] = set()  # those that were, or that it wrote
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if self.is_new:
@@ -114,6 +112,8 @@ class Run:
         """Remove what processes left that were killed."""
         try:
             sweep(self.folder)
+            if self.checkpoints.is_dir():
+                sweep(self.checkpoints)
         except OSError as error:
             raise cannot_write(self.folder, error) from None
 
@@ -137,12 +137,13 @@ class Run:
         """The folder of checkpoints."""
         return self.here / CHECKPOINTS
 
-    def write_identity(self, config: Config, tokenizer: Tokenizer) -> None:
-        """Everything but weights that makes this a Hugging Face model directory."""
+    def write_identity(self, config: Config, tokenizer: Tokenizer, usage: Usage | None = None) -> None:
+        """Everything but weights that makes this a Hugging Face model directory.
+
+        `usage` is what the directory says that the run began from; left out, as a vocabulary of ours has it.
+        """
         write_file(self.here / "tokenizer.json", tokenizer.to_json().encode())
-        write_json(self.here / "tokenizer_config.json", tokenizer_config(config.model.n_ctx))
-        write_json(self.here / "generation_config.json", generation_config(tokenizer.start_id))
-        write_json(self.here / "config.json", to_hf_config(config.model, tokenizer.start_id))
+        (usage or own_usage(config.model, tokenizer)).write(self.here, config.model)
 
     def write_record(self, config: Config, record: Record) -> None:
         """`tformer.yaml`: the whole effective configuration, and under `record` what it met."""
@@ -177,7 +178,7 @@ class Run:
     def rewind_metrics(self, step: int) -> None:
         """Drop lines past a step, which a resumed run writes again."""
         kept = [line for line in self.read_metrics() if line.get("step", 0) <= step]
-        write_file(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_file(self.metrics, "".join(json.dumps(plain(line)) + "\n" for line in kept).encode())
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -189,7 +190,7 @@ class Run:
         keep: int,
         identity: dict[str, Any],
     ) -> Path:
-        """Save all that training goes on from, then remove all but the `keep` newest.
+        """Save all that training goes on from, then remove all older than the `keep` newest whole ones.
 
         What was passed over as damaged does not count: it is renamed, so that nothing reads it, and stays.
         `state` has the `step`, and is given back as it is; so are the tensors of `optimizer`.
@@ -217,8 +218,7 @@ class Run:
             if is_first:
                 sync_folder(self.here)
             sync_file(self.metrics)  # no line that the checkpoint has passed may be missing
-            for left in self.checkpoints.glob(f"{TEMPORARY}*"):  # by a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
+            sweep(self.checkpoints)
             temporary.mkdir()
             manifest["sha256"] = manifest_hash(manifest)
             contents = files | {MANIFEST: (json.dumps(manifest, indent=2) + "\n").encode()}
@@ -242,8 +242,14 @@ class Run:
         here = names.index(name)
         for newer in names[:here]:
             self._put_aside(newer)
-        for old in names[here + keep :]:
-            shutil.rmtree(self.checkpoints / old, ignore_errors=True)
+        self.whole.add(name)
+        n_whole = 1
+        for old in names[here + 1 :]:
+            if n_whole == keep:
+                shutil.rmtree(self.checkpoints / old, ignore_errors=True)
+            elif old in self.whole or is_whole(self.checkpoints / old):
+                self.whole.add(old)
+                n_whole += 1
         return final
 
     def _put_aside(self, name: str) -> None:
@@ -274,7 +280,9 @@ class Run:
         problems: list[str] = []
         for name in self._names():
             try:
-                return read_checkpoint(self.checkpoints / name, model, owner), problems
+                found = read_checkpoint(self.checkpoints / name, model, owner)
+                self.whole.add(name)
+                return found, problems
             except Damaged as error:
                 problems.append(f"{name}: {error}")
                 self.passed_over.add(name)
@@ -289,6 +297,39 @@ class Run:
     def record(self) -> Record:
         """`tformer.yaml`, parsed; empty where there is none."""
         return read_record(self.here)
+
+
+class UnwrittenRun(Run):
+    """The run of a process that trains with others, of which another one writes: nothing is written here."""
+
+    def __init__(self, folder: Path):
+        self.folder = self.here = folder
+        self.is_new, self.passed_over = False, set()
+
+    def write_weights(self, model: Transformer) -> str:
+        """Nothing, of no hash."""
+        return ""
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """None: they are the other's."""
+        return []
+
+    def rewind_metrics(self, step: int) -> None:
+        """Nothing."""
+
+    def write_checkpoint(
+        self,
+        model: Transformer,
+        optimizer: dict[str, Tensor],
+        state: dict[str, Any],
+        keep: int,
+        identity: dict[str, Any],
+    ) -> Path:
+        """Nothing."""
+        return self.checkpoints / checkpoint_name(state["step"])
 
 
 @contextlib.contextmanager

@@ -6,8 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from tformer.errors import RequestError
+from tformer.run.hub import fetch, hub_name
+from tformer.run.lacking import no_run
 from tformer.run.record import Record, read_record
 from tformer.run.swap import recover
+from tformer.text.merges import has_tokenizer
 
 
 def runs_folder() -> Path:
@@ -22,25 +25,25 @@ def places_of(name: str) -> tuple[Path, ...]:
 
 
 def find_run(run: str) -> Path:
-    """The directory of a run: a name in `runs/`, or a path. Raises RequestError, naming what is there."""
+    """The directory of a run: a name in `runs/`, a path, or a name on the Hub, which is fetched.
+
+    Raises RequestError, saying what is there in its place.
+    """
     for folder in places_of(run):
         recover(folder)
         if os.path.exists(folder / "config.json"):
             return folder
-    there = ", ".join(folder.name for folder in all_runs()) or "none yet"
-    raise RequestError(
-        f"no run {run!r}",
-        f"expected a name in {runs_folder()}/ ({there}) or a model directory",
-        "train one with: tformer train reversal",
-    )
+    if name := hub_name(run):
+        return fetch(name)
+    raise no_run(run, places_of(run), [folder.name for folder in all_runs()], runs_folder())
 
 
 def tokenizer_path(name: str) -> Path:
-    """A tokenizer.json file, or a run (by name or path) that has one; what ends in .json is always a file."""
+    """A tokenizer.json file, or a directory or run that has one; what ends in .json is always a file."""
     path = Path(name)
-    if path.is_file() or path.suffix == ".json":
+    if os.path.isfile(path) or path.suffix == ".json":
         return path
-    return next((p for p in places_of(name) if (p / "tokenizer.json").is_file()), None) or find_run(name)
+    return next((p for p in places_of(name) if has_tokenizer(p)), None) or find_run(name)
 
 
 def all_runs() -> list[Path]:

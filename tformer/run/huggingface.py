@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -17,6 +16,9 @@ from tformer.config import ModelConfig
 from tformer.errors import RequestError
 from tformer.files import read_json
 from tformer.model import Transformer, sinusoidal_positions
+from tformer.run.lacking import no_model
+from tformer.run.retrained import BUFFERS, as_trained, told_of
+from tformer.run.tensors import read_model_tensors
 
 # ---------------------------------------------------------------------------- configuration
 
@@ -48,15 +50,20 @@ GPT2_ALIASES = {
 }
 
 
-def to_hf_config(config: ModelConfig, bos_id: int = 0) -> dict[str, Any]:
+# The first versions of transformers that read the layouts as they are written.
+READ_SINCE = {"gpt2": "4.50.0", "nanochat": "5.0.0"}
+
+
+def to_hf_config(config: ModelConfig, usage: dict[str, Any] | None = None) -> dict[str, Any]:
     """`config.json`. What the layout has no field for (fixed positions, no biases) is under `tformer`.
 
-    There is no end-of-text token, so `eos_token_id` is null; `bos_id` is where an empty prompt starts.
+    `usage` is what it says of tokens, and of dropouts that are not all the same.
     """
     c = config
     common: dict[str, Any] = {
         "vocab_size": c.vocab_size,
-        "bos_token_id": bos_id,
+        "transformers_version": READ_SINCE[c.family],
+        "bos_token_id": 0,
         "eos_token_id": None,
         "pad_token_id": None,
         "tie_word_embeddings": c.tied,
@@ -80,6 +87,7 @@ def to_hf_config(config: ModelConfig, bos_id: int = 0) -> dict[str, Any]:
             "attn_pdrop": c.dropout,
             "resid_pdrop": c.dropout,
             **common,
+            **(usage or {}),
         }
     return {
         "model_type": "nanochat",
@@ -97,6 +105,7 @@ def to_hf_config(config: ModelConfig, bos_id: int = 0) -> dict[str, Any]:
         "attention_bias": False,
         "attention_dropout": c.dropout,
         **common,
+        **(usage or {}),
     }
 
 
@@ -224,14 +233,18 @@ def _is_conv1d(config: ModelConfig, name: str) -> bool:
 
 
 def to_hf(config: ModelConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A `model.py` state dict in the family's layout: contiguous float32 copies on the CPU."""
+    """A `model.py` state dict in the family's layout: contiguous float32 copies on the CPU.
+
+    Of a model without numbers (on the meta device), the shapes alone.
+    """
     layout = _layout(config, state)
     if config.positions == "sinusoidal":
         layout["wpe.weight"] = sinusoidal_positions(config.n_ctx, config.d_model)
     if config.family == "gpt2" and not config.tied:
         # transformers 4 takes names without a prefix for a model without a head, and refuses the head.
         layout = {n if n == "lm_head.weight" else f"transformer.{n}": t for n, t in layout.items()}
-    return {name: t.detach().to("cpu", torch.float32, copy=True).contiguous() for name, t in layout.items()}
+    place = "meta" if state["embed.weight"].is_meta else "cpu"
+    return {name: t.detach().to(place, torch.float32, copy=True).contiguous() for name, t in layout.items()}
 
 
 def _layout(config: ModelConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -271,7 +284,7 @@ def from_hf(config: ModelConfig, tensors: dict[str, Tensor], source: str) -> dic
     given, tensors = tensors, {name.removeprefix("transformer."): t for name, t in tensors.items()}
     if twice := sorted(name for name in tensors if f"transformer.{name}" in given and name in given):
         raise RequestError(f"{source} has a tensor under two names", _some(twice), "save it with one of them")
-    buffers = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")  # old transformers saved them
+    buffers = (*BUFFERS, "rotary_emb.inv_freq")
     tensors = {name: t for name, t in tensors.items() if not name.endswith(buffers)}
     copy = tensors.pop("lm_head.weight", None) if config.tied else None
     expected = {name: t.shape for name, t in _layout(config, _without_weights(config).state_dict()).items()}
@@ -333,62 +346,21 @@ def _some(names: list[str]) -> str:
 # ---------------------------------------------------------------------------- files
 
 
-def tokenizer_config(n_ctx: int) -> dict[str, Any]:
-    """`tokenizer_config.json`: the class that is right for every tokenizer.json, nothing cleaned up."""
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": n_ctx,
-    }
-
-
-def generation_config(bos_id: int) -> dict[str, Any]:
-    """`generation_config.json`, with the ids that config.json has."""
-    return {"bos_token_id": bos_id, "eos_token_id": None, "pad_token_id": None, "do_sample": True}
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises RequestError if it is not one."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        advice = "rename what is not UTF-8" if str(error).startswith("Path ") else "is it whole?"
-        raise RequestError(f"cannot read {path}", str(error).splitlines()[0], advice) from None
-
-
-def read_model_tensors(folder: Path) -> dict[str, Tensor]:
-    """The weights of a directory: one file, or the shards that an index names."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").exists() or not index.exists():
-        return read_tensors(folder / "model.safetensors")
-    shards = read_json(index).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
-        raise RequestError(f"{index} has no weight_map", "expected the file of each tensor")
-    if bad := [s for s in shards.values() if Path(s).name != s]:
-        raise RequestError(f"{index} names a file outside its folder", bad[0])
-    parts = [read_tensors(folder / shard) for shard in sorted(set(shards.values()))]
-    tensors = {name: tensor for part in parts for name, tensor in part.items()}
-    if len(tensors) < sum(map(len, parts)):
-        raise RequestError(
-            f"{folder} has a tensor in two of its files", "expected it in one", "save it again"
-        )
-    return tensors
-
-
-def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
+def load_model(
+    folder: Path, device: torch.device | str = "cpu", tensors: dict[str, Tensor] | None = None
+) -> Transformer:
     """The model of a run or Hugging Face directory of the two families, in float32, in eval mode.
 
-    Raises RequestError saying what is missing, extra or not supported.
+    `tensors` are other weights than those that lie there, by the names of its layout. Raises RequestError
+    saying what is missing, extra or not supported.
     """
     if not (folder / "config.json").exists():
-        raise RequestError(f"no model in {folder}", "expected config.json and model.safetensors")
+        raise no_model(folder)
     config = from_hf_config(read_json(folder / "config.json"), str(folder / "config.json"))
-    if not list(folder.glob("model*.safetensors")):
-        other = next((p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth")), "")
-        found = f"found {other}, which is pickle and is not read" if other else "not there yet"
-        raise RequestError(f"no model.safetensors in {folder}", found, "save it as safetensors")
-    state = from_hf(config, read_model_tensors(folder), str(folder))
+    tensors = read_model_tensors(folder) if tensors is None else tensors
+    config = as_trained(config, tensors)
+    state = from_hf(config, tensors, str(folder))
+    del tensors
     model = _without_weights(config)
     model.load_state_dict(state, assign=True, strict=True)
     if config.positions == "sinusoidal":
@@ -397,3 +369,9 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
     if config.tied:
         model.unembed.weight = model.embed.weight
     return model.to(device).eval().requires_grad_(True)
+
+
+def notes_of(folder: Path, model: ModelConfig) -> tuple[str, ...]:
+    """What a person should know of a model that was loaded from a directory; nothing of most."""
+    said = from_hf_config(read_json(folder / "config.json"), str(folder / "config.json"))
+    return tuple(f"{folder}: {note}" for note in told_of(said, model))

@@ -11,10 +11,18 @@ from tformer.files import read_json
 from tformer.model import Transformer
 from tformer.run.data import recorded_reversal
 from tformer.run.find import find_run
-from tformer.run.huggingface import load_model
+from tformer.run.hub import of_snapshot
+from tformer.run.huggingface import load_model, notes_of
+from tformer.run.manifest import Damaged, Owner, checkpoint_name, read_weights, steps_in
 from tformer.run.record import Record, read_record, weights_hash
+from tformer.run.swap import CHECKPOINTS
+from tformer.run.usage import end_ids
 from tformer.text.data import Reversal
+from tformer.text.merges import has_tokenizer
 from tformer.text.tokenizer import Tokenizer
+
+NEAREST = 5  # checkpoints in a line, at most
+WITHOUT = "leave --step out for the weights that it keeps"
 
 
 @dataclass(frozen=True)
@@ -28,11 +36,22 @@ class LoadedRun:
     record: Record
     model: Transformer
     weights_sha256: str | None = None  # of the model.safetensors that was read, if it is a run of tformer's
+    step: int | None = None  # of the checkpoint whose weights these are; None for those that it keeps
 
     @property
     def name(self) -> str:
-        """As a person knows it."""
-        return self.folder.name or str(self.folder)
+        """As a person knows it: `org/name` for what lies in the Hub's cache."""
+        if from_hub := of_snapshot(self.folder):
+            return from_hub[0]
+        return self._at_step(self.folder.name or str(self.folder))
+
+    @property
+    def shown(self) -> str:
+        """Its directory, and the step where that is not the one whose weights it keeps."""
+        return self._at_step(str(self.folder))
+
+    def _at_step(self, name: str) -> str:
+        return name if self.step is None else f"{name} at step {self.step:,}"
 
     @property
     def device(self) -> torch.device:
@@ -41,8 +60,8 @@ class LoadedRun:
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether there is a tokenizer.json."""
-        return (self.folder / "tokenizer.json").exists()
+        """Whether the directory has one."""
+        return has_tokenizer(self.folder)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -55,11 +74,27 @@ class LoadedRun:
 
     @cached_property
     def start_id(self) -> int:
-        """Where an empty prompt starts: `bos_token_id` of config.json, or the tokenizer's own choice."""
+        """Where an empty prompt starts: `bos_token_id` of config.json, or the tokenizer's own choice.
+
+        A run on one text has not learned how texts begin: it starts after a line end.
+        """
+        if self.record.data.documents == 1:
+            return self.tokenizer.start_id
         bos = read_json(self.folder / "config.json").get("bos_token_id")
         if isinstance(bos, int) and 0 <= bos < self.tokenizer.vocab_size:
             return bos
         return self.tokenizer.start_id
+
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids that end a text."""
+        return end_ids(self.folder)
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of its weights."""
+        of_step = [] if self.step is None else [f"the weights are those of step {self.step:,}"]
+        return (*of_step, *notes_of(self.folder, self.model.config))
 
     @cached_property
     def reversal(self) -> Reversal | None:
@@ -67,12 +102,16 @@ class LoadedRun:
         return recorded_reversal(self.record, str(self.folder / "tformer.yaml"))
 
 
-def load_run(folder: Path, device: torch.device | str = "cpu") -> LoadedRun:
+def load_run(folder: Path, device: torch.device | str = "cpu", step: int | None = None) -> LoadedRun:
     """Read a directory: its record, and its model in float32, in eval mode, on the device.
 
-    Raises RequestError saying what is damaged, missing, extra or not supported.
+    `step` is that of a checkpoint whose weights are wanted in place of those that the run keeps. Raises
+    RequestError saying what is damaged, missing, extra or not supported.
     """
     record = read_record(folder)
+    if step is not None:
+        tensors, sha256 = _weights_of(step, folder, record)
+        return LoadedRun(folder, record, load_model(folder, device, tensors), sha256, step)
     if record.is_empty:  # nothing is kept in a foreign directory, whose weights may be large
         return LoadedRun(folder, record, load_model(folder, device))
     while True:
@@ -81,6 +120,25 @@ def load_run(folder: Path, device: torch.device | str = "cpu") -> LoadedRun:
         model = load_model(folder, device)
         if _stamp(folder) == before:  # a run that trains may have replaced them meanwhile
             return LoadedRun(folder, record, model, weights)
+
+
+def checkpoint_of(folder: Path, step: int) -> Path:
+    """The checkpoint of a step. Raises RequestError naming the nearest steps that there are."""
+    there = steps_in(folder / CHECKPOINTS)
+    if step not in there:
+        near = sorted(sorted(there, key=lambda other: abs(other - step))[:NEAREST])
+        more = f" and {len(there) - len(near):,} more" if len(there) > len(near) else ""
+        found = f"it has {', '.join(f'{n:,}' for n in near)}{more}" if there else "it has none"
+        raise RequestError(f"no checkpoint of step {step:,} in {folder}", found, WITHOUT)
+    return folder / CHECKPOINTS / checkpoint_name(step)
+
+
+def _weights_of(step: int, folder: Path, record: Record) -> tuple[dict[str, torch.Tensor], str]:
+    checkpoint = checkpoint_of(folder, step)
+    try:
+        return read_weights(checkpoint, Owner(run=record.id))
+    except Damaged as error:
+        raise RequestError(f"{checkpoint} is not whole", str(error), WITHOUT) from None
 
 
 def _stamp(folder: Path) -> tuple[int, int, int] | None:
@@ -93,6 +151,6 @@ def _stamp(folder: Path) -> tuple[int, int, int] | None:
 
 
 def load(run: str | Path, device: str = "cpu") -> tuple[Transformer, Tokenizer]:
-    """Model and tokenizer of a run (a name in runs/, or a path to any such directory)."""
+    """Model and tokenizer of a run: a name in runs/, a path to such a directory, or `org/name` on the Hub."""
     loaded = load_run(find_run(str(run)), device)
     return loaded.model, loaded.tokenizer

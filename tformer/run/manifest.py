@@ -7,7 +7,10 @@ is decided. A checkpoint of another run: it is refused by name.
 
 import hashlib
 import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,24 +105,65 @@ def read_checkpoint(folder: Path, model: Transformer, owner: Owner) -> Checkpoin
     Raises Damaged saying what is wrong with it, TformerError where it cannot be read now or by this version,
     RequestError naming what is another's.
     """
-    try:
+    with _told(folder):
         manifest = _read_manifest(folder / MANIFEST)
-        if told := owner.differences(manifest.get("owner")):
-            raise RequestError(
-                f"{folder} is a checkpoint of another run",
-                "; ".join(told),
-                "move it away, or give another --out",
-            )
+        _check_owner(folder, manifest, owner)
         parsed = {name: _read_tensors(folder / name, manifest["files"][name]) for name in TENSOR_FILES}
         state, step = manifest["state"], int(manifest["state"]["step"])
         weights = _weights(model, parsed["model.safetensors"], folder)
+    return Checkpoint(step, state, weights, parsed["optimizer.safetensors"], manifest)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a checkpoint is what its manifest says, and can be read now by this version."""
+    try:
+        with _told(folder):
+            files = _read_manifest(folder / MANIFEST)["files"]
+            for name in TENSOR_FILES:
+                _read_tensors(folder / name, files[name])
+    except TformerError:
+        return False
+    return True
+
+
+def steps_in(checkpoints: Path) -> list[int]:
+    """The steps of which there is a checkpoint, from the first on."""
+    names = os.listdir(checkpoints) if checkpoints.is_dir() else []
+    return sorted(step for step in map(step_of, names) if step >= 0)
+
+
+def read_weights(folder: Path, owner: Owner) -> tuple[dict[str, Tensor], str]:
+    """The weights of a checkpoint alone, by the names of its layout, and their sha256.
+
+    Raises what `read_checkpoint` raises.
+    """
+    with _told(folder):
+        manifest = _read_manifest(folder / MANIFEST)
+        _check_owner(folder, manifest, owner)
+        promised = manifest["files"]["model.safetensors"]
+        return _read_tensors(folder / "model.safetensors", promised), promised["sha256"]
+
+
+def _check_owner(folder: Path, manifest: dict[str, Any], owner: Owner) -> None:
+    if told := owner.differences(manifest.get("owner")):
+        raise RequestError(
+            f"{folder} is a checkpoint of another run",
+            "; ".join(told),
+            "move it away, or give another --out",
+        )
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """What can go wrong in the block, as the errors that say it."""
+    try:
+        yield
     except NOT_THERE as error:
         raise Damaged(f"cannot read {folder}", error.strerror or str(error)) from None
     except OSError as error:
         raise TformerError(f"cannot read {folder}", error.strerror or str(error), LATER) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f"{MANIFEST} is not one of ours", repr(error)) from None
-    return Checkpoint(step, state, weights, parsed["optimizer.safetensors"], manifest)
 
 
 def _weights(model: Transformer, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
@@ -132,8 +176,9 @@ def _weights(model: Transformer, tensors: dict[str, Tensor], folder: Path) -> di
 def _read_manifest(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise Damaged(f"{MANIFEST} is too large to be one")
+    data = path.read_bytes()
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} is not JSON", str(error).splitlines()[0]) from None
     if not isinstance(manifest, dict):
@@ -146,7 +191,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise Damaged(f"format {version}", f"this version reads {FORMAT}")
     if manifest.get("sha256") != manifest_hash(manifest):
         raise Damaged(f"{MANIFEST} does not have its sha256")
+    if _squeezed(data) != _squeezed(json.dumps(manifest).encode()):  # 1E-05 for 1e-05: values do not tell
+        raise Damaged(f"{MANIFEST} is not as it was written")
     return manifest
+
+
+def _squeezed(text: bytes) -> bytes:
+    """JSON without its white space."""
+    return b"".join(text.split())
 
 
 def _read_tensors(path: Path, promised: dict[str, Any]) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """What `train --init-from` begins with: architecture, tokenizer and weights of another directory.
 
-The directory is a run, or any Hugging Face directory of the two families.
+The directory is a run, or any Hugging Face directory of the two families, here or on the Hub.
 """
 
 import hashlib
@@ -13,8 +13,10 @@ from torch import Tensor
 from tformer.config import Config, Layer, ModelConfig, merge
 from tformer.errors import RequestError
 from tformer.run.find import find_run, places_of, tokenizer_path
-from tformer.run.huggingface import load_model
+from tformer.run.hub import fetched, hub_name, of_snapshot
+from tformer.run.huggingface import load_model, notes_of
 from tformer.run.record import Origin, Record
+from tformer.text.merges import has_tokenizer, in_place_of_tokenizer
 from tformer.text.tokenizer import KINDS, Tokenizer
 
 FREE = ("dropout",)  # settings of the model that no weight depends on
@@ -28,32 +30,59 @@ class Pretrained:
     folder: Path
     model: ModelConfig
     state: dict[str, Tensor]
-    tokenizer: Tokenizer | None  # None where the directory has no tokenizer.json
-    sha256: dict[str, str]  # of each file of weights, by name
-
-    @property
-    def origin(self) -> Origin:
-        """What `tformer.yaml` keeps under `record.init_from`."""
-        return Origin(source=str(self.folder.resolve()), sha256=self.sha256)
+    tokenizer: Tokenizer | None  # None where the directory has none
+    origin: Origin  # what `tformer.yaml` keeps under `record.init_from`
+    notes: tuple[str, ...] = ()  # what a person should know of its weights
 
 
-def read_pretrained(name: str, expected: dict[str, str] | None = None) -> Pretrained:
-    """A run by name or path, or a Hugging Face directory.
+def read_pretrained(name: str) -> Pretrained:
+    """A run by name or path, a Hugging Face directory, or a name on the Hub.
 
-    `expected` are the sha256 of a run that began from it and has no checkpoint yet. Raises RequestError
-    for what cannot be loaded, and where the weights have changed since.
+    Raises RequestError for what cannot be loaded.
     """
     folder = find_run(name)
-    model = load_model(folder)
-    sha256 = {p.name: _sha256(p) for p in sorted(folder.glob("model*.safetensors"))}
-    if expected and sha256 != expected:
+    asked, found = hub_name(name), of_snapshot(folder)
+    if not found:
+        return _read(folder, Origin(source=str(folder.resolve())))
+    repo, commit = found
+    named = Origin(source=repo, commit=commit)
+    if asked and asked.revision:
+        named = named.model_copy(update={"revision": asked.revision})
+    return _read(folder, named)
+
+
+def read_origin(origin: Origin) -> Pretrained:
+    """What a run began from that has no checkpoint yet; the network is not asked.
+
+    Raises RequestError for what cannot be loaded, and where the weights have changed since.
+    """
+    pretrained = _read(origin_folder(origin), origin)
+    if origin.sha256 and pretrained.origin.sha256 != origin.sha256:
         raise RequestError(
-            f"the weights in {folder} have changed",
+            f"the weights in {pretrained.folder} have changed",
             "their sha256 is not the one recorded",
             "leave --resume out to start another run",
         )
-    tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
-    return Pretrained(folder, model.config, model.state_dict(), tokenizer, sha256)
+    return pretrained
+
+
+def origin_folder(origin: Origin) -> Path:
+    """Where what a run began from lies. Raises RequestError where it does not any more."""
+    return fetched(origin.source, origin.commit) if origin.commit else find_run(origin.source)
+
+
+def _read(folder: Path, origin: Origin) -> Pretrained:
+    model = load_model(folder)
+    sha256 = {p.name: _sha256(p) for p in sorted(folder.glob("model*.safetensors"))}
+    tokenizer = Tokenizer.load(folder) if has_tokenizer(folder) else None
+    return Pretrained(
+        folder,
+        model.config,
+        model.state_dict(),
+        tokenizer,
+        origin.model_copy(update={"sha256": sha256}),
+        notes_of(folder, model.config),
+    )
 
 
 def _sha256(path: Path) -> str:
@@ -63,8 +92,12 @@ def _sha256(path: Path) -> str:
 
 def is_origin(name: str, recorded: Record) -> bool:
     """Whether `name` is where a run, by its `tformer.yaml`, began. It need not be there any more."""
-    meant = {str(place.resolve()) for place in places_of(name)}
-    return recorded.init_from is not None and recorded.init_from.source in meant
+    origin = recorded.init_from
+    if origin is None:
+        return False
+    if origin.commit and (asked := hub_name(name)):
+        return asked.repo == origin.source and asked.revision in (origin.revision, origin.commit)
+    return origin.source in {str(place.resolve()) for place in places_of(name)}
 
 
 def recipe(layer: Layer) -> Layer:
@@ -103,8 +136,8 @@ def _check_tokenizer(pretrained: Pretrained, wanted: str | None) -> None:
     own = pretrained.tokenizer
     if own is None and (wanted is None or wanted in KINDS):
         raise RequestError(
-            f"no tokenizer.json in {pretrained.folder}",
-            "without it, its ids mean nothing",
+            f"no tokenizer in {pretrained.folder}",
+            in_place_of_tokenizer(pretrained.folder) or "without one, its ids mean nothing",
             "name the one that it was trained with: --tokenizer FILE",
         )
     if own is None or wanted is None or wanted == own.kind:

@@ -21,6 +21,7 @@ from tformer.files import append_line, read_whole
 from tformer.yaml_text import dump_yaml, parse_yaml
 
 NAME = "tformer.yaml"
+FIELD: str = DataConfig.model_fields["field"].default
 VAL_FRACTION: float = DataConfig.model_fields["val_fraction"].default
 
 
@@ -40,8 +41,11 @@ class DataFacts(Part):
     source: list[str] = []
     sha256: str | None = None  # of the text or of the ids
     characters: int | None = None
+    documents: int | None = None  # None for ids, and for a run of an older version
     train_tokens: int | None = None
     val_tokens: int | None = None
+    val_source: list[str] = []  # of --val-data; empty where a part of the text is kept for validation
+    val_sha256: str | None = None
 
 
 class TokenizerFacts(Part):
@@ -53,9 +57,11 @@ class TokenizerFacts(Part):
 
 
 class Origin(Part):
-    """What a run began from: a directory, and the sha256 of each of its files of weights."""
+    """What a run began from: a directory or a name on the Hub, and the sha256 of its weights, by file."""
 
     source: str
+    revision: str | None = None  # of the Hub, as it was asked for
+    commit: str | None = None  # of the Hub; None for a directory
     sha256: dict[str, str] = {}
 
 
@@ -97,6 +103,9 @@ class Result(Part):
     bits_per_byte: float | None = None
     parameters: int | None = None
     kept_step: int | None = None
+    passes: float | None = None  # over the training text
+    val_loss_before: float | None = None  # of the weights that a model trained further began from
+    bits_per_byte_before: float | None = None
 
 
 class Continued(Part):
@@ -106,6 +115,7 @@ class Continued(Part):
     versions: dict[str, Any] = {}
     device: str | None = None
     threads: int | None = None
+    processes: int | None = None
 
 
 class Record(Part):
@@ -120,6 +130,7 @@ class Record(Part):
     versions: dict[str, Any] = {}
     device: str | None = None
     threads: int | None = None
+    processes: int | None = None  # that train together
     data: DataFacts = DataFacts()
     tokenizer: TokenizerFacts | None = None
     init_from: Origin | None = None
@@ -129,6 +140,7 @@ class Record(Part):
     budget: TimeBudget | None = None
     sessions: list[Continued] = []  # those that were not as the one before them; the first is above
     result: Result | None = None
+    card: str | None = None  # sha256 of the README.md that was written
 
     @property
     def is_empty(self) -> bool:
@@ -142,8 +154,23 @@ class Record(Part):
 
     @property
     def val_fraction(self) -> float:
-        """The end of the text that was kept for validation, as a share of its characters."""
+        """What was kept of the text for validation, as a share of its characters."""
         return float(self.settings.get("data", {}).get("val_fraction", VAL_FRACTION))
+
+    @property
+    def val_split(self) -> str:
+        """What that is: the end of the text, or lines or files of it."""
+        return str(self.settings.get("data", {}).get("val_split", "end"))
+
+    @property
+    def end_of_text(self) -> bool:
+        """Whether a token stands between its documents."""
+        return self.settings.get("data", {}).get("end_of_text") is True
+
+    @property
+    def field(self) -> str:
+        """Where the texts of a table stand."""
+        return str(self.settings.get("data", {}).get("field", FIELD))
 
     @property
     def is_finished(self) -> bool:
@@ -195,6 +222,10 @@ def record_of(values: Any, path: Path | str) -> Record:
     if not _is_number(fraction) or fraction >= 1 or fraction < 0:
         found = f"data.val_fraction: expected a number from 0 to 1, found {fraction!r}"[:200]
         raise RequestError(f"{path} is damaged", found)
+    if "data" in settings:  # of a run of before there was the setting
+        settings["data"] = {"end_of_text": False} | settings["data"]
+    if "train" in settings:
+        settings["train"] = {"kernels": "reference"} | settings["train"]
     try:
         return Record.model_validate((values.get("record") or {}) | {"settings": settings})
     except ValidationError as error:
@@ -256,13 +287,14 @@ class Evaluation(Part):
     """A line of `evals.jsonl`: what a task of `tformer eval` found.
 
     `on` says in words what it was measured on; `weights` is the sha256 of the model.safetensors that was
-    judged; `result` is what `--json` prints.
+    judged, `step` that of its checkpoint where `--step` chose one; `result` is what `--json` prints.
     """
 
     task: str
     on: str = ""
     when: str = ""
     weights: str | None = None
+    step: int | None = None
     result: dict[str, Any] = {}
 
 
@@ -276,16 +308,23 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
 
 
 def keep_evaluation(
-    folder: Path, task: str, result: dict[str, Any], on: str = "", weights: str | None = None
+    folder: Path,
+    task: str,
+    result: dict[str, Any],
+    on: str = "",
+    weights: str | None = None,
+    step: int | None = None,
 ) -> None:
     """Add what an evaluation found to `evals.jsonl` of a run. Nothing is kept in a foreign directory.
 
-    `weights` is the sha256 of those that were judged; those that lie there if left out.
+    `weights` is the sha256 of those that were judged, those that lie there if left out; `step` that of the
+    checkpoint that they are of.
     """
     if (folder / NAME).exists():
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         weights = weights or weights_hash(folder)
-        line = Evaluation(task=task, on=on, when=now, weights=weights, result=result)
+        of_step = {} if step is None else {"step": step}
+        line = Evaluation(task=task, on=on, when=now, weights=weights, **of_step, result=result)
         append_line(folder / "evals.jsonl", line.as_dict())
 
 

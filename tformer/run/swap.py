@@ -16,7 +16,7 @@ from tformer.files import TEMPORARY, cannot_write, sync_folder
 
 BUILT = f"{TEMPORARY}run"  # while it is being made
 WHOLE = ".tformer-run"  # it is the run of the directory, and on its way into place
-OURS = re.compile(rf"{re.escape(TEMPORARY)}(run|\d+-.+)")  # what a process that was killed leaves
+OURS = re.compile(rf"{re.escape(TEMPORARY)}(run|step-\d+|\d+-.+)")  # what a process that was killed leaves
 CHECKPOINTS = "checkpoints"
 # In the order in which they are moved up. While the first is not, nothing is; the last makes it a run.
 RUN_FILES = (
@@ -25,6 +25,7 @@ RUN_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "generation_config.json",
+    "chat_template.jinja",
     "metrics.jsonl",
     "evals.jsonl",
     "loss.svg",
@@ -108,9 +109,12 @@ def _move_up(folder: Path) -> None:
             if not (new / name).exists():
                 (folder / name).unlink(missing_ok=True)
         discard(folder / CHECKPOINTS)
-    for name in (CHECKPOINTS, *RUN_FILES):
+        sync_folder(folder)  # nothing of the old one may come back once the new one is on its way up
+    for name in (RUN_FILES[0], CHECKPOINTS, *RUN_FILES[1:]):
         if (new / name).exists():
             os.replace(new / name, folder / name)
+        if name == RUN_FILES[0]:
+            sync_folder(folder)  # for good: a power failure must not undo this one and keep the others
     sync_folder(folder)
     shutil.rmtree(new)
 

@@ -1,0 +1,116 @@
+"""The ids of a run's text beside its checkpoints: --resume and `eval` do not encode it again.
+
+A file has the name of its key: the hashes of text and tokenizer, which part of the text it is, and the
+versions of what encodes. What it holds is verified by its own sha256; what does not fit is as good as not
+there, and is made again. A safetensors file with one tensor, `ids`.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import tokenizers
+
+from tformer import __version__
+from tformer.errors import TformerError
+from tformer.files import write_file
+from tformer.text.corpus import Corpus
+from tformer.text.data import slices
+from tformer.text.tokenizer import Tokenizer, id_dtype
+
+LONG = 1 << 20  # characters of a part that is kept: a shorter one is encoded in about a second
+DTYPES = {"U16": np.uint16, "U32": np.uint32}
+MOST_HEADER = 1 << 16  # bytes
+LAYOUT = "1"
+
+
+def key_of(tokenizer: Tokenizer, corpus: Corpus, start: int, stop: int, end_of_text: bool) -> str:
+    """What the ids of a part of a text depend on, as a hash."""
+    digest = hashlib.sha256()
+    for piece in slices(corpus.text, start, stop):  # what was read of the files may be a field of them
+        digest.update(piece.encode(errors="surrogatepass"))
+    made_by = (LAYOUT, __version__, tokenizers.__version__)
+    parts = (made_by, tokenizer.to_json(), digest.hexdigest(), corpus.ends, start, stop, end_of_text)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass
+class KeptIds:
+    """Ids that are kept in a folder, `checkpoints/` of a run, and those that are to be."""
+
+    folder: Path
+    wanted: dict[str, np.ndarray] = field(default_factory=dict)  # by key: what was asked for
+    made: set[str] = field(default_factory=set)  # keys that no file had
+
+    def ids(self, key: str, vocab_size: int, encode: Callable[[], np.ndarray]) -> np.ndarray:
+        """The ids of a key: those that are kept, or where there are none such, new ones."""
+        found = _read(self.folder / _name(key), key, vocab_size)
+        if found is None:
+            self.made.add(key)
+            found = encode()
+        self.wanted[key] = found
+        return found
+
+    def write(self, folder: Path, spare: int) -> None:
+        """Keep what was asked for in `folder`, and there nothing else, where `spare` bytes are left then.
+
+        It does without where the system refuses: nothing of a run depends on it.
+        """
+        names = {_name(key) for key in self.wanted}
+        with suppress(OSError, TformerError):
+            for old in folder.glob(_name("*")):
+                if old.name not in names:
+                    old.unlink()
+            for key, ids in self.wanted.items():
+                path = folder / _name(key)
+                lacking = key in self.made or not path.exists()
+                if lacking and shutil.disk_usage(folder).free > ids.nbytes + spare:
+                    write_file(path, lambda file, key=key, ids=ids: _write(file, key, ids))  # type: ignore[misc]
+                    self.made.discard(key)
+
+
+def _name(key: str) -> str:
+    return f"ids-{key[:16]}.safetensors"
+
+
+def _write(file: BinaryIO, key: str, ids: np.ndarray) -> None:
+    ids = np.ascontiguousarray(ids)
+    dtype = next(name for name, known in DTYPES.items() if ids.dtype == known)
+    header = {
+        "__metadata__": {"key": key, "sha256": hashlib.sha256(ids.data).hexdigest()},
+        "ids": {"dtype": dtype, "shape": [len(ids)], "data_offsets": [0, ids.nbytes]},
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    file.write(ids.data)
+
+
+def _read(path: Path, key: str, vocab_size: int) -> np.ndarray | None:
+    """The ids of a file; None where it is not one of this key, or not whole."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > MOST_HEADER:
+                return None
+            header = json.loads(file.read(size))
+            said, tensor = header["__metadata__"], header["ids"]
+            dtype, (n,) = DTYPES[tensor["dtype"]], tensor["shape"]
+            n_bytes = path.stat().st_size - 8 - size
+            if said["key"] != key or dtype != id_dtype(vocab_size) or n * np.dtype(dtype).itemsize != n_bytes:
+                return None
+            data = bytearray(n_bytes)
+            if file.readinto(data) != n_bytes:
+                return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    if hashlib.sha256(data).hexdigest() != said["sha256"]:
+        return None
+    ids = np.frombuffer(data, dtype)
+    return ids if n and int(ids.max()) < vocab_size else None
