@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tformer.errors import RequestError
-from tformer.files import read_whole
+from tformer.files import read_whole, refuse_address
 from tformer.yaml_text import parse_yaml
 
 
@@ -162,9 +162,13 @@ class DataConfig(Section):
 
     task: Literal["text", "reversal"] = Field("text", description="reversal is DATA of its own")
     tokenizer: str = Field("char", description="word, char or bpe; or a tokenizer.json or run directory")
-    vocab_size: int = Field(4096, ge=257, le=2**24, description="most frequent words kept, or BPE's size")
-    val_fraction: float = Field(0.1, ge=0, lt=1, description="the end of the text, kept for validation")
-    stride: int = Field(0, ge=0, description="from window to window, at most n_ctx; 0: n_ctx, disjoint")
+    vocab_size: int = Field(4096, ge=257, le=2**24, description="rows for words or BPE, all included")
+    end_of_text: bool = Field(True, description="a token between documents, one row of a new vocabulary")
+    field: str = Field("text", min_length=1, description="of a table: where its texts stand, nested by dots")
+    val_fraction: float = Field(0.1, ge=0, lt=1, description="of the text, kept for validation")
+    val_split: Literal["end", "lines", "files"] = Field("end", description="the end, or drawn from all of it")
+    window: int = Field(0, ge=0, description="inputs of a window, at most n_ctx; 0: n_ctx")
+    stride: int = Field(0, ge=0, description="from window to window, at most its length; 0: disjoint")
     reversal_length: int = Field(10, ge=1, le=10_000, description="n: the random half of a sequence")
     reversal_symbols: int = Field(26, ge=2, le=10_000, description="V: how many different tokens")
 
@@ -198,6 +202,7 @@ class TrainConfig(Section):
         "auto", description="of matrix products; auto: bf16 where the hardware has it"
     )
     compile: Literal["auto", "on", "off"] = Field("auto", description="auto: on a GPU alone")
+    kernels: Literal["auto", "blocks", "sdpa", "reference"] = Field("auto", description="auto: by device")
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
@@ -217,10 +222,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Config":
-        if self.data.stride > self.model.n_ctx:
-            raise ValueError(
-                f"data.stride {self.data.stride} would skip text: it is at most n_ctx {self.model.n_ctx}"
-            )
+        window = self.data.window or self.model.n_ctx
+        if window > self.model.n_ctx:
+            raise ValueError(f"data.window {window} is longer than the model's context, {self.model.n_ctx}")
+        if self.data.stride > window:
+            raise ValueError(f"data.stride {self.data.stride} would skip text: it is at most {window}")
         return self
 
     def updated(self, section: str, **values: Any) -> "Config":
@@ -271,6 +277,7 @@ def preset_layer(name: str) -> Layer:
 
 def file_layer(path: Path) -> Layer:
     """The settings of a YAML file; a run's `tformer.yaml` is one (its `record` is passed over)."""
+    refuse_address(path)
     try:
         text = read_whole(path)
     except (OSError, UnicodeDecodeError) as error:

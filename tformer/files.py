@@ -8,6 +8,8 @@ import io
 import json
 import math
 import os
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +17,8 @@ from typing import Any, BinaryIO
 from tformer.errors import RequestError, TformerError
 
 TEMPORARY = ".tmp-"
+ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>[^/].*)")
+POINTER = b"version https://git-lfs.github.com/spec/"
 MOST_BYTES = 1 << 24  # of a configuration, a record, an index of shards
 
 
@@ -71,16 +75,30 @@ def append_line(path: Path, values: dict[str, Any]) -> None:
 
     Raises TformerError if the system refuses.
     """
+    line = json.dumps(plain(values), allow_nan=False).encode() + b"\n"
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        with path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # nor does one that was cut short take this one along
+                    line = b"\n" + line
+            file.write(line)
     except OSError as error:
         raise cannot_write(path, error) from None
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """A JSON object, for people to read as well."""
-    write_file(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+    write_file(
+        path, (json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    )
+
+
+def check_pointer(path: Path, beginning: bytes) -> None:
+    """Raises RequestError for what Git LFS leaves in the place of a file that has not been fetched."""
+    if beginning.startswith(POINTER):
+        found, advice = "the file itself has not been fetched", f"fetch it: git -C {path.parent} lfs pull"
+        raise RequestError(f"{path} is a pointer of Git LFS", found, advice)
 
 
 def read_whole(path: Path, most: int = MOST_BYTES) -> str:
@@ -90,6 +108,7 @@ def read_whole(path: Path, most: int = MOST_BYTES) -> str:
     """
     with path.open("rb") as file:
         data = file.read(most + 1)
+    check_pointer(path, data)
     if len(data) > most:
         raise RequestError(f"{path} is too large", f"expected at most {most >> 20} MiB")
     return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()  # line ends as a text file has them
@@ -106,6 +125,34 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def refuse_address(name: str | Path, then: str = "") -> None:
+    """Raises RequestError for the address of something on a network, where a file is expected.
+
+    It says how to fetch that; `then` is the command that takes it from a pipe, if one does.
+    """
+    found = ADDRESS.fullmatch(str(name))
+    if not found or os.path.exists(name):
+        return
+    address = f"{found['scheme']}://{found['rest']}"  # a path has lost one of the two
+    fetch = shlex.quote(address)
+    if found["scheme"] not in ("http", "https", "ftp"):
+        advice = "fetch it into a file first"
+    elif then:
+        advice = f"fetch it: curl -L {fetch} | {then}"
+    else:
+        advice = f"fetch it into a file first: curl -L -o FILE {fetch}"
+    raise RequestError(f"{address} is an address", "expected a file that is here", advice)
+
+
 def finite(value: float) -> float | None:
     """For JSON, which has no NaN and no infinity."""
     return value if math.isfinite(value) else None
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold: what is no finite number is null, and keys are strings."""
+    if isinstance(value, dict):
+        return {str(key): plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return finite(value) if isinstance(value, float) else value

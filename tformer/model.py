@@ -126,6 +126,7 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.config = config
         self.formula: Formula | None = None  # put in `attention`'s place by watch.py, to look or to replace
+        self.fast: Callable[[Tensor, Tensor, Tensor, float], Tensor] | None = None  # for training: fast/
         heads = (config.n_heads, config.n_kv_heads, config.n_kv_heads)
         self.qkv_rows = tuple(n * config.d_head for n in heads)  # queries', keys' and values'
         self.qkv = nn.Linear(config.d_model, sum(self.qkv_rows), bias=config.bias)
@@ -160,8 +161,10 @@ class CausalSelfAttention(nn.Module):
     ) -> Float[Tensor, "batch head query d_head"]:
         """`attention` on all heads at once, or the formula that was put in its place.
 
-        Whatever computes the same faster may stand here only while `formula` is None.
+        Whatever computes the same faster stands here only in training, and only while `formula` is None.
         """
+        if self.training and self.fast is not None and self.formula is None:
+            return self.fast(q, k, v, self.config.dropout)
         formula = attention if self.formula is None else self.formula
         return formula(q, k, v, mask, self.config.dropout if self.training else 0.0)[0]
 
@@ -337,12 +340,23 @@ class Transformer(nn.Module):
         ids: Int[Tensor, "batch position"],
         max_tokens: int,
         choose: Callable[[Tensor], Tensor] | None = None,
+        end_id: int | None = None,
     ) -> Int[Tensor, "batch total"]:
-        """`ids` with `max_tokens` more, each chosen by `choose(logits)`, greedily if left out."""
+        """`ids` with up to `max_tokens` more, each chosen by `choose(logits)`, greedily if left out.
+
+        A row that has come to `end_id` is filled with it; where all have, generation ends.
+        """
         from tformer.sample import generate, greedy  # the loop stands beside the choice of a token
 
-        columns = generate(self, ids, max_tokens, choose or greedy)
-        return torch.cat((ids, *(column[:, None] for column in columns)), dim=1)
+        ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        for column in generate(self, ids, max_tokens, choose or greedy):
+            if end_id is not None:
+                column = column.masked_fill(ended, end_id)
+                ended |= column == end_id
+            ids = torch.cat((ids, column[:, None]), dim=1)
+            if ended.all():
+                break
+        return ids
 
     @property
     def n_parameters(self) -> int:

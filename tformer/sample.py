@@ -4,15 +4,15 @@
 nothing of files or terminals.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tformer.errors import TformerError
 from tformer.kv_cache import KVCache
+from tformer.loss import check_finite
 from tformer.model import Transformer
 from tformer.text.tokenizer import Tokenizer
 
@@ -50,17 +50,26 @@ def keep_min_p(logits: Logits, p: float) -> Logits:
     return logits.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), -torch.inf)
 
 
+def penalise(logits: Logits, seen: Bool[Tensor, "batch vocab"], penalty: float) -> Logits:
+    """Logits in which ids that were `seen` are less probable: divided by `penalty` above 0, else times it.
+
+    Source: Keskar et al. 2019, "CTRL", section 4.1, with the case below 0 as transformers has it.
+    """
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """How an id is drawn: logits / temperature, then top-k, top-p and min-p, in that order.
+    """How an id is drawn: the penalty on repetition, temperature, top-k, top-p and min-p, in that order.
 
-    0 switches top_k and min_p off, 1 switches top_p off. Temperature 0 is greedy.
+    0 switches top_k and min_p off, 1 switches top_p and the penalty off. Temperature 0 is greedy.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
     def filter(self, logits: Logits) -> Logits:
         """Logits of the distribution that is drawn from; -inf where a token cannot be drawn."""
@@ -152,8 +161,7 @@ def generate(
             # Ragged rows need the cache's padding even where the cache itself is not kept.
             logits = model(ids[:, first:], cache if cached or ragged is not None else None)
         last = logits[:, -1]
-        if not last.isfinite().all():
-            raise TformerError("the logits are not finite", "nothing can be chosen", "look at its training")
+        check_finite(last, "logits", "chosen")
         column = choose(last)
         yield column
         ids = torch.cat((ids, column[:, None]), dim=1)
@@ -167,8 +175,9 @@ class TextStream:
     Text that may yet become a stop string, and bytes that may yet become a character, are held back.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), end_ids: Collection[int] = ()):
         self.tokenizer = tokenizer
+        self.end_ids = end_ids
         self.stop = [s for s in stop if s]
         self.decoder = tokenizer.decoder()
         self.ids: list[int] = []
@@ -182,8 +191,11 @@ class TextStream:
         return "".join(self.shown) + self.held
 
     def feed(self, i: int) -> str:
-        """Take an id; return the text that has become certain."""
+        """Take an id; return the text that has become certain. One that ends a text is no part of it."""
         self.ids.append(i)
+        if i in self.end_ids:
+            self.held += self.decoder.decode(b"", final=True)
+            return self._show(len(self.held), "eos")
         self.held += self.decoder.decode(self.tokenizer.token_bytes[i])
         # A stop string may have begun in text that is held back, never before it. The one that is
         # complete first counts, so that it does not matter how the text is cut into tokens.
@@ -215,7 +227,10 @@ def _overlap(text: str, stop: str) -> int:
 
 @dataclass
 class Sample:
-    """A finished continuation: its text without the prompt, its ids, and why it ended."""
+    """A finished continuation: its text without the prompt, its ids, and why it ended.
+
+    It ended by `length`, by a `stop` string, or by `eos`: an id that ends a text, the last of the ids then.
+    """
 
     text: str
     ids: list[int]
@@ -232,15 +247,28 @@ def continue_text(
     sampling: Sampling,
     seed: int,
     stop: Sequence[str] = (),
+    end_ids: Collection[int] = (),
     on_text: Callable[[int, str], None] = lambda sample, text: None,
 ) -> list[Sample]:
-    """`n` continuations of one prompt in one batch; `on_text(i, piece)` as the text of each comes."""
+    """`n` continuations of one prompt in one batch; `on_text(i, piece)` as the text of each comes.
+
+    One of `end_ids` ends a continuation.
+    """
     device = next(model.parameters()).device
     ids = torch.tensor([list(prompt_ids)] * n, device=device)
-    streams = [TextStream(tokenizer, stop) for _ in range(n)]
+    streams = [TextStream(tokenizer, stop, end_ids) for _ in range(n)]
     sampler = Sampler(sampling, seed, n)
     size = tokenizer.vocab_size  # a model may have more rows than there are tokens
-    for column in generate(model, ids, max_tokens, lambda logits: sampler(logits[:, :size])):
+    penalty = sampling.repetition_penalty
+    seen = torch.zeros((n, model.config.vocab_size), dtype=torch.bool, device=device)
+    seen[:, ids[0]] = True
+
+    def choose(logits: Tensor) -> Tensor:
+        wanted = logits if penalty == 1 else penalise(logits, seen, penalty)
+        return sampler(wanted[:, :size])
+
+    for column in generate(model, ids, max_tokens, choose):
+        seen[torch.arange(n), column] = True
         for i, (stream, token) in enumerate(zip(streams, column.tolist(), strict=True)):
             if not stream.finish_reason and (piece := stream.feed(token)):
                 on_text(i, piece)

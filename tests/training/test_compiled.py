@@ -37,7 +37,7 @@ TINY = [
     "--set",
     "model.dropout=0.0",
 ]
-DROPOUT = ["--set", "model.dropout=0.2"]
+DROPOUT = ["--set", "model.dropout=0.2", "--set", "train.kernels=reference"]
 
 
 @pytest.fixture(autouse=True)

@@ -85,7 +85,7 @@ def test_a_loss_below_what_can_be_known_asks_for_the_mask():
 
 @pytest.mark.parametrize("key", sorted(IMMATERIAL["train"]))
 def test_what_moves_no_loss_leaves_the_band(key):
-    other = {"precision": "fp32", "compile": "off", "micro_batch_size": 8}.get(key, 7)
+    other = {"precision": "fp32", "compile": "off", "kernels": "sdpa", "micro_batch_size": 8}.get(key, 7)
     assert held(**{key: other}).inside is True
 
 
@@ -138,6 +138,8 @@ def test_any_text_is_judged_in_bits_per_byte():
     assert held("text", 5.0, met, bits=3.4).inside is False
     assert held("text", 5.0, met, bits=0.4).inside is False
     assert "bits per byte" in held("text", 5.0, met, bits=2.2).sentence
+    below = held("text", 5.0, met, bits=0.4).sentence
+    assert "mask" not in below and "logs, lists and code" in below
 
 
 def test_a_run_without_a_band_says_why():

@@ -44,7 +44,7 @@ def trained(folder: Path, wanted: Config, hooks, until: int = 0, source="text"):
     sources = [str(folder.parent / "text.txt")] if source == "text" else [source]
     with open_run(folder) as run:
         own = Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
-        data = prepare_data(wanted, sources, own, run.record().data.sha256)
+        data = prepare_data(wanted, sources, own, run.record().data)
         wanted = decide(wanted, CPU, data.tokenizer.vocab_size)
         session = open_session(run, Prepared(wanted, data, CPU, at_evaluation=hooks))
         for _ in session.train(stop=lambda: session.state.step == until):

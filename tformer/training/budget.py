@@ -117,14 +117,20 @@ def time_costs(trial: Session, seconds: float, drawing: float, clock: Clock) -> 
     steps_done = fit(learner, trial.data.batches, train, State())
     for _ in range(UNCOUNTED):
         next(steps_done)
-    _synchronise(device)
+    synchronise(device)
     began, counted = clock(), 0
     for _ in steps_done:
         counted += 1
         if counted >= LEAST and clock() - began >= seconds:
             break
-    _synchronise(device)
+    synchronise(device)
     step = (clock() - began) / counted
+    return costs_beside(trial, step, drawing, clock)
+
+
+def costs_beside(trial: Session, step: float, drawing: float, clock: Clock) -> Costs:
+    """The costs with a step that is known: an evaluation is timed, a save is by its bytes."""
+    device = next(trial.model.parameters()).device
     n_bytes = STATES * sum(p.numel() * p.element_size() for p in trial.model.parameters())
     verdict = 4 * _validation(trial, device, clock) if trial.data.reversal else 0.0
     evaluation = _validation(trial, device, clock) + _timed(trial.notes, device, clock)
@@ -149,11 +155,11 @@ def _validation(trial: Session, device: torch.device, clock: Clock) -> float:
 def _timed(work: Callable[[], object], device: torch.device, clock: Clock) -> float:
     began = clock()
     work()
-    _synchronise(device)
+    synchronise(device)
     return clock() - began
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
     """Wait for a device that computes while Python goes on."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -21,6 +21,7 @@ IMMATERIAL = {
         "seed",
         "precision",
         "compile",
+        "kernels",
         "micro_batch_size",
         "eval_every",
         "checkpoint_every",
@@ -93,6 +94,11 @@ class Expectation:
                 f"no: {self.found:.3f} is above {band}, {where}; look at loss.svg: still falling wants more "
                 "steps, restless a lower --lr, rising at the end more text or model.dropout"
             )
+        if self.basis == "typical":
+            return (
+                f"no: {self.found:.3f} is below {band}, {where}; logs, lists and code may end there, and so "
+                "does a text whose validation part repeats its training part"
+            )
         return (
             f"no: {self.found:.3f} is below {band}, {where}; does the validation part repeat the training "
             "text? Does the mask leak (tformer eval causality)?"
@@ -107,6 +113,8 @@ def read_expected(preset: str) -> Expected:
 def expectation(config: Config, record: Record, result: dict[str, Any]) -> Expectation:
     """Hold a result to the band of the preset that the record names, if the run kept to it."""
     preset = record.preset
+    if record.init_from:
+        return Expectation(preset or "", missing="it began from trained weights")
     if preset not in preset_names():
         return Expectation(preset or "", missing="the run names no preset")
     expected = read_expected(preset)
@@ -124,8 +132,6 @@ def _missing(preset: str, expected: Expected, config: Config, record: Record) ->
     """Why there is no band; empty if there is one."""
     if not expected.quantity:
         return f"the preset {preset} has not been measured"
-    if record.init_from:
-        return "it began from trained weights"
     by_hash = bool(expected.sha256) and record.data.sha256 == expected.sha256
     known = by_hash or record.data.source == [expected.data]
     if expected.data and not known:

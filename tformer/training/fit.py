@@ -7,16 +7,20 @@ would have taken.
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tformer.config import ModelConfig, TrainConfig
 from tformer.device import autocast
 from tformer.errors import TformerError
+from tformer.fast.kernels import dropout_streams
 from tformer.loss import cross_entropy
+from tformer.ranks import BY_ITSELF, Ranks
 from tformer.text.data import STREAM_DROPOUT, Batches, rng
 from tformer.training.optim import Optimizers, lr_at
 
@@ -76,7 +80,22 @@ def is_due(step: int, train: TrainConfig) -> bool:
 
 
 class DivergedError(TformerError):
-    """The loss, its gradient or the validation loss is not a number."""
+    """A loss, its gradient, a weight or the validation loss is not a number: nothing of it is saved."""
+
+    def __init__(self, when: str, found: str, train: TrainConfig):
+        advice = f"begin another run with a lower rate (--lr {train.lr / 3:.2g}), more train.warmup_steps"
+        advice += ", a train.grad_clip such as 1" * (train.grad_clip == 0)
+        advice += ", --precision fp32" * (train.precision == "bf16")
+        advice += "; --init-from begins with the weights that this one saved, --resume changes none of these"
+        super().__init__(f"training diverged {when}", found, advice)
+
+
+def spoilt(tensors: dict[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds a number that is not finite."""
+    norm = torch.nn.utils.get_total_norm(tensors.values())
+    if math.isfinite(norm.item()):  # it may overflow, but hides nothing
+        return None
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
 
 
 Validate = Callable[[], tuple[float, float]]  # loss in nats a token, bits per byte
@@ -87,14 +106,23 @@ class Learner:
     """What is trained, and what by.
 
     `model` is a Transformer or has what is used of it: logits of ids, and `config.dropout`. `forward` stands
-    in for the model's own where there is one (a compiled one). `whole` is where training stands with its
-    last update; None before the first, and while one is being made.
+    in for the model's own where there is one (a compiled one, or that of several processes, whose `ranks` are
+    here). `whole` is where training stands with its last update; None before the first, and while one is
+    being made.
     """
 
     model: nn.Module
     optimizers: Optimizers
     forward: Callable[[Tensor], Tensor] | None = None
     whole: State | None = None
+    ranks: Ranks = BY_ITSELF
+
+    def adding(self, is_last: bool) -> AbstractContextManager[Any]:
+        """Around a group of windows: gradients go to others with the last one of a step alone."""
+        forward = self.forward
+        if is_last or not isinstance(forward, DistributedDataParallel):
+            return nullcontext()
+        return forward.no_sync()
 
 
 def fit(
@@ -106,45 +134,55 @@ def fit(
 ) -> Iterator[StepDone]:
     """Train from `state` to `train.steps`, yielding each step as it is done.
 
-    `train.precision` is bf16, or anything else for float32. Seconds count the steps alone, not evaluation nor
-    what the consumer does. Raises DivergedError before the update that would spoil the weights, and stops
-    after `train.patience` evaluations without improvement.
+    Of several processes each takes its share of a batch; the gradients of all are added up, so a step is the
+    same however many they are. `train.precision` is bf16, or anything else for float32. Seconds count the
+    steps alone, not evaluation nor what the consumer does. Raises DivergedError before an update by or of
+    numbers that are not finite; stops after `train.patience` evaluations without improvement.
     """
-    model, optimizers = learner.model, learner.optimizers
+    model, optimizers, ranks = learner.model, learner.optimizers, learner.ranks
     device, config = next(model.parameters()).device, cast(ModelConfig, model.config)
     # Not `forward or model`: a compiled module has a length, and it raises.
     forward = model if learner.forward is None else learner.forward
     micro = train.micro_batch_size or train.batch_size
+    masks = dropout_streams(model)
     while state.step < train.steps and not is_exhausted(state, train):
         began = time.perf_counter()
         model.train()
         step, lr = state.step, lr_at(state.step, train)
         # A copy that does not wait would read memory that is given back meanwhile.
-        inputs, targets = (torch.from_numpy(a).to(device) for a in batches.batch(step, train.batch_size))
+        batch, own = batches.batch(step, train.batch_size), ranks.share(train.batch_size)
+        inputs, targets = (torch.from_numpy(a[own]).to(device) for a in batch)
+        n_targets = targets.numel() * ranks.world
         if config.dropout:
-            torch.manual_seed(int(rng(train.seed, STREAM_DROPOUT, step).integers(2**63)))
+            stream = step + (ranks.rank << 40)  # the first process has the numbers of one that is alone
+            seed = int(rng(train.seed, STREAM_DROPOUT, stream).integers(2**63))
+            torch.manual_seed(seed)
+            for mask in masks:
+                mask.begin(seed)
         loss = torch.zeros((), device=device)
-        for some_inputs, some_targets in zip(inputs.split(micro), targets.split(micro), strict=True):
-            with autocast(train.precision, device):
-                logits = forward(some_inputs)
-            part = cross_entropy(logits, some_targets).sum() / targets.numel()
-            part.backward()
+        groups = list(zip(inputs.split(micro), targets.split(micro), strict=True))
+        for i, (some_inputs, some_targets) in enumerate(groups, 1):
+            with learner.adding(i == len(groups)):
+                with autocast(train.precision, device):
+                    logits = forward(some_inputs)
+                part = cross_entropy(logits, some_targets).sum() / n_targets
+                (part * ranks.world).backward()  # the mean over the processes is taken of gradients
             loss += part.detach()
+        ranks.sum(loss)
         limit = train.grad_clip or math.inf
         grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
         if not (math.isfinite(loss.item()) and math.isfinite(grad_norm)):
-            raise DivergedError(
-                f"training diverged at step {step + 1}",
-                f"loss {loss.item():.4g}, gradient norm {grad_norm:.4g}; the update was not made",
-                f"begin another run with a lower rate (--lr {train.lr / 3:.2g}) or more train.warmup_steps; "
-                "--init-from begins with the weights of this one, --resume changes neither",
-            )
+            found = f"loss {loss.item():.4g}, gradient norm {grad_norm:.4g}; the update was not made"
+            raise DivergedError(f"at step {step + 1}", found, train)
+        if name := spoilt({name: p.detach() for name, p in model.named_parameters()}):
+            found = f"{name} holds numbers that are not finite; the update was not made"
+            raise DivergedError(f"at step {step + 1}", found, train)
         learner.whole = None
         optimizers.step(lr)
         state = learner.whole = replace(
             state,
             step=step + 1,
-            tokens=state.tokens + targets.numel(),
+            tokens=state.tokens + n_targets,
             seconds=state.seconds + time.perf_counter() - began,
         )
         done = StepDone(state, loss.item(), lr, grad_norm)
@@ -157,11 +195,7 @@ def fit(
 def _evaluated(done: StepDone, val_loss: float, bits_per_byte: float, train: TrainConfig) -> StepDone:
     state = done.state
     if not math.isfinite(val_loss):
-        raise DivergedError(
-            f"validation loss {val_loss} after step {state.step}",
-            "",
-            f"begin another run with a lower rate (--lr {train.lr / 3:.2g})",
-        )
+        raise DivergedError(f"at step {state.step}", f"validation loss {val_loss}", train)
     is_best = val_loss < state.best_val_loss
     if is_best:
         state = replace(state, best_val_loss=val_loss, best_step=state.step, evals_since_best=0)

@@ -32,13 +32,15 @@ def sampled_line(session: Session) -> dict[str, Any]:
     device = next(session.model.parameters()).device
     sampler = Sampler(Sampling(TEMPERATURE), int(rng(seed, STREAM_SAMPLE, step).integers(2**63)), 1)
     size = tokenizer.vocab_size
-    stream = TextStream(tokenizer)
-    start = torch.tensor([[tokenizer.start_id]], device=device)
+    of_documents = session.config.data.end_of_text and (session.data.facts.documents or 0) > 1
+    end = tokenizer.end_id if of_documents else None
+    stream = TextStream(tokenizer, end_ids=[] if end is None else [end])
+    start = torch.tensor([[tokenizer.start_id if end is None else end]], device=device)
     for column in generate(session.model, start, CHARACTERS, lambda logits: sampler(logits[:, :size])):
         stream.feed(int(column[0]))
-        if len(stream.text) >= CHARACTERS:
+        if len(stream.text) >= CHARACTERS or stream.finish_reason:
             break
-    return {"sample": stream.text}
+    return {"sample": stream.text[:CHARACTERS]}  # a token may be many characters
 
 
 def _reversed_line(session: Session, task: Reversal) -> str:

@@ -12,7 +12,9 @@ in `Plan.notes` and `Session.warnings`.
 import hashlib
 import platform
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +26,32 @@ from torch import Tensor
 from tformer import __version__
 from tformer.config import Config
 from tformer.errors import RequestError
+from tformer.fast.kernels import attach
 from tformer.model import Transformer
 from tformer.progress import DownloadProgress
+from tformer.ranks import BY_ITSELF, Ranks
 from tformer.run.checkpoint import Run
 from tformer.run.data import Data, prepare_data
+from tformer.run.kept_ids import KeptIds
 from tformer.run.manifest import Checkpoint
-from tformer.run.pretrained import Pretrained, read_pretrained
+from tformer.run.pretrained import Pretrained, origin_folder, read_origin
 from tformer.run.record import Continued, Kept, Record, TokenizerFacts, weights_hash
+from tformer.run.swap import CHECKPOINTS
+from tformer.text.data import Windows
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.budget import TimeLimit, settle
 from tformer.training.compiled import CompileError, compile_forward
-from tformer.training.fit import State
+from tformer.training.fit import State, is_exhausted
+from tformer.training.further import steps_for, window_for
+from tformer.training.memory import free_bytes, windows_at_a_time
 from tformer.training.noted import loss_by_position, sampled_line
-from tformer.training.optim import Optimizers
+from tformer.training.optim import Optimizers, lr_at
 from tformer.training.passages import NextWords, read_next_words
 from tformer.training.plan import Plan
 from tformer.training.session import Note, Session, owner_of
 from tformer.training.settings import decide
+
+SHARE_OF_BYTES = 0.9  # of the tokens of a text that words suit: blanks are bytes too, and make it 0.5 to 0.8
 
 # ---------------------------------------------------------------------------- what it is made of
 
@@ -58,6 +69,7 @@ class Prepared:
     at_evaluation: tuple[Note, ...] = ()
     limit: TimeLimit | None = None  # its steps are still to be found
     overwrite: bool = False
+    ranks: Ranks = BY_ITSELF
 
 
 def prepare(plan: Plan, progress: DownloadProgress = lambda done, total: None) -> Prepared:
@@ -70,8 +82,20 @@ def prepare(plan: Plan, progress: DownloadProgress = lambda done, total: None) -
     own = _own_tokenizer(plan.folder, recorded) if plan.resuming else None
     if plan.pretrained:
         own = plan.pretrained.tokenizer
-    data = prepare_data(plan.config, list(request.sources), own, recorded.data.sha256, progress)
+    val_sources = request.val_data or recorded.data.val_source
+    data = prepare_data(
+        plan.config,
+        list(request.sources),
+        own,
+        recorded.data,
+        progress,
+        val_sources,
+        partial(_window_for, plan) if plan.pretrained else None,
+        KeptIds(plan.folder / CHECKPOINTS),
+    )
     config = decide(plan.config, plan.device, data.tokenizer.vocab_size)
+    if plan.pretrained and isinstance(data.batches, Windows):
+        config = _completed(plan, config, data.batches)
     words = read_next_words(request.eval_data, recorded, config, data)
     limit = None
     if request.minutes is not None and not plan.resuming:
@@ -81,12 +105,31 @@ def prepare(plan: Plan, progress: DownloadProgress = lambda done, total: None) -
         data,
         plan.device,
         plan.pretrained,
-        preset=None if plan.resuming else plan.preset,
+        preset=None if plan.resuming or plan.by_recipe else plan.preset,
         words=words,
         at_evaluation=(sampled_line, loss_by_position, *([words.score] if words else [])),
         limit=limit,
         overwrite=request.overwrite,
+        ranks=request.ranks,
     )
+
+
+def _window_for(plan: Plan, n_ids: int) -> int:
+    return window_for(plan.config.model.n_ctx, n_ids, plan.device)
+
+
+def _completed(plan: Plan, config: Config, windows: Windows) -> Config:
+    """The configuration of a model that is trained further, with what follows from text and memory."""
+    if windows.n_ctx < config.model.n_ctx:
+        config = config.updated("data", window=windows.n_ctx)
+    if plan.by_recipe and plan.request.minutes is None:
+        found = steps_for(windows.per_epoch, config.train.batch_size)
+        config = config.updated("train", **{k: v for k, v in found.items() if plan.leaves_open("train", k)})
+    if not config.train.micro_batch_size:
+        at_once = windows_at_a_time(config, free_bytes(plan.device))
+        if at_once < config.train.batch_size:
+            config = config.updated("train", micro_batch_size=at_once)
+    return config
 
 
 def _own_tokenizer(folder: Path, recorded: Record) -> Tokenizer | None:
@@ -103,7 +146,7 @@ def _own_tokenizer(folder: Path, recorded: Record) -> Tokenizer | None:
             )
         return tokenizer
     origin = recorded.init_from
-    return Tokenizer.load(Path(origin.source)) if origin else None
+    return Tokenizer.load(origin_folder(origin)) if origin else None
 
 
 # ---------------------------------------------------------------------------- the session
@@ -137,6 +180,7 @@ def build_session(run: Run, prepared: Prepared) -> Session:
     if weights is not None:
         model.load_state_dict(weights)
     model.to(device)
+    attach(model, config.train.kernels, device)
     optimizers = Optimizers(model, config.train, bf16=config.train.precision == "bf16")
     if checkpoint:
         optimizers.load_state_tensors(checkpoint.optimizer)
@@ -150,10 +194,14 @@ def build_session(run: Run, prepared: Prepared) -> Session:
     skipped = prepared.words.passages.skipped if prepared.words else {}
     changed: list[str] = []
     if not (prepared.overwrite or run.record().is_empty or state.step == config.train.steps):
-        record, changed = _continued(record, device, state.step)
+        record, changed = _continued(record, prepared, state.step)
     warnings = [f"passed over {count:,} passages of --eval-data: {why}" for why, count in skipped.items()]
+    warnings += _bytes_of_words(prepared.data)
+    warnings += _unvalidated(prepared.data, config)
     warnings += [f"passed over a checkpoint: {problem}" for problem in problems]
     warnings += changed
+    if checkpoint and not is_exhausted(state, config.train):
+        warnings += _rate_again(run.record(), config, state.step)
     session = Session(
         run,
         config,
@@ -165,6 +213,7 @@ def build_session(run: Run, prepared: Prepared) -> Session:
         tuple(warnings),
         prepared.at_evaluation,
         kept=_kept(run, checkpoint, state) if checkpoint else None,
+        ranks=prepared.ranks,
     )
     return _compiled(session) if config.train.compile == "on" and state.step < config.train.steps else session
 
@@ -173,11 +222,21 @@ def _record(run: Run, prepared: Prepared) -> Record:
     """What the run says of itself so far, or of a run that begins what it meets: versions, device, data."""
     known = Record() if prepared.overwrite else run.record()
     # A run that goes on is not at its end until it gets there.
-    record = known.without("result") if known.as_dict() else new_record(prepared.data, prepared.device)
+    record = (
+        known.without("result")
+        if known.as_dict()
+        else new_record(prepared.data, prepared.device, prepared.ranks.world)
+    )
+    if prepared.overwrite:  # the card of the run that gives way, unless a person has edited it
+        with suppress(RequestError):
+            if card := run.record().card:
+                record = record.updated(card=card)
     if record.id is None:
         record = record.updated(id=secrets.token_hex(8))
     if record.tokenizer is None or not (run.folder / "tokenizer.json").exists():  # it was made again
         record = record.updated(tokenizer=tokenizer_facts(prepared.data.tokenizer))
+    if own := prepared.data.facts.val_source:  # where it lies now
+        record = record.updated(data=record.data.model_copy(update={"val_source": own}))
     if prepared.pretrained:
         record = record.updated(init_from=prepared.pretrained.origin)
     if prepared.preset:
@@ -187,12 +246,47 @@ def _record(run: Run, prepared: Prepared) -> Record:
     return record
 
 
-def new_record(data: Data, device: torch.device) -> Record:
+def _rate_again(record: Record, config: Config, step: int) -> list[str]:
+    """A warning where more steps than a run had make its rate rise again: it is that of a run of so many."""
+    steps = record.settings.get("train", {}).get("steps")
+    if not isinstance(steps, int) or not step <= steps < config.train.steps:
+        return []
+    had, has = lr_at(step - 1, config.updated("train", steps=steps).train), lr_at(step, config.train)
+    if has <= had:
+        return []
+    return [
+        f"{config.train.steps:,} steps in place of {steps:,}: the learning rate goes on at {has:.2e}, "
+        f"where it was {had:.2e}"
+    ]
+
+
+def _bytes_of_words(data: Data) -> list[str]:
+    """A warning where words do not suit the text: few that repeat, or none with a gap between them."""
+    if data.tokenizer.kind != "word" or data.val_ids is None:
+        return []
+    share = float((data.val_ids < 256).mean())  # the rows of a word vocabulary before its words
+    if share < SHARE_OF_BYTES:
+        return []
+    return [
+        f"{share:.0%} of the validation tokens are single bytes, of words that the vocabulary lacks: "
+        "--tokenizer bpe suits this text better"
+    ]
+
+
+def _unvalidated(data: Data, config: Config) -> list[str]:
+    """A warning where the end of the text is kept for validation, and nothing can be predicted in it."""
+    if data.val_ids is not None or data.reversal or not config.data.val_fraction:
+        return []
+    found = f"the validation part has {data.facts.val_tokens} tokens, and none of them a target"
+    return [f"no validation: {found}; give more text, or --val-data FILE"]
+
+
+def new_record(data: Data, device: torch.device, world: int = 1) -> Record:
     """What a run meets as it begins: versions, device, data."""
-    return Record(**_environment(device), data=data.facts, tokenizer=tokenizer_facts(data.tokenizer))
+    return Record(**_environment(device, world), data=data.facts, tokenizer=tokenizer_facts(data.tokenizer))
 
 
-def _environment(device: torch.device) -> dict[str, Any]:
+def _environment(device: torch.device, world: int = 1) -> dict[str, Any]:
     """What the bits of a training depend on, beside what it is told."""
     return {
         "versions": {
@@ -203,16 +297,20 @@ def _environment(device: torch.device) -> dict[str, Any]:
         },
         "device": str(device),
         "threads": torch.get_num_threads(),
+        "processes": world,
     }
 
 
-def _continued(record: Record, device: torch.device, step: int) -> tuple[Record, list[str]]:
+def _continued(record: Record, prepared: Prepared, step: int) -> tuple[Record, list[str]]:
     """The record of a run that goes on after a step, and what is not as it was before, if anything."""
-    now, before = _environment(device), record.sessions[-1] if record.sessions else record
+    now, before = (
+        _environment(prepared.device, prepared.ranks.world),
+        record.sessions[-1] if record.sessions else record,
+    )
     if step == 0:  # nothing of before is left
         return record.updated(**now).without("sessions"), []
     parts = [(name, before.versions.get(name), found) for name, found in now["versions"].items()]
-    parts += [(name, getattr(before, name), now[name]) for name in ("device", "threads")]
+    parts += [(name, getattr(before, name), now[name]) for name in ("device", "threads", "processes")]
     told = [f"{name} {old}, now {new}" for name, old, new in parts if old is not None and old != new]
     if not told:
         return record, []
@@ -236,7 +334,7 @@ def _weights(
     if checkpoint:
         return checkpoint.model
     if pretrained is None and record.init_from:  # it was killed before it saved any
-        pretrained = read_pretrained(record.init_from.source, record.init_from.sha256)
+        pretrained = read_origin(record.init_from)
     return pretrained.state if pretrained else None
 
 

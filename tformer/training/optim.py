@@ -126,7 +126,7 @@ class Optimizers:
                 lr=train.lr,
                 betas=(train.beta1, train.beta2),
                 eps=train.eps,
-                fused=True,
+                fused=all(p.device.type != "meta" for p in decayed),
             )
         ]
         if matrices:
@@ -156,13 +156,17 @@ class Optimizers:
             for key, value in state.items()
         }
 
-    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `state_tensors`, after a step. Raises TformerError naming what does not fit."""
-        expected = {
+    def state_shapes(self) -> dict[str, torch.Size]:
+        """The shapes of `state_tensors`, once a step was taken."""
+        return {
             f"{name}/{key}": shape
             for p, name in self.names.items()
             for key, shape in self._quantities(p).items()
         }
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state_tensors`, after a step. Raises TformerError naming what does not fit."""
+        expected = self.state_shapes()
         for path in [*sorted(tensors), *sorted(expected.keys() - tensors.keys())]:
             found = tensors.get(path)
             if path not in expected:

@@ -14,12 +14,13 @@ import torch
 from tformer.config import Config, Layer, preset_layer
 from tformer.device import resolve_device
 from tformer.errors import RequestError
+from tformer.ranks import BY_ITSELF, Ranks
 from tformer.run.checkpoint import Run, open_run
 from tformer.run.find import new_run_folder, unfinished_run
 from tformer.run.pretrained import Pretrained, is_origin, read_pretrained
 from tformer.run.record import Record, read_record
 from tformer.run.swap import is_untouched, recover
-from tformer.text.corpus import corpus_name
+from tformer.text.corpus import corpus_name, shadowed
 from tformer.training.settings import default_preset, training_config
 
 REVERSAL = ["reversal"]  # DATA that is no text
@@ -37,8 +38,10 @@ class TrainRequest:
     resume: bool = False
     overwrite: bool = False
     init_from: str | None = None
+    val_data: Sequence[str] = ()
     eval_data: str | None = None
     minutes: float | None = None
+    ranks: Ranks = BY_ITSELF
     began: float = field(default_factory=time.perf_counter)  # the minutes are counted from here
 
 
@@ -55,6 +58,15 @@ class Plan:
     preset: str
     config: Config
     notes: tuple[str, ...] = ()  # for a person
+
+    @property
+    def by_recipe(self) -> bool:
+        """Whether it goes on from trained weights by the recipe for that, which the text completes."""
+        return self.pretrained is not None and not self.request.preset and self.config.data.task == "text"
+
+    def leaves_open(self, section: str, name: str) -> bool:
+        """Whether no layer of settings says what a setting is."""
+        return all(name not in layer.values.get(section, {}) for layer in self.request.layers)
 
     @property
     def resuming(self) -> bool:
@@ -82,8 +94,19 @@ def plan_training(request: TrainRequest) -> Plan:
         raise RequestError(
             f"data.task is {config.data.task}", f"DATA is {' '.join(sources)}", "they must agree"
         )
+    if request.val_data and sources == REVERSAL:
+        raise RequestError("--val-data is for a run on text", "this one is on reversal", "leave it out")
+    if resuming and request.val_data and not recorded.data.val_source:
+        what = f"{folder} is validated on a part of its text"
+        raise RequestError(what, "found --val-data", "leave it out, or --resume, to start another run")
+    if request.val_data and config.data.val_split != "end":
+        what = f"--val-data and data.val_split={config.data.val_split} both say what it is validated on"
+        raise RequestError(what, "", "leave one out")
+    if request.val_data or recorded.data.val_source:
+        config = config.updated("data", val_fraction=0.0)
     if resuming and request.minutes is not None:
         _check_minutes(request.minutes, recorded, config)
+    _check_ranks(request, config)
     return Plan(
         request,
         device,
@@ -93,7 +116,11 @@ def plan_training(request: TrainRequest) -> Plan:
         pretrained,
         request.preset or default,
         config,
-        notes=() if default == smaller else (larger,),
+        notes=(
+            *shadowed([*sources, *request.val_data]),
+            *(() if default == smaller else (larger,)),
+            *(pretrained.notes if pretrained else ()),
+        ),
     )
 
 
@@ -139,6 +166,20 @@ def _pretrained(init_from: str | None, folder: Path, recorded: Record) -> Pretra
             f"{folder} did not begin from {init_from}", f"it began from {origin}", "leave --init-from out"
         )
     return None
+
+
+def _check_ranks(request: TrainRequest, config: Config) -> None:
+    """What several processes cannot do together."""
+    world, batch = request.ranks.world, config.train.batch_size
+    if batch % world:
+        advice = f"--batch-size {max(1, round(batch / world)) * world}"
+        raise RequestError(
+            f"train.batch_size {batch} over {world} processes", "expected a number that they divide", advice
+        )
+    if world > 1 and "-" in request.sources:
+        raise RequestError(f"standard input for {world} processes", "one alone reads it", "save it as a file")
+    if world > 1 and request.minutes is not None:
+        raise RequestError(f"--minutes with {world} processes", "", "say how many --steps")
 
 
 def _check_minutes(minutes: float, recorded: Record, config: Config) -> None:

@@ -3,24 +3,30 @@
 Knows nothing of terminals, pictures or command lines; `opening` builds it.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tformer.config import Config
 from tformer.errors import TformerError
 from tformer.evals.loss import LossResult, batch_loss, text_loss
 from tformer.model import Transformer
+from tformer.ranks import BY_ITSELF, Ranks
+from tformer.run.card import keep_card
 from tformer.run.checkpoint import Run
 from tformer.run.data import Data
 from tformer.run.huggingface import load_model
 from tformer.run.manifest import Owner
+from tformer.run.pretrained import origin_folder
 from tformer.run.record import Kept, Record, Result, TimeBudget
+from tformer.run.usage import Usage, read_usage
 from tformer.training.expected import expectation
-from tformer.training.fit import DivergedError, Learner, State, StepDone, Validate, fit, is_due
+from tformer.training.fit import DivergedError, Learner, State, StepDone, Validate, fit, is_due, spoilt
 from tformer.training.optim import Optimizers
 from tformer.training.settings import kept_settings
 
@@ -50,8 +56,10 @@ class Session:
     last_validation: LossResult | None = None  # by the last validation, on text
     learner: Learner | None = None  # once it trains
     saved: int = 0  # the step of the last checkpoint
+    booked: int = 0  # the step of which line and weights are written
     last_step: StepDone | None = None
     kept: Kept | None = None  # what lies in model.safetensors
+    ranks: Ranks = BY_ITSELF  # of several processes, which one this is
 
     def within(self, budget: TimeBudget) -> "Session":
         """A copy that takes the steps that a time has room for, and records how they were found."""
@@ -75,22 +83,30 @@ class Session:
         if overwrite or fresh:
             self.run.build()
         if fresh or overwrite or not (self.run.here / "tokenizer.json").exists():
-            self.run.write_identity(self.config, self.data.tokenizer)
-        self.run.rewind_metrics(self.state.step)
+            self.run.write_identity(self.config, self.data.tokenizer, self.usage())
+        self.run.rewind_metrics(self.state.step or -1)  # the start is judged again as well
         if self.state.step and self.kept is None:  # what lies there is of a step that is yet to come again
             self.keep_weights()
         self.run.write_record(self.config, self.record)
         if fresh:
             self.run.take_place()
 
+    def usage(self) -> Usage | None:
+        """What the directory that the run began from says of its tokens; None where it began from none."""
+        origin = self.record.init_from
+        return read_usage(origin_folder(origin), self.config.model, self.data.tokenizer) if origin else None
+
     def check_room(self) -> None:
         """Raise TformerError where there is no room for what is saved first.
 
         That is two checkpoints (one, where the run has some already) and the weights beside them.
         """
-        weights = sum(4 * p.numel() for p in self.model.parameters())  # float32, whatever it trains in
-        needed = weights + (1 if self.state.step else 2) * STATES * weights
-        self.run.check_room(needed)
+        weights = self._weights_bytes
+        self.run.check_room(weights + (1 if self.state.step else 2) * STATES * weights)
+
+    @property
+    def _weights_bytes(self) -> int:
+        return sum(4 * p.numel() for p in self.model.parameters())  # float32, whatever it trains in
 
     def validate(self) -> tuple[float, float]:
         """Loss in nats a token and bits per byte on the whole validation part."""
@@ -98,10 +114,14 @@ class Session:
         precision = self.config.train.precision
         if self.data.reversal:
             inputs, targets = self.data.reversal.fresh(512, index=VALIDATION)
-            return batch_loss(self.model, inputs, targets, n_bytes, precision)
+            judged = batch_loss(self.model, inputs, targets, n_bytes, precision)
+            loss, bits_per_byte = self.ranks.agree(*judged)
+            return loss, bits_per_byte
         assert self.data.val_ids is not None
-        result = self.last_validation = text_loss(self.model, self.data.val_ids, n_bytes, precision)
-        return result.loss, result.bits_per_byte
+        result = text_loss(self.model, self.data.val_ids, n_bytes, precision, ranks=self.ranks)
+        self.last_validation = result
+        loss, bits_per_byte = self.ranks.agree(result.loss, result.bits_per_byte)
+        return loss, bits_per_byte
 
     @property
     def validator(self) -> Validate | None:
@@ -117,26 +137,59 @@ class Session:
 
     def train(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepDone]:
         """Train to the end or until `stop()`, writing metrics, weights and checkpoints as it goes."""
-        config, run = self.config.train, self.run
-        learner = self.learner = Learner(self.model, self.optimizers, self.forward)
+        config = self.config.train
+        learner = self.learner = Learner(self.model, self.optimizers, self._forward(), ranks=self.ranks)
         self.saved = self.state.step
+        if self.state.step == 0 and self.record.init_from and self.validator:
+            self.judge_start()
         for done in fit(learner, self.data.batches, config, self.state, self.validator):
             state = self.state = done.state
             if is_due(state.step, config):
+                self._check(self.model.state_dict())  # a sample of it would end with another error
                 done = replace(done, noted=self.notes())
             ended = state.step == config.steps or done.stops_early
-            if state.step % config.log_every == 0 or done.val_loss is not None or done.noted or ended:
-                run.log(metrics_line(done))
             self.last_step = done
-            if config.keep == "best" and self.is_better(done):
-                self.keep_weights()
+            self.keep_books(done)
             if ended or (config.checkpoint_every and state.step % config.checkpoint_every == 0):
                 self.save()
             yield done
-            if not ended and stop():
+            if not ended and self.ranks.any(stop()):
                 break
         if self.state.step > self.saved:
             self.save()
+
+    def _forward(self) -> Callable[[Tensor], Tensor] | None:
+        """What stands in for the model's own forward: of several processes, one that adds gradients up."""
+        if not self.ranks.are_several:
+            return self.forward
+        inner = self.model if self.forward is None else self.forward
+        assert isinstance(inner, nn.Module)
+        return DistributedDataParallel(inner, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def keep_books(self, done: StepDone) -> None:
+        """Write the line of a step, if it has one, and its weights, if they are the best."""
+        config, step = self.config.train, done.state.step
+        ended = step == config.steps or done.stops_early
+        if step % config.log_every == 0 or done.val_loss is not None or done.noted or ended:
+            self.run.log(metrics_line(done))
+        if config.keep == "best" and self.is_better(done):
+            self.keep_weights()
+        self.booked = step
+
+    def judge_start(self) -> None:
+        """Judge the weights that the run begins from as any others: they are kept if nothing beats them."""
+        val_loss, bits_per_byte = self.validate()
+        if not math.isfinite(val_loss):
+            raise TformerError(
+                f"the validation loss of the weights to begin from is {val_loss}",
+                "training could not mend it",
+                "give another --init-from"
+                + ", or --precision fp32" * (self.config.train.precision == "bf16"),
+            )
+        self.state = replace(self.state, best_val_loss=val_loss, best_step=0)
+        line = {"step": 0, "tokens": 0, "seconds": 0.0, "val_loss": val_loss, "bits_per_byte": bits_per_byte}
+        self.run.log(line | self.notes())
+        self.keep_weights()
 
     @contextmanager
     def rescued(self) -> Iterator[None]:
@@ -154,8 +207,16 @@ class Session:
                 if whole.step > self.state.step:  # its evaluation came to nothing
                     self.state = whole
                 with suppress(TformerError):  # what ended it is the news
+                    self._book_again()
                     self.save()
             raise
+
+    def _book_again(self) -> None:
+        """What could not be written of the last step, or by half: without it the step is not worth saving."""
+        done = self.last_step
+        if done and done.state.step == self.state.step > self.booked:
+            self.run.rewind_metrics(done.state.step - 1)
+            self.keep_books(done)
 
     def is_better(self, done: StepDone) -> bool:
         """Whether an evaluation is better than that of the weights that are kept, if they had any."""
@@ -167,6 +228,7 @@ class Session:
     def keep_weights(self) -> None:
         """Write the weights of this step as those of the run, and remember how they were judged."""
         step, done = self.state.step, self.last_step
+        self._check(self.model.state_dict())
         sha256 = self.run.write_weights(self.model)
         if done and done.state.step == step:
             judged = done.val_loss, done.bits_per_byte
@@ -183,8 +245,9 @@ class Session:
 
     def save(self) -> None:
         """Write the weights where the last ones are those that are kept, and a checkpoint."""
-        train = self.config.train
-        if train.keep == "last" or self.state.best_step == 0:  # nothing better was judged
+        train, optimizer = self.config.train, self.optimizers.state_tensors()
+        self._check(self.model.state_dict() | optimizer)
+        if train.keep == "last" or self.state.best_val_loss == math.inf:  # nothing was judged
             self.keep_weights()
         identity = {
             "owner": self.owner.as_dict(),
@@ -195,16 +258,26 @@ class Session:
         }
         self.run.write_checkpoint(
             self.model,
-            self.optimizers.state_tensors(),
+            optimizer,
             self.state.as_dict(),
             train.keep_checkpoints,
             identity,
         )
         self.saved = self.state.step
+        if self.data.kept:
+            self.data.kept.write(self.run.checkpoints, (STATES + 1) * self._weights_bytes)
+
+    def _check(self, tensors: dict[str, Tensor]) -> None:
+        """Raise DivergedError before numbers that are not finite are written over ones that are."""
+        if name := spoilt(tensors):
+            found = f"{name} holds numbers that are not finite; it is not saved"
+            raise DivergedError(f"at step {self.state.step}", found, self.config.train)
 
     def summary(self) -> dict[str, Any]:
         """The result of a run: the last loss, and the validation loss of the weights that are kept."""
         metrics, kept = self.run.read_metrics(), self.kept
+        start = next((line for line in metrics if line.get("step") == 0), {})
+        before = {f"{key}_before": start[key] for key in ("val_loss", "bits_per_byte") if key in start}
         return {
             "run": str(self.run.folder),
             "steps": self.state.step,
@@ -215,19 +288,30 @@ class Session:
             "bits_per_byte": kept.bits_per_byte if kept else None,
             "parameters": self.model.n_parameters,
             "kept_step": kept.step if kept else self.state.step,
+            "passes": self.passes,
+            **before,
         }
+
+    @property
+    def passes(self) -> float | None:
+        """How often the run has read its training text; None on reversal, which is never the same twice."""
+        n = self.data.facts.train_tokens
+        return round(self.state.tokens / n, 3) if n else None
 
     def finish(self) -> dict[str, Any]:
         """Record that the run came to its end, and how."""
         if self.kept is None:
             self.keep_weights()
         if self.kept and self.kept.val_loss is None and self.validator:
-            loss, bits_per_byte = replace(self, model=self.kept_model()).validate()
+            loss, bits_per_byte = replace(self, model=self.kept_model(), ranks=BY_ITSELF).validate()
+            if not math.isfinite(loss):
+                raise DivergedError(f"at step {self.kept.step}", f"validation loss {loss}", self.config.train)
             self.kept = self.kept.model_copy(update={"val_loss": loss, "bits_per_byte": bits_per_byte})
         result = self.summary()
         result |= expectation(self.config, self.record, result).as_dict()
         told = {key: value for key, value in result.items() if key != "run"}
-        self.record = self.record.updated(result=Result.model_validate(told))
+        record = self.record.updated(result=Result.model_validate(told))
+        self.record = keep_card(self.run.folder, self.config, record)
         self.run.write_record(self.config, self.record)
         return result
 

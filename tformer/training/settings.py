@@ -10,13 +10,23 @@ import torch
 from tformer.config import CORPORA_PRESETS, GPU_PRESETS, Config, Layer, merge, preset_layer
 from tformer.device import decide_compile, decide_precision
 from tformer.errors import RequestError
+from tformer.fast.kernels import decide_kernels
 from tformer.run.pretrained import Pretrained, configure, recipe
 from tformer.run.record import Record
+from tformer.training.further import further_layer
 
 # On --resume these may change: neither weights nor optimizer state depend on them.
 MAY_CHANGE = ("steps", "eval_every", "checkpoint_every", "log_every", "keep", "keep_checkpoints", "patience")
 # What leaves a setting open: it was settled when the run began.
-SETTLED = {"vocab_size": 0, "n_kv_heads": 0, "d_mlp": 0, "precision": "auto", "compile": "auto"}
+SETTLED = {
+    "vocab_size": 0,
+    "n_kv_heads": 0,
+    "d_mlp": 0,
+    "precision": "auto",
+    "compile": "auto",
+    "kernels": "auto",
+    "window": 0,
+}
 
 
 def default_preset(sources: Sequence[str], device: torch.device, on_gpu: bool) -> str:
@@ -38,8 +48,10 @@ def training_config(
     `preset` is the one that was asked for, `default` the name of what is taken otherwise. Raises RequestError
     where the settings contradict each other, or the run or model that is there.
     """
-    if pretrained:
+    if pretrained and (preset or default == "reversal"):
         return configure(pretrained, [recipe(preset or preset_layer(default)), *layers])
+    if pretrained:
+        return configure(pretrained, [further_layer(pretrained.model.d_model), *layers])
     if recorded.is_empty:
         return merge([preset or preset_layer(default), *layers])
     if preset and recorded.init_from:
@@ -88,8 +100,12 @@ def decide(config: Config, device: torch.device, vocab_size: int) -> Config:
     if model_vocab < vocab_size:
         raise RequestError(f"model.vocab_size {model_vocab}", f"the tokenizer has {vocab_size} ids")
     config = config.updated("model", vocab_size=model_vocab)
+    if config.train.kernels == "blocks" and config.train.compile == "on":
+        raise RequestError("train.kernels blocks, and a compiler", "", "leave one of them out")
+    compiled = decide_compile(config.train.compile, device) and config.train.kernels != "blocks"
     return config.updated(
         "train",
         precision=decide_precision(config.train.precision, device),
-        compile="on" if decide_compile(config.train.compile, device) else "off",
+        compile="on" if compiled else "off",
+        kernels=decide_kernels(config.train.kernels, device, compiled),
     )

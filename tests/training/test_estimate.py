@@ -1,0 +1,121 @@
+"""What a run will cost is what it then costs, and for GPT-2 what others published."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.training.test_noted import TEXT
+from tformer.cli import app
+from tformer.config import Config, merge, preset_layer
+from tformer.errors import RequestError
+from tformer.training import estimate as module
+from tformer.training.costs import (
+    bytes_sent,
+    disk_of,
+    empty_model,
+    flops_per_token,
+    on_accelerator,
+    parameters_by_part,
+    training_memory,
+)
+
+
+def gpt2() -> Config:
+    """GPT-2's smallest size, with its biases."""
+    config = merge([preset_layer("gpt2-124m")]).updated("train", micro_batch_size=0)
+    return config.updated("model", bias=True, vocab_size=50257)
+
+
+def train(folder: Path, *args: object) -> dict:
+    (folder / "text.txt").write_text(TEXT)
+    words = ["train", str(folder / "text.txt"), "--set", "train.compile=off", "--batch-size", "2"]
+    words += ["--set", "model.n_ctx=8", "--set", "model.d_model=16", "--steps", "4", "--json"]
+    done = CliRunner().invoke(app, [*words, *map(str, args)])
+    if done.exception:
+        raise done.exception
+    return json.loads(done.stdout)
+
+
+def test_gpt2_has_the_parameters_that_are_published():
+    parts = parameters_by_part(empty_model(gpt2().model))
+    assert sum(parts.values()) == 124_439_808
+    assert parts["embeddings"] == 50257 * 768 and parts["positions"] == 1024 * 768
+
+
+def test_gpt2_takes_the_flops_of_nanogpts_own_formula():
+    n = 124_439_808 - 1024 * 768  # nanoGPT's get_num_params leaves the positions out
+    assert flops_per_token(gpt2().model, 1024) == 6 * n + 12 * 12 * 12 * 64 * 1024
+    assert flops_per_token(gpt2().model, 1024) == pytest.approx(855.1e6, rel=1e-3)
+
+
+def test_gpt2_trains_as_fast_as_llm_c_at_the_utilisation_that_it_reports():
+    one = on_accelerator(gpt2().updated("train", batch_size=32), "h100", utilisation=0.405)
+    assert 32 * 1024 / one.computing_per_step == pytest.approx(468e3, rel=0.05)
+    eight = on_accelerator(gpt2().updated("train", batch_size=512, steps=19073), "a100", 8, utilisation=0.6)
+    assert eight.seconds == pytest.approx(90 * 60, rel=0.15)  # 10 billion tokens
+    assert eight.communication_per_step < eight.computing_per_step
+
+
+def test_sharding_divides_the_state_and_sends_half_as_much_again():
+    whole, parts = (on_accelerator(gpt2(), "h100", 8, s) for s in (False, True))
+    state = 16 * 124_439_808
+    assert whole.memory - parts.memory == pytest.approx(state * 7 / 8, rel=0.01) or (
+        parts.windows_at_once > whole.windows_at_once
+    )
+    assert bytes_sent(1000, 4, False) == 1500 and bytes_sent(1000, 4, True) == 2250
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        {},
+        {"family": "nanochat", "n_kv_heads": 1, "n_heads": 2},
+        {"positions": "sinusoidal", "bias": False, "tied": False},
+    ],
+    ids=lambda family: family.get("family", "gpt2"),
+)
+def test_parameters_and_disk_are_exactly_those_of_the_run(tmp_path, optimizer, family):
+    settings = [f"model.{key}={value}" for key, value in family.items()]
+    settings += ["train.checkpoint_every=1", f"train.optimizer={optimizer}"]
+    given = [word for setting in settings for word in ("--set", setting)]
+    said = train(tmp_path, *given, "--estimate", "--gpus", 1, "--accelerator", "t4")
+    done = train(tmp_path, *given, "--out", tmp_path / "run")
+    assert sum(said["parameters"].values()) == done["parameters"]
+    assert said["tokens"] == done["tokens"]
+    files = list((tmp_path / "run").rglob("*.safetensors"))
+    assert said["disk"]["total"] == sum(file.stat().st_size for file in files)
+
+
+def test_an_estimate_leaves_nothing_and_measures_a_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = train(tmp_path, "--estimate", "--set", "train.micro_batch_size=1")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["text.txt"]
+    assert 0 < said["here"]["seconds_per_step"] < said["here"]["seconds"] < 60
+    assert next(row["name"] for row in said["accelerators"]) == "t4"
+
+
+def test_what_has_no_room_is_refused_with_what_to_lower(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "free_bytes", lambda device: 100_000_000)
+    with pytest.raises(RequestError, match=r"GB.*train.micro_batch_size to \d+ or less"):
+        train(tmp_path, "--estimate", "--batch-size", 4096)
+    with pytest.raises(RequestError, match="smaller model"):
+        train(tmp_path, "--estimate", "--set", "model.d_model=2048")
+    big = ("model.d_model=16384", "model.n_layers=48", "train.precision=fp32")
+    given = [word for setting in big for word in ("--set", setting)]
+    with pytest.raises(RequestError, match="more --gpus"):
+        train(tmp_path, "--estimate", "--gpus", 8, "--accelerator", "h100", "--batch-size", 8, *given)
+    with pytest.raises(RequestError, match="there is t4"):
+        train(tmp_path, "--estimate", "--gpus", 8, "--accelerator", "abacus")
+    with pytest.raises(RequestError, match="--batch-size"):
+        train(tmp_path, "--estimate", "--gpus", 3, "--accelerator", "h100", "--batch-size", 8)
+
+
+def test_memory_is_by_its_parts():
+    memory = training_memory(gpt2(), 4)
+    assert memory.weights == memory.gradients == 4 * 124_439_808
+    assert memory.optimizer == pytest.approx(2 * memory.weights, rel=1e-5)
+    assert memory.total == memory.weights + memory.gradients + memory.optimizer + memory.activations
+    assert disk_of(gpt2()).checkpoints == 2

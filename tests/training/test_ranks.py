@@ -1,0 +1,212 @@
+"""Several processes train what one trains, and none is left waiting for another that is gone."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from typer.testing import CliRunner
+
+from tests.conftest import tiny_model
+from tests.training.test_noted import TEXT
+from tformer.cli import app
+from tformer.config import Config
+from tformer.errors import RequestError
+from tformer.ranks import Ranks, own_device, ranks_of_torchrun
+from tformer.text.data import Windows
+from tformer.training.fit import Learner, State, fit
+from tformer.training.optim import Optimizers
+
+ROOT = Path(__file__).parents[2]
+TINY = shlex.split(
+    "--tokenizer char --precision fp32 --no-compile --device cpu --batch-size 8 --lr 1e-2 "
+    "--set model.n_layers=1 --set model.d_model=16 --set model.n_heads=2 --set model.n_ctx=16 "
+    "--set model.dropout=0 --set train.log_every=1 --set train.eval_every=5 --json"
+)
+
+
+def start(folder: Path, processes: int, *words: object, restarts: int = 0) -> subprocess.Popen:
+    """`torchrun -m tformer train text.txt …` in a folder."""
+    (folder / "text.txt").write_text(TEXT)
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
+    torchrun += ["--max-restarts", str(restarts), "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    torchrun += ["-m", "tformer", "train", "text.txt", *TINY, *map(str, words)]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TFORMER_")}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *torchrun],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finished(process: subprocess.Popen, within: float = 100) -> tuple[int, str, str]:
+    """Its exit code and what it said; all of its processes end with it."""
+    try:
+        out, err = process.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, out, err
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def alone(folder: Path, *words: object) -> list[float]:
+    (folder / "text.txt").write_text(TEXT)
+    given = ["train", str(folder / "text.txt"), *TINY, *map(str, words), "--out", str(folder / "alone")]
+    assert CliRunner().invoke(app, given).exit_code == 0
+    return losses(folder / "alone")
+
+
+def check_alike(folder: Path, processes: int, *words: object) -> str:
+    code, out, err = finished(start(folder, processes, *words, "--out", "run"))
+    assert code == 0, err
+    assert len(out.splitlines()) == 1, "the first process alone speaks"
+    assert losses(folder / "run") == pytest.approx(alone(folder, *words), rel=1e-5)
+    return err
+
+
+def test_two_processes_train_what_one_trains(tmp_path):
+    check_alike(
+        tmp_path, 2, "--steps", 6, "--set", "train.micro_batch_size=2", "--set", "train.optimizer=muon"
+    )
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["model_type"] == "gpt2"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    "processes",
+    [pytest.param(2, marks=pytest.mark.exhaustive), pytest.param(4, marks=pytest.mark.slow)],
+)
+def test_fifty_steps_have_the_same_losses(tmp_path, processes, optimizer):
+    check_alike(tmp_path, processes, "--steps", 50, "--set", f"train.optimizer={optimizer}")
+
+
+def workers(agent: int) -> list[int]:
+    """The processes that torchrun started, in order."""
+    text = Path(f"/proc/{agent}/task/{agent}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+def await_checkpoint(folder: Path, process: subprocess.Popen) -> None:
+    until = time.monotonic() + 60
+    while not list((folder / "run" / "checkpoints").glob("step-*")):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+
+
+LONG = ("--out", "run", "--set", "train.checkpoint_every=20", "--set", "train.eval_every=0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_others_leave_when_one_is_killed(tmp_path, victim):
+    process = start(tmp_path, 2, *LONG, "--steps", 1_000_000)
+    await_checkpoint(tmp_path, process)
+    mine = workers(process.pid)
+    os.kill(mine[victim], signal.SIGKILL)
+    code, _, _ = finished(process, within=60)
+    assert code != 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in mine)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_restart_goes_on_from_the_last_checkpoint(tmp_path, victim):
+    words = (*LONG, "--resume", "--steps", 800, "--set", "train.decay_fraction=0")
+    process = start(tmp_path, 2, *words, restarts=1)
+    await_checkpoint(tmp_path, process)
+    os.kill(workers(process.pid)[victim], signal.SIGKILL)
+    code, out, err = finished(process)
+    assert code == 0, err
+    assert "continuing after step" in err and json.loads(out.splitlines()[-1])["steps"] == 800
+    assert len(losses(tmp_path / "run")) == 800
+
+
+@pytest.mark.slow
+def test_a_signal_ends_all_after_the_same_step_and_another_number_of_processes_goes_on(tmp_path):
+    process = start(tmp_path, 2, *LONG, "--steps", 800)
+    await_checkpoint(tmp_path, process)
+    os.kill(workers(process.pid)[1], signal.SIGTERM)
+    code, _, err = finished(process, within=60)
+    assert code != 0 and "continue with --resume" in err
+    stopped = len(losses(tmp_path / "run"))
+    code, _, err = finished(start(tmp_path, 1, *LONG, "--steps", 800, "--resume"))
+    assert code == 0 and f"continuing after step {stopped}" in err, err
+    assert "processes 2, now 1" in err
+    assert len(losses(tmp_path / "run")) == 800
+
+
+@pytest.mark.slow
+def test_a_wrong_request_is_refused_once_and_at_once(tmp_path):
+    code, out, err = finished(
+        start(tmp_path, 2, "--out", "run", "--set", "train.micro_batch_size=3"), within=60
+    )
+    assert code != 0 and not out and err.count("tformer: error: ") == 1, err
+
+
+def test_gradients_are_added_up_once_a_step(tmp_path):
+    """However many groups of windows a step has."""
+    config = Config.model_validate({"train": {"steps": 2, "batch_size": 8, "micro_batch_size": 2}})
+    model = tiny_model(std=0.05)
+    ids = torch.randint(0, model.config.vocab_size, (200,)).numpy()
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        forward = DistributedDataParallel(model)
+        sent = []
+
+        def count(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+            sent.append(bucket.is_last())
+            done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+            done.set_result(bucket.buffer())
+            return done
+
+        forward.register_comm_hook(None, count)
+        learner = Learner(model, Optimizers(model, config.train), forward)
+        steps = list(fit(learner, Windows(ids, model.config.n_ctx), config.train, State()))
+    finally:
+        dist.destroy_process_group()
+    assert len(steps) == 2 and sent.count(True) == 2
+
+
+def test_shares_are_the_whole_batch_in_order():
+    for world in (1, 2, 4):
+        shares = [list(range(8))[Ranks(rank, world).share(8)] for rank in range(world)]
+        assert [window for share in shares for window in share] == list(range(8))
+
+
+def test_what_torchrun_says_is_read_or_refused(monkeypatch):
+    for name, value in {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "a"}.items():
+        monkeypatch.setenv(name, value)
+    assert ranks_of_torchrun() == Ranks(3, 8, 1)
+    assert own_device("cpu", Ranks(3, 8, 1)) == "cpu"
+    monkeypatch.setenv("RANK", "three")
+    with pytest.raises(RequestError, match="torchrun"):
+        ranks_of_torchrun()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--batch-size", "7"], ["--minutes", "1", "--batch-size", "8"], ["--estimate", "--batch-size", "8"]],
+)
+def test_what_several_cannot_do_is_refused_before_they_meet(tmp_path, monkeypatch, words):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "a"}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "text.txt").write_text(TEXT)
+    done = CliRunner().invoke(app, ["train", str(tmp_path / "text.txt"), *words])
+    assert isinstance(done.exception, RequestError), done.output

@@ -1,0 +1,150 @@
+"""Several processes that train one model, as torchrun starts them: who is who, and what they agree on.
+
+Every collective has a timeout, and a process that is gone ends those that wait for it. What is told is JSON
+in a tensor: nothing is pickled. Knows nothing of models.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from tformer.errors import RequestError, TformerError
+
+TIMEOUT = timedelta(minutes=10)  # the first process may save and draw while the others wait
+# In what is said of a peer that is lost.
+NETWORK = ("gloo", "NCCL", "Connection", "Socket", "socket", "process group")
+
+
+class PeerGone(TformerError):
+    """Another process of the training has ended, or cannot be heard."""
+
+    def __init__(self, why: object):
+        line = (str(why).strip().splitlines() or [type(why).__name__])[0]
+        super().__init__(
+            "another process of this training is gone", line[:200], "what it said says why; --resume goes on"
+        )
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this one is."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0  # on its machine
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the one that speaks and writes."""
+        return self.rank == 0
+
+    @property
+    def are_several(self) -> bool:
+        """Whether there are others."""
+        return self.world > 1
+
+    def share(self, n: int) -> slice:
+        """Which of n things, a number that the processes divide, are this one's."""
+        each = n // self.world
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over the processes, in place."""
+        if self.are_several:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so in any process."""
+        return bool(self.sum(torch.tensor(int(here))).item()) if self.are_several else here
+
+    def firsts(self, tensor: Tensor) -> Tensor:
+        """The first one's, in place."""
+        if self.are_several:
+            dist.broadcast(tensor, 0)
+        return tensor
+
+    def agree(self, *numbers: float) -> tuple[float, ...]:
+        """The first one's numbers."""
+        return tuple(self.firsts(torch.tensor(numbers, dtype=torch.float64)).tolist())
+
+    def tell(self, values: Any = None) -> Any:
+        """What the first one says, as JSON has it."""
+        data = json.dumps(values).encode()
+        length = int(self.firsts(torch.tensor(len(data))).item())
+        told = torch.zeros(length, dtype=torch.uint8)
+        if self.is_first:
+            told = torch.tensor(list(data), dtype=torch.uint8)
+        return json.loads(bytes(self.firsts(told).tolist()))
+
+
+BY_ITSELF = Ranks()
+
+
+def ranks_of_torchrun() -> Ranks:
+    """By the variables that torchrun sets; alone where it did not start this process."""
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
+        return BY_ITSELF
+    try:
+        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        return Ranks(rank, world, int(os.environ.get("LOCAL_RANK", rank)))
+    except ValueError as error:
+        raise RequestError("RANK, WORLD_SIZE and LOCAL_RANK", str(error), "start it with torchrun") from None
+
+
+def own_device(name: str, ranks: Ranks) -> str:
+    """The device of a process: on a machine with GPUs, the one with its number."""
+    if not ranks.are_several or name == "cpu" or not torch.cuda.is_available():
+        return name
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))
+    if name not in ("auto", "cuda"):
+        raise RequestError(f"--device {name} with {ranks.world} processes", "expected auto, cuda or cpu")
+    if here > torch.cuda.device_count():
+        raise RequestError(
+            f"{here} processes on this machine", f"{torch.cuda.device_count()} GPUs", "lower --nproc-per-node"
+        )
+    return f"cuda:{ranks.local}"
+
+
+def _store() -> PrefixStore:
+    """Where the processes find each other: torchrun's, with a place for each time that it starts them again.
+
+    It keeps its store from one start to the next, and without a place of their own the new processes would
+    look for each other at the addresses of the old ones (seen with PyTorch 2.13, gloo). Of several machines
+    each counts its own starts, which need not agree.
+    """
+    store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
+    one_machine = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if one_machine else "0"
+    return PrefixStore(f"tformer/start {start}", store)
+
+
+@contextmanager
+def together(ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """The process group, while the block runs. Raises PeerGone where another process is lost."""
+    if not ranks.are_several:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(
+            backend, store=_store(), rank=ranks.rank, world_size=ranks.world, timeout=TIMEOUT
+        )
+        yield
+        dist.destroy_process_group()
+    except (RuntimeError, ValueError) as error:  # each backend has its own
+        if isinstance(error, torch.OutOfMemoryError) or not any(word in str(error) for word in NETWORK):
+            raise
+        raise PeerGone(error) from error

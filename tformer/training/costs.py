@@ -1,0 +1,229 @@
+"""What a training costs, by formula: parameters, FLOPs, memory, disk, communication; nothing is measured.
+
+The formulas, with their sources, are in examples/guide/costs.md.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from tformer.config import Config, ModelConfig
+from tformer.errors import RequestError
+from tformer.model import Transformer
+from tformer.run.huggingface import to_hf
+from tformer.training.memory import judging_bytes, step_bytes
+from tformer.training.optim import Optimizers
+
+FLOAT = 4  # bytes of a weight, a gradient, a moment: float32, whatever the products are made in
+UTILISATION = 0.4  # of an accelerator's peak: what good training code of this kind reaches
+OPTIMAL = 20  # tokens a parameter (Hoffmann et al. 2022, "Chinchilla")
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A GPU, by its maker's data sheet."""
+
+    flops: float  # a second, dense, bf16 (T4: fp16) on tensor cores
+    memory: float  # bytes
+    link: float  # bytes a second that one GPU sends to others of its machine, and as many that it is sent
+
+
+ACCELERATORS = {
+    "t4": Accelerator(65e12, 16e9, 16e9),
+    "l4": Accelerator(121e12, 24e9, 32e9),
+    "rtx4090": Accelerator(165e12, 24e9, 32e9),
+    "a100": Accelerator(312e12, 80e9, 300e9),
+    "h100": Accelerator(989e12, 80e9, 450e9),
+    "h200": Accelerator(989e12, 141e9, 450e9),
+    "b200": Accelerator(2250e12, 180e9, 900e9),
+}
+
+
+def find_accelerator(name: str) -> Accelerator:
+    """An accelerator by its name. Raises RequestError listing those that are known."""
+    if name.lower() not in ACCELERATORS:
+        raise RequestError(f"no accelerator {name!r} is known", "there is " + ", ".join(ACCELERATORS))
+    return ACCELERATORS[name.lower()]
+
+
+def empty_model(config: ModelConfig) -> Transformer:
+    """The model without numbers: names and shapes alone."""
+    with torch.device("meta"):
+        return Transformer(config)
+
+
+# ---------------------------------------------------------------------------- parameters and FLOPs
+
+
+def parameters_by_part(model: Transformer) -> dict[str, int]:
+    """How many parameters each kind of part has; a tied table counts once, as the embedding."""
+    kinds = {"embed": "embeddings", "position": "positions", "unembed": "unembedding"}
+    parts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        words = name.split(".")
+        inner = {"attn": "attention", "mlp": "MLPs"}.get(words[2], "norms") if len(words) > 3 else "norms"
+        part = kinds.get(words[0], inner)
+        parts[part] = parts.get(part, 0) + parameter.numel()
+    return parts
+
+
+def flops_per_token(config: ModelConfig, window: int) -> int:
+    """Of a forward and a backward pass: 6 N + 12 · n_layers · n_heads · d_head · window.
+
+    N is every parameter but tables that are only looked up (Chowdhery et al. 2022, "PaLM", appendix B);
+    the same as nanoGPT's `estimate_mfu`. The causal mask saves nothing in this count.
+    """
+    parts = parameters_by_part(empty_model(config))
+    n = sum(parts.values()) - parts.get("positions", 0) - (0 if config.tied else parts["embeddings"])
+    return 6 * n + 12 * config.n_layers * config.n_heads * config.d_head * window
+
+
+# ---------------------------------------------------------------------------- memory
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak of training, on one device."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int  # of the windows that go at a time; in an evaluation at least its logits
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+    def sharded(self, n: int) -> "Memory":
+        """On each of n devices that hold an nth of the weights, gradients and moments."""
+        weights, gradients, optimizer = (-(-b // n) for b in (self.weights, self.gradients, self.optimizer))
+        return Memory(weights, gradients, optimizer, self.activations)
+
+
+def training_memory(config: Config, at_once: int) -> Memory:
+    """With so many windows at a time on the device."""
+    model = empty_model(config.model)
+    weights = FLOAT * model.n_parameters
+    optimizer = FLOAT * sum(map(math.prod, optimizer_shapes(config, model).values()))
+    window = step_bytes(config)[1]
+    return Memory(weights, weights, optimizer, max(at_once * window, judging_bytes(config.model.vocab_size)))
+
+
+def optimizer_shapes(config: Config, model: Transformer) -> Mapping[str, torch.Size]:
+    """The shapes of the optimizer's state, by name."""
+    return Optimizers(model, config.train).state_shapes()
+
+
+# ---------------------------------------------------------------------------- disk
+
+
+def safetensors_bytes(shapes: Mapping[str, Iterable[int]]) -> int:
+    """The size of a file of float32 tensors, to the byte: a length, a header of JSON, the numbers."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in sorted(shapes):
+        shape = list(shapes[name])
+        start, end = end, end + FLOAT * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + 8 * math.ceil(length / 8) + end
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes of the tensors on disk; text files beside them take some kilobytes."""
+
+    weights: int  # model.safetensors
+    checkpoint: int  # the same and optimizer.safetensors
+    checkpoints: int  # how many are left at the end
+
+    @property
+    def total(self) -> int:
+        """At the end of a run."""
+        return self.weights + self.checkpoints * self.checkpoint
+
+
+def disk_of(config: Config) -> Disk:
+    """What a run leaves."""
+    train, model = config.train, empty_model(config.model)
+    weights = safetensors_bytes({k: t.shape for k, t in to_hf(config.model, model.state_dict()).items()})
+    optimizer = safetensors_bytes(optimizer_shapes(config, model))
+    saves = -(-train.steps // train.checkpoint_every) if train.checkpoint_every else 1
+    return Disk(weights, weights + optimizer, min(saves, train.keep_checkpoints))
+
+
+# ---------------------------------------------------------------------------- accelerators
+
+
+@dataclass(frozen=True)
+class OnAccelerator:
+    """A run on so many accelerators of one kind."""
+
+    name: str
+    gpus: int
+    sharded: bool
+    windows_at_once: int  # on each; 0: not even one fits
+    memory: int  # bytes on each
+    sent: int  # bytes that each sends in a step, and as many that it is sent
+    computing_per_step: float  # seconds
+    communication_per_step: float  # seconds, which pass while it computes
+    seconds: float  # of all steps
+
+    @property
+    def has_room(self) -> bool:
+        """Whether its memory is enough."""
+        return self.windows_at_once > 0
+
+
+def on_accelerator(
+    config: Config, name: str, gpus: int = 1, sharded: bool = False, utilisation: float = UTILISATION
+) -> OnAccelerator:
+    """What the run comes to there, at a share of its peak.
+
+    A step takes as long as computing, or as communicating where that is longer: they overlap. Raises
+    RequestError where the windows of a step cannot be shared out.
+    """
+    kind, train = find_accelerator(name), config.train
+    if train.batch_size % gpus:
+        raise RequestError(
+            f"train.batch_size {train.batch_size} over {gpus} processes",
+            "expected a number that they divide",
+            f"--batch-size {max(1, round(train.batch_size / gpus)) * gpus}",
+        )
+    each = train.batch_size // gpus
+    one = training_memory(config, 1)
+    state = one.sharded(gpus) if sharded else one
+    model_bytes = state.weights + state.gradients + state.optimizer
+    window = step_bytes(config)[1]
+    judging = judging_bytes(config.model.vocab_size)
+    most = min(each, train.micro_batch_size or each)
+    rooms = [n for n in range(1, most + 1) if each % n == 0]
+    at_once = max((n for n in rooms if model_bytes + max(n * window, judging) <= kind.memory), default=0)
+    length = config.data.window or config.model.n_ctx
+    computing = flops_per_token(config.model, length) * each * length / (kind.flops * utilisation)
+    sent = bytes_sent(one.weights, gpus, sharded, each // (at_once or 1))
+    communication = sent / kind.link
+    seconds = train.steps * max(computing, communication)
+    memory = model_bytes + max((at_once or 1) * window, judging)
+    return OnAccelerator(
+        name.lower(), gpus, sharded, at_once, memory, sent, computing, communication, seconds
+    )
+
+
+def bytes_sent(weights: int, gpus: int, sharded: bool, micro_batches: int = 1) -> int:
+    """Bytes that each process sends in a step, by ring algorithms.
+
+    Whole: gradients are reduced and given to all, 2 (n - 1)/n of them, once a step. Sharded: the weights are
+    gathered for the way there and the way back of every micro-batch, and the gradients scattered once.
+    """
+    rounds = 2 * micro_batches + 1 if sharded else 2
+    return rounds * weights * (gpus - 1) // gpus
+
+
+def tokens_of(config: Config) -> int:
+    """How many tokens a run learns from, each as often as it comes."""
+    return config.train.steps * config.train.batch_size * (config.data.window or config.model.n_ctx)

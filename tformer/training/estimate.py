@@ -1,0 +1,223 @@
+"""`tformer train … --estimate`: what a run costs, by formula and by a measured second."""
+
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tformer.errors import RequestError
+from tformer.run.checkpoint import open_run
+from tformer.training.budget import Clock, costs_beside, synchronise
+from tformer.training.costs import (
+    ACCELERATORS,
+    OPTIMAL,
+    UTILISATION,
+    Disk,
+    Memory,
+    OnAccelerator,
+    disk_of,
+    empty_model,
+    find_accelerator,
+    flops_per_token,
+    on_accelerator,
+    parameters_by_part,
+    tokens_of,
+    training_memory,
+)
+from tformer.training.fit import Learner, State, fit
+from tformer.training.memory import USABLE, free_bytes
+from tformer.training.opening import Prepared, build_session
+from tformer.training.session import Session
+
+MEASURED = 1.0  # seconds of training that are timed, about
+
+
+@dataclass(frozen=True)
+class Here:
+    """What was measured on this machine, and what the whole run comes to by it."""
+
+    device: str
+    seconds_per_step: float
+    seconds_per_evaluation: float
+    tokens_per_second: float
+    flops_per_second: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """All that a run costs. Bytes, seconds and counts; `here` is None where it is planned for elsewhere."""
+
+    parameters: dict[str, int]
+    flops_per_token: int
+    flops_per_step: int
+    steps: int
+    windows_at_once: int
+    memory: Memory
+    disk: Disk
+    tokens: int
+    optimal_tokens: int
+    utilisation: float
+    here: Here | None
+    accelerators: list[OnAccelerator]
+
+    @property
+    def n_parameters(self) -> int:
+        """All of them."""
+        return sum(self.parameters.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, with the totals."""
+        totals = {"memory": {"total": self.memory.total}, "disk": {"total": self.disk.total}}
+        whole = asdict(self)
+        return whole | {key: whole[key] | total for key, total in totals.items()}
+
+
+def estimate(
+    prepared: Prepared, folder: Path, gpus: int | None = None, accelerator: str | None = None
+) -> Estimate:
+    """What a run in `folder` would cost, here, or on so many of the accelerator that is named.
+
+    Raises RequestError, with what to lower, where it has no room.
+    """
+    config = prepared.config
+    train, length = config.train, config.data.window or config.model.n_ctx
+    at_once = train.micro_batch_size or train.batch_size
+    memory, disk = training_memory(config, at_once), disk_of(config)
+    if gpus is None and accelerator is None:
+        _check_memory(memory, at_once, length, free_bytes(prepared.device))
+        _check_disk(disk, folder)
+        here, there = _measured(prepared), [on_accelerator(config, name) for name in ACCELERATORS]
+    else:
+        here, there = None, _planned(prepared, gpus or 1, accelerator)
+    per_token, parts = flops_per_token(config.model, length), parameters_by_part(empty_model(config.model))
+    return Estimate(
+        parts,
+        per_token,
+        per_token * train.batch_size * length,
+        train.steps,
+        at_once,
+        memory,
+        disk,
+        tokens_of(config),
+        OPTIMAL * sum(parts.values()),
+        UTILISATION,
+        here,
+        there,
+    )
+
+
+def _planned(prepared: Prepared, gpus: int, accelerator: str | None) -> list[OnAccelerator]:
+    """On so many accelerators, with the model whole on each and sharded."""
+    if gpus < 1:
+        raise RequestError(f"--gpus {gpus}", "expected 1 or more")
+    if accelerator is None:
+        raise RequestError("--gpus without --accelerator", "", "name one: " + ", ".join(ACCELERATORS))
+    kind = find_accelerator(accelerator)
+    ways = [on_accelerator(prepared.config, accelerator, gpus, sharded) for sharded in (False, True)]
+    ways = ways if gpus > 1 else ways[:1]
+    if not any(way.has_room for way in ways):
+        least = min(way.memory for way in ways)
+        raise RequestError(
+            f"a step with one window at a time takes {least / 1e9:.1f} GB on each of {gpus} {accelerator}",
+            f"each has {kind.memory / 1e9:.0f} GB",
+            "give more --gpus, or a smaller data.window or model",
+        )
+    return ways
+
+
+def _check_memory(memory: Memory, at_once: int, length: int, free: int | None) -> None:
+    if free is None or memory.total <= USABLE * free:
+        return
+    state = memory.total - memory.activations
+    one = memory.activations // at_once
+    advice = "give a smaller model or data.window"
+    if at_once > 1 and state + one <= USABLE * free:
+        most = int((USABLE * free - state) // one)
+        advice = f"set train.micro_batch_size to {most} or less, a divisor of train.batch_size"
+    raise RequestError(
+        f"a step takes up to {memory.total / 1e9:.1f} GB: {state / 1e9:.1f} GB for the model, its "
+        f"gradients and moments, {memory.activations / 1e9:.1f} GB for {at_once} windows of {length} tokens "
+        "at a time",
+        f"{free / 1e9:.1f} GB are free",
+        advice,
+    )
+
+
+def _check_disk(disk: Disk, folder: Path) -> None:
+    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError:  # nobody knows
+        return
+    if free < disk.total:
+        raise RequestError(
+            f"the run leaves {disk.total / 1e9:.1f} GB in {place}",
+            f"{free / 1e9:.1f} GB are free",
+            "make room, lower train.keep_checkpoints, or give another --out",
+        )
+
+
+# ---------------------------------------------------------------------------- measured
+
+
+def _measured(prepared: Prepared, clock: Clock = time.perf_counter) -> Here:
+    """About a second of training, in a directory that is thrown away."""
+    config = prepared.config
+    with tempfile.TemporaryDirectory(prefix="tformer-") as place, open_run(Path(place) / "run") as run:
+        session = build_session(run, replace(prepared, limit=None, overwrite=False))
+        step = step_seconds(session, clock)
+        costs = costs_beside(session, step, 0.0, clock)
+    length = config.data.window or config.model.n_ctx
+    per_step = config.train.batch_size * length
+    return Here(
+        str(prepared.device),
+        step,
+        costs.evaluation,
+        per_step / step,
+        flops_per_token(config.model, length) * per_step / step,
+        costs.of(config.train.steps, config.train),
+    )
+
+
+def step_seconds(session: Session, clock: Clock) -> float:
+    """Seconds of a step, by steps of one group of its windows and of two, where all of it would take long."""
+    train = session.config.train
+    group = train.micro_batch_size or train.batch_size
+    _timed_steps(session, 1, 1, 1, clock)  # uncounted: memory is found
+    one = _timed_steps(session, 1, 1, 1, clock)
+    if group * one > 2 * MEASURED:  # a window takes so long that the group need not be whole
+        group = max(1, int(MEASURED / one))
+    groups = train.batch_size / group
+    once = _timed_steps(session, group, group, 1, clock)
+    times = max(3, min(50, int(MEASURED / once)))
+    once = _timed_steps(session, group, group, times, clock)
+    if groups == 1:
+        return once
+    twice = _timed_steps(session, 2 * group, group, max(2, times // 2), clock)
+    each = max(twice - once, once / 2)
+    return max(0.0, once - each) + groups * each
+
+
+def _timed_steps(session: Session, windows: int, at_once: int, steps: int, clock: Clock) -> float:
+    """Seconds of a step of so many windows: the median of some."""
+    device = next(session.model.parameters()).device
+    train = session.config.train.model_copy(
+        update={
+            "batch_size": windows,
+            "micro_batch_size": at_once if at_once < windows else 0,
+            "steps": steps,
+            "eval_every": 0,
+            "patience": 0,
+            "warmup_steps": 0,
+        }
+    )
+    learner = Learner(session.model, session.optimizers, session.forward)
+    began, seconds = clock(), []
+    for _ in fit(learner, session.data.batches, train, State()):
+        synchronise(device)
+        seconds.append(clock() - began)
+        began = clock()
+    return sorted(seconds)[len(seconds) // 2]

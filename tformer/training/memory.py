@@ -1,0 +1,139 @@
+"""What a step of training takes of memory, what there is of it, and how many windows go at a time.
+
+Windows that go through the model one group after another make the same step: their gradients add up.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from tformer.config import Config
+from tformer.errors import RequestError
+from tformer.evals.loss import LOGITS_AT_ONCE, TOKENS_AT_ONCE
+from tformer.loss import cross_entropy
+from tformer.model import Transformer
+
+STATE_BYTES = 4 + 4 + 8  # a parameter: its weight, its gradient, two moments
+LOGIT_BYTES = 4 + 4  # of a logit on the way back: its gradient, and that of its loss
+USABLE = 0.8  # of what is free: the rest is for text, pages and other processes
+ENOUGH = 1 << 30  # bytes of windows at a time
+
+
+def step_bytes(config: Config) -> tuple[int, int]:
+    """Bytes of the model with gradients and moments, and of each window that goes through it.
+
+    Counted, not modelled: a forward pass of one window without data, and what it keeps for the way back.
+    In bf16 it is at most that.
+    """
+    window = config.data.window or config.model.n_ctx
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        alive.append(tensor)
+        return tensor
+
+    alive: list[torch.Tensor] = []  # so that no storage is counted under the name of one that is gone
+    with torch.device("meta"):
+        model = Transformer(config.model)
+        ids = torch.zeros((1, window), dtype=torch.int64)
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        cross_entropy(model(ids), ids).sum()
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
+    activations = sum(n for storage, n in kept.items() if storage not in weights)
+    logits = LOGIT_BYTES * window * config.model.vocab_size
+    return STATE_BYTES * model.n_parameters, activations + logits
+
+
+def judging_bytes(vocab_size: int) -> int:
+    """What an evaluation takes beside the model: its logits, their exponentials and what is made of them."""
+    return 3 * 4 * min(LOGITS_AT_ONCE, TOKENS_AT_ONCE * vocab_size)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What a process may still take, by the system, its group and its own limit; None where nobody says."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu" or not sys.platform.startswith("linux"):
+        return None
+    import resource  # which other systems lack
+
+    known = [_field("/proc/meminfo", "MemAvailable:")]
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        known.append(limit - (_field("/proc/self/status", "VmSize:") or 0))
+    known += _left_to_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    return min((n for n in known if n is not None), default=None)
+
+
+def _left_to_groups(root: Path, membership: Path) -> list[int]:
+    """What each control group that the process is in, and those around it, may still take, in either layout.
+
+    Files that are read ahead or were read once are given back first, and do not count as taken.
+    """
+    try:
+        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
+    except OSError:
+        return []
+    left = []
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers == "":
+            top, names = root, ("memory.max", "memory.current", "inactive_file ")
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+            top = root / "memory"
+        else:
+            continue
+        own = top / path.strip("/")
+        for group in (own, *own.parents):  # inside a container `path` may be the host's, and not be there
+            most, used = _number(group / names[0]), _number(group / names[1])
+            if most is not None and used is not None:
+                left.append(most - used + (_field(str(group / "memory.stat"), names[2], 1) or 0))
+            if group == top:
+                break
+    return left
+
+
+def _field(path: str, name: str, unit: int = 1024) -> int | None:
+    """A line of one of the system's tables, of kilobytes where nothing else is said, in bytes."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return None
+    return next((unit * int(line.split()[1]) for line in lines if line.startswith(name)), None)
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # not there, or "max"
+        return None
+
+
+def windows_at_a_time(config: Config, free: int | None) -> int:
+    """How many windows of a step go through the model at once: a divisor of train.batch_size.
+
+    They take at most what is free, and no more than ENOUGH or half of the model, gradients and moments:
+    larger groups are hardly faster. Raises RequestError where not even one has room.
+    """
+    state, window = step_bytes(config)
+    batch, length = config.train.batch_size, config.data.window or config.model.n_ctx
+    room = max(state // 2, ENOUGH)
+    if free is not None:
+        room = min(room, int(USABLE * free) - state)
+    least = max(window, judging_bytes(config.model.vocab_size))
+    if free is not None and state + least > USABLE * free:
+        raise RequestError(
+            f"a step takes {_size(state + least)}: {_size(state)} for the model, its gradients and moments, "
+            f"{_size(least)} for a window of {length} tokens and an evaluation",
+            f"{_size(free)} are free",
+            "give a smaller data.window or a smaller model",
+        )
+    return max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * window <= room))
+
+
+def _size(n: float) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
