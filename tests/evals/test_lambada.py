@@ -47,9 +47,6 @@ def test_ids_are_the_text_and_the_targets_are_the_word(kind, text):
     (ids,), (n,) = encoded.ids, encoded.n_targets
     context, word = split_last_word(text)
     given_bytes, asked = tokenizer.decode_bytes(ids[:-n]), tokenizer.decode_bytes(ids[-n:])
-    if not context:
-        assert ids[0] == tokenizer.start_id
-        given_bytes = given_bytes.removeprefix(tokenizer.token_bytes[ids[0]])
     assert given_bytes + asked == (context + word).encode()
     if kind == "word" and not re.search(r"\w$", context):  # white space and what is before it: one token
         assert asked in (word.encode(), word.split()[-1].encode())
@@ -77,6 +74,17 @@ def test_what_a_model_cannot_be_asked_is_passed_over_and_named():
     assert lambada(model, encoded).n == 1 and lambada(model, encoded).skipped == 3
     with pytest.raises(RequestError, match=r"no passage can be scored.*'m'"):
         encode_passages(texts[1:2], tokenizer, 4)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char", "word"])
+def test_a_passage_without_a_blank_is_passed_over_and_counted(kind):
+    tokenizer = tokenizer_of(kind)
+    texts = ["moon", "the moon", " moon ", "the\nmoon", "moon,moon"]
+    encoded = encode_passages(texts, tokenizer, 100)
+    assert [tokenizer.decode(ids) for ids in encoded.ids] == ["the moon"]
+    assert encoded.skipped == {"no blank, after which a last word would stand": 4}
+    with pytest.raises(RequestError, match=r"no blank.*; give passages whose words have blanks between them"):
+        encode_passages(texts[:1], tokenizer, 100)
 
 
 # ---------------------------------------------------------------------------- the measure

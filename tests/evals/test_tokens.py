@@ -9,6 +9,7 @@ import torch
 from tests.conftest import tiny_model
 from tformer.evals.loss import text_loss, token_losses
 from tformer.evals.tokens import LEVELS, ReadText, extremes, guesses, level, surprise
+from tformer.text.data import eval_contexts, eval_windows
 
 BYTES = [
     b"<b>&",
@@ -22,12 +23,18 @@ BYTES = [
 ]
 
 
+def read(model, stride=None):
+    """A text of 50 ids, as the model reads it in windows of 16."""
+    ids = np.random.default_rng(1).integers(23, size=50)
+    contexts = eval_contexts(eval_windows(50, 16, stride))
+    return ReadText(ids, token_losses(model, ids, stride=stride), contexts, BYTES)
+
+
 def found_in_random_text():
     """A model, a text of 50 ids in windows of 16, its losses, and what was found."""
     model = tiny_model(std=0.6)
-    ids = np.random.default_rng(1).integers(23, size=50)
-    losses = token_losses(model, ids)
-    return model, ids, losses, surprise(model, ReadText(ids, losses, BYTES), n=40, most=5)
+    text = read(model)
+    return model, text.ids, text.losses, surprise(model, text, n=40, most=5)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +52,14 @@ def test_the_losses_shown_add_up_to_the_loss_of_that_stretch(judged):
     assert all(token.probability == pytest.approx(math.exp(-token.loss)) for token in found.stretch)
 
 
-def test_guesses_are_the_most_likely_given_the_window(judged):
-    model, ids, losses, _ = judged
-    found = guesses(model, ids, range(1, 50))
+@pytest.mark.parametrize("stride", [None, 4])
+def test_guesses_are_the_most_likely_given_the_window(judged, stride):
+    model, *_ = judged
+    text = read(model, stride)
+    ids, losses = text.ids, text.losses
+    found = guesses(model, text, range(1, 50))
     for place in range(1, 50):
-        start = (place - 1) // 16 * 16
+        start = (place - 1) // 16 * 16 if stride is None else max(0, (place - 12) // 4 * 4)
         probabilities = model(torch.from_numpy(ids[None, start:place]))[0, -1].softmax(-1).detach()
         assert found[place].id == int(probabilities.argmax())
         assert found[place].probability == pytest.approx(float(probabilities.max()), abs=1e-5)
@@ -95,3 +105,24 @@ def test_a_level_is_a_range_of_probabilities():
 
 
 # ---------------------------------------------------------------------------- curves
+
+
+def test_a_large_vocabulary_has_fewer_logits_at_once(model, monkeypatch):
+    monkeypatch.setattr("tformer.evals.loss.LOGITS_AT_ONCE", 2 * 16 * 23)
+    monkeypatch.setattr("tformer.evals.tokens.LOGITS_AT_ONCE", 2 * 16 * 23)
+    seen, text = [], read(model)
+    expected = guesses(model, text, range(1, 50)), token_losses(model, text.ids)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "forward", _noting(type(model).forward, seen))
+        found = guesses(model, text, range(1, 50)), token_losses(model, text.ids)
+    assert found[0] == expected[0] and np.array_equal(found[1], expected[1])
+    assert max(seen) == 2 * 16 * 23, "two windows, where the tokens alone would let all of them through"
+
+
+def _noting(forward, seen):
+    def noted(self, ids, *args):
+        logits = forward(self, ids, *args)
+        seen.append(logits.numel())
+        return logits
+
+    return noted

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tformer.loss import check_finite
 from tformer.model import Transformer
 from tformer.text.data import Reversal
 from tformer.watch import attention_calls
@@ -23,11 +24,16 @@ CARRIES = 0.5  # the share of its attention by which a head is said to carry the
 def attention_weights(
     model: Transformer, ids: Int[Tensor, "batch position"]
 ) -> Float[Tensor, "layer batch head query key"]:
-    """The attention weights of every layer and head on `ids`; each row sums to 1 over its past."""
+    """The attention weights of every layer and head on `ids`; each row sums to 1 over its past.
+
+    Raises TformerError where they are not finite.
+    """
     model.eval()
     with attention_calls(model) as calls:
         model(ids)
-    return torch.stack([call.weights for call in calls])
+    weights = torch.stack([call.weights for call in calls])
+    check_finite(weights, "attention weights", "shown")
+    return weights
 
 
 def head_maps(model: Transformer, ids: Sequence[int]) -> np.ndarray:

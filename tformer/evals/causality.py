@@ -18,9 +18,10 @@ from torch import Tensor
 
 from tformer.config import ModelConfig
 from tformer.device import autocast, one_thread
-from tformer.errors import RequestError, TformerError
+from tformer.errors import RequestError
 from tformer.evals.masks import MaskResult, mask_result, measuring
 from tformer.kv_cache import KVCache
+from tformer.loss import check_finite
 from tformer.model import Transformer
 from tformer.progress import Progress, silent
 from tformer.watch import cut_at_embedding, distinct_attentions
@@ -227,8 +228,7 @@ def _changes(
 
     `before` are those of the clean inputs.
     """
-    if not before.isfinite().all():
-        raise TformerError("the logits are not finite", "nothing can be compared", "look at its training")
+    check_finite(before, "logits", "compared")
     found = []
     for group in inputs.first:
         changed = changed_from(inputs.clean, inputs.other, group)

@@ -21,6 +21,7 @@ from tformer.run.loaded import LoadedRun
 from tformer.run.record import VAL_FRACTION
 from tformer.sample import Sampling, continue_text
 from tformer.text.data import Split
+from tformer.text.tokenizer import encode_prompt
 
 TEMPERATURES = (0.5, 0.8, 1.0)
 N_PROMPTS = 4
@@ -176,7 +177,7 @@ def text_to_compare(run: LoadedRun, data: Sequence[str]) -> TextToCompare:
             f"{run.folder} is a run on reversal", "its sequences are no text", "name a run on text"
         )
     if data:
-        source = given_source(data, run.record.val_fraction or VAL_FRACTION)
+        source = given_source(data, run.record.val_fraction or VAL_FRACTION, run.record.field)
     else:
         source = recorded_source(run.folder, run.record)
     split, names = source.split(run.tokenizer), " ".join(source.names)
@@ -201,7 +202,7 @@ def _sample(
     done, placed = 0, []
     for temperature in temperatures:
         for i, prompt in enumerate(prompts):
-            ids = run.tokenizer.encode(prompt) or [run.start_id]
+            ids = encode_prompt(run.tokenizer, prompt) or [run.start_id]
             alike = 1 if temperature == 0 else n
             pieces = 0
 
@@ -218,6 +219,7 @@ def _sample(
                 draws.max_tokens,
                 Sampling(temperature),
                 draws.seed + i * n,
+                end_ids=run.end_ids,
                 on_text=on_text,
             )
             placed += [

@@ -5,7 +5,7 @@ The measure is that of `loss.py`. Knows nothing of terminals.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tformer.progress import Progress, silent
 from tformer.run.data import ANOTHER_TEXT, Source, given_source, recorded_source
 from tformer.run.loaded import LoadedRun
 from tformer.run.record import Record, read_metrics, read_record
-from tformer.text.data import token_hash
+from tformer.text.data import eval_contexts, eval_windows, token_hash
 from tformer.text.tokenizer import Tokenizer
 
 
@@ -35,6 +35,7 @@ class OneText:
     ids: dict[Path, np.ndarray]
     on: str
     seen_by: list[Path]
+    notes: tuple[str, ...] = ()  # for a person: what was read of a folder, and what not
 
 
 def one_text(folders: Sequence[Path], data: Sequence[str]) -> OneText:
@@ -46,23 +47,31 @@ def one_text(folders: Sequence[Path], data: Sequence[str]) -> OneText:
     records = {folder: read_record(folder) for folder in folders}
     tokenizers = {folder: Tokenizer.load(folder) for folder in folders}
     first = folders[0]
-    source = given_source(data) if data else _validation_part(first, records[first])
+    source = (
+        given_source(data, field=records[first].field) if data else _validation_part(first, records[first])
+    )
     if not data:
         _check_same_text(records)
+    notes: tuple[str, ...] = ()
     if source.is_ids:
         _check_same_vocabulary(tokenizers, source.names[0])
         ids = source.ids(tokenizers[first])
         of_runs, digest = dict.fromkeys(folders, ids), token_hash(ids)
     else:
         corpus = source.corpus()
-        text, digest = source.text(corpus), corpus.sha256
+        digest, notes = corpus.sha256, corpus.notes if data else ()
+
+        def encoded(folder: Path) -> np.ndarray:
+            as_trained = records[folder].end_of_text and not data
+            return source.text_ids(corpus, tokenizers[folder], as_trained)
+
         if len(folders) == 1:
-            of_runs = {first: tokenizers[first].encode_array([text])}
+            of_runs = {first: encoded(first)}
         else:
-            of_runs = {folder: _encoded(folder, tokenizers[folder], text) for folder in folders}
+            of_runs = {folder: _explained(folder, encoded) for folder in folders}
     # A validation part is of a text that was trained on, and was not trained on itself.
     seen_by = [f for f in folders if source.fraction == 1 and records[f].data.sha256 == digest]
-    return OneText(of_runs, source.on, seen_by)
+    return OneText(of_runs, source.on, seen_by, notes)
 
 
 def _validation_part(folder: Path, record: Record) -> Source:
@@ -78,15 +87,22 @@ def _check_same_text(records: dict[Path, Record]) -> None:
     first, *others = records
     for other in others:
         hashes = [records[folder].data.sha256 for folder in (first, other)]
+        own = [records[folder].data.val_sha256 for folder in (first, other)]
         fractions = [records[folder].val_fraction for folder in (first, other)]
+        splits = [records[folder].val_split for folder in (first, other)]
         if None in hashes:
             silent = (first, other)[hashes.index(None)]
             raise RequestError(f"{silent} does not say what it was trained on", "", ANOTHER_TEXT)
         if len({*hashes}) > 1:
             found = " and ".join(f"sha256 {str(h)[:12]}…" for h in hashes)
             raise RequestError(f"{first} and {other} have different data", found, ANOTHER_TEXT)
-        if len({*fractions}) > 1:
+        if len({*own}) > 1:
+            found = " and ".join(f"sha256 {h[:12]}…" if h else "a part of its text" for h in own)
+            raise RequestError(f"{first} and {other} have different validation texts", found, ANOTHER_TEXT)
+        if len({*fractions}) > 1 or len({*splits}) > 1:
             found = f"data.val_fraction {fractions[0]:g} and {fractions[1]:g}"
+            if len({*splits}) > 1:
+                found = f"data.val_split {splits[0]} and {splits[1]}"
             what = f"{first} and {other} have different validation parts"
             raise RequestError(what, found, ANOTHER_TEXT)
 
@@ -103,9 +119,9 @@ def _check_same_vocabulary(tokenizers: dict[Path, Tokenizer], name: str) -> None
             )
 
 
-def _encoded(folder: Path, tokenizer: Tokenizer, text: str) -> np.ndarray:
+def _explained(folder: Path, encoded: Callable[[Path], np.ndarray]) -> np.ndarray:
     try:
-        return tokenizer.encode_array([text])
+        return encoded(folder)
     except RequestError as error:
         raise RequestError(f"{folder} cannot read this text: {error}") from None
 
@@ -115,18 +131,23 @@ class Judged:
     """A run and what it was worth on a text."""
 
     folder: Path
+    step: int | None  # of the checkpoint that was judged; None for the weights that the run keeps
     name: str  # as a person knows the run
+    shown: str  # the same by its directory
     result: LossResult
     scored: Scored
     seconds: float
     parameters: int
     tokens_seen: int | None
+    stride: int  # from window to window: the model's n_ctx where they are disjoint
+    contexts: np.ndarray  # `data.eval_contexts` of the windows
     difference: Difference | None = None  # to the best of several
 
     def as_dict(self) -> dict[str, Any]:
         """As `--json` has it; what is no finite number is null."""
         values = asdict(self.result) | {
             "perplexity": self.result.perplexity,
+            "stride": self.stride,
             "parameters": self.parameters,
             "tokens_seen": self.tokens_seen,
             "tokens_per_second": self.tokens_per_second,
@@ -151,23 +172,27 @@ def judge(
     ids: np.ndarray,
     precision: str = "fp32",
     progress: Progress = silent,
+    stride: int | None = None,
 ) -> Judged:
-    """Score a text, as the ids of the run's own tokenizer."""
+    """Score a text, as the ids of the run's own tokenizer, in windows a `stride` apart or disjoint ones."""
     model, n_ctx = run.model, run.model.config.n_ctx
     token_losses(model, ids[: n_ctx + 1], precision)  # the first pass is slow
     start = time.perf_counter()
-    losses = token_losses(model, ids, precision, progress)
+    losses = token_losses(model, ids, precision, progress, stride)
     seconds = time.perf_counter() - start
-    # Places in the text, to compare models at: a special token has some there, and no part in bits per byte.
-    sizes = np.array([len(raw) for raw in run.tokenizer.token_bytes], dtype=np.int64)
+    sizes = run.tokenizer.n_bytes  # places in the text, to compare models at
     return Judged(
         run.folder,
+        run.step,
         run.name,
-        loss_result(losses, ids, run.tokenizer.n_bytes, n_ctx),
+        run.shown,
+        loss_result(losses, ids, sizes, n_ctx, stride),
         Scored(losses, np.cumsum(sizes[ids]), n_ctx),
         seconds,
         model.n_parameters,
-        tokens_seen(run.folder, run.record),
+        tokens_seen(run),
+        stride or n_ctx,
+        eval_contexts(eval_windows(len(ids), n_ctx, stride)),
     )
 
 
@@ -177,12 +202,11 @@ def ranked(judged: Sequence[Judged]) -> list[Judged]:
     return [best, *(replace(j, difference=difference(j.scored, best.scored)) for j in others)]
 
 
-def tokens_seen(folder: Path, record: Record) -> int | None:
-    """Tokens of the steps that made the weights which were kept; None where nothing says so."""
-    result = record.result
-    if result is None:
-        return None
-    for line in read_metrics(folder / "metrics.jsonl"):
-        if line.get("step") == result.kept_step:
+def tokens_seen(run: LoadedRun) -> int | None:
+    """Tokens of the steps that made the weights; None where nothing says so."""
+    result = run.record.result
+    step = result.kept_step if run.step is None and result else run.step
+    for line in read_metrics(run.folder / "metrics.jsonl") if step is not None else ():
+        if line.get("step") == step:
             return line.get("tokens")
-    return result.tokens
+    return result.tokens if result and run.step is None else None

@@ -27,11 +27,11 @@ from tformer.device import autocast
 from tformer.errors import RequestError
 from tformer.evals.loss import TOKENS_AT_ONCE
 from tformer.evals.statistics import mean_stderr
-from tformer.loss import cross_entropy
+from tformer.loss import check_finite, cross_entropy
 from tformer.model import Transformer
 from tformer.progress import Progress, silent
 from tformer.sample import greedy
-from tformer.text.corpus import open_file, read_text
+from tformer.text.plain import open_file, read_text
 from tformer.text.tokenizer import Tokenizer
 
 # ---------------------------------------------------------------------------- passages
@@ -44,7 +44,7 @@ def read_passages(source: str) -> list[str]:
     """
     texts = []
     with nullcontext(sys.stdin.buffer) if source == "-" else open_file(Path(source)) as stream:
-        lines = "".join(read_text(stream, source)).removeprefix("\ufeff").split("\n")
+        lines = "".join(read_text(stream, source)).split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -92,18 +92,22 @@ def encode_passages(texts: Sequence[str], tokenizer: Tokenizer, n_ctx: int) -> E
 
     Passage and word are encoded together, as the model has seen text. The word begins at the first
     token that begins at its white space or after: a word vocabulary may join that with punctuation
-    before it, and then the joined token is given. A passage with a character that a char vocabulary
-    lacks is passed over, and so is one whose last word has more than n_ctx tokens; `skipped` says how
-    many. Raises RequestError where none is left.
+    before it, and then the joined token is given. A passage without a blank has no last word that
+    something stands before, and is passed over; so is one with a character that a char vocabulary lacks, and
+    one whose last word has more than n_ctx tokens. `skipped` says how many. Raises RequestError where none
+    is left.
     """
     n_bytes = np.array([len(token) for token in tokenizer.token_bytes])
     alphabet = {token.decode() for token in tokenizer.token_bytes} if tokenizer.kind == "char" else None
     ids: list[list[int]] = []
     n_targets: list[int] = []
     lacking: Counter[str] = Counter()  # passages by character
-    unreadable = too_long = cut = 0
+    one_word = unreadable = too_long = cut = 0
     for text in texts:
         context, word = split_last_word(text)
+        if not context:
+            one_word += 1
+            continue
         if alphabet is not None and (missing := set(context + word) - alphabet):
             lacking.update(sorted(missing))  # a set has another order in every process
             unreadable += 1
@@ -111,7 +115,7 @@ def encode_passages(texts: Sequence[str], tokenizer: Tokenizer, n_ctx: int) -> E
         whole = tokenizer.encode(context + word)
         begins = np.cumsum(n_bytes[whole]) - n_bytes[whole]  # the byte that each token begins at
         first = min(int(np.searchsorted(begins, len(context.encode()))), len(whole) - 1)
-        if first == 0:  # a passage of one word, predicted from what an empty prompt starts with
+        if first == 0:  # all of it is one token, predicted from what an empty prompt starts with
             whole, first = [tokenizer.start_id, *whole], 1
         n = len(whole) - first
         if n > n_ctx:
@@ -121,6 +125,8 @@ def encode_passages(texts: Sequence[str], tokenizer: Tokenizer, n_ctx: int) -> E
         ids.append(whole[-(n_ctx + 1) :])
         n_targets.append(n)
     skipped = {}
+    if one_word:
+        skipped["no blank, after which a last word would stand"] = one_word
     if unreadable:
         worst = " ".join(repr(char) for char, _ in lacking.most_common(5)) + " …" * (len(lacking) > 5)
         skipped[f"characters that the vocabulary lacks: {worst}"] = unreadable
@@ -130,7 +136,9 @@ def encode_passages(texts: Sequence[str], tokenizer: Tokenizer, n_ctx: int) -> E
         raise RequestError(
             "no passage can be scored by this model",
             "; ".join(skipped),
-            "train with a word or bpe tokenizer, which take any text, and a context of a passage's length",
+            "train with a word or bpe tokenizer, which take any text, and a context of a passage's length"
+            if unreadable or too_long
+            else "give passages whose words have blanks between them",
         )
     return Encoded(ids, n_targets, cut, skipped)
 
@@ -174,7 +182,7 @@ def lambada(
 
     One forward pass a passage computes its context once and all its targets, and only these are
     unembedded. Passages go together by length, the longest first, padded on the right, where a causal
-    model does not look.
+    model does not look. Raises TformerError where the logits are not finite.
     """
     device = next(model.parameters()).device
     model.eval()
@@ -201,6 +209,7 @@ def lambada(
         last_loss[group], last_right[group] = losses[ends - 1], hits[ends - 1]
         done += len(group)
         progress(done, n)
+    check_finite(torch.from_numpy(loss), "logits", "scored")
     perplexity, last_perplexity = _perplexity(loss), _perplexity(last_loss)
     return LambadaResult(
         n=n,

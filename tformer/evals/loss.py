@@ -14,14 +14,16 @@ import numpy as np
 import torch
 
 from tformer.device import autocast
-from tformer.errors import RequestError, TformerError
+from tformer.errors import RequestError
 from tformer.evals.statistics import stretch_stderr
-from tformer.loss import cross_entropy
+from tformer.loss import check_finite, cross_entropy
 from tformer.model import Transformer
 from tformer.progress import Progress, silent
-from tformer.text.data import eval_windows
+from tformer.ranks import BY_ITSELF, Ranks
+from tformer.text.data import eval_contexts, eval_windows
 
 TOKENS_AT_ONCE = 1 << 13  # of a forward pass in evaluation, padding included
+LOGITS_AT_ONCE = 1 << 26  # of a forward pass: a large vocabulary has its windows in smaller groups
 
 
 @dataclass(frozen=True)
@@ -50,39 +52,47 @@ def token_losses(
     ids: np.ndarray,
     precision: str = "fp32",
     progress: Progress = silent,
+    stride: int | None = None,
 ) -> np.ndarray:
-    """The loss in nats of every id but the first, shape (n - 1,), over disjoint windows of n_ctx.
+    """The loss in nats of every id but the first, shape (n - 1,), over the windows of `data.eval_windows`.
 
-    Each id but the first is a target exactly once; the last window may be short. Raises RequestError for
-    fewer than two ids: the first one is never a target. Raises TformerError where a loss is not finite.
+    Each id but the first is a target exactly once. Raises RequestError for fewer than two ids: the first one
+    is never a target. Raises TformerError where a loss is not finite.
     """
-    losses = _window_losses(model, ids, precision, progress)
-    if not np.isfinite(losses).all():
-        raise TformerError("the logits are not finite", "nothing can be scored", "look at its training")
+    losses = _window_losses(model, ids, precision, progress, stride)
+    check_finite(torch.from_numpy(losses), "logits", "scored")
     return losses
 
 
 @torch.inference_mode()
-def _window_losses(model: Transformer, ids: np.ndarray, precision: str, progress: Progress) -> np.ndarray:
+def _window_losses(
+    model: Transformer,
+    ids: np.ndarray,
+    precision: str,
+    progress: Progress,
+    stride: int | None = None,
+    ranks: Ranks = BY_ITSELF,
+) -> np.ndarray:
     if len(ids) < 2:
         raise RequestError(f"the text has {len(ids)} tokens", "expected at least 2: one to predict from")
     device = next(model.parameters()).device
     model.eval()
-    windows = eval_windows(len(ids), model.config.n_ctx)
-    out = np.empty(len(ids) - 1, dtype=np.float64)
-    at_once = max(1, TOKENS_AT_ONCE // model.config.n_ctx)
-    full = [w for w in windows if w[1] - w[0] == model.config.n_ctx]
+    windows = eval_windows(len(ids), model.config.n_ctx, stride)
+    out = np.zeros(len(ids) - 1, dtype=np.float64)
+    at_once = max(1, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // model.config.vocab_size) // model.config.n_ctx)
+    full = [w for w in windows if w.end - w.start == windows[0].end]
     groups = [full[i : i + at_once] for i in range(0, len(full), at_once)]
     groups += [[w] for w in windows[len(full) :]]
-    for group in groups:
-        block = np.stack([ids[start : end + 1] for start, end in group]).astype(np.int64)
+    for group in groups[ranks.rank :: ranks.world]:
+        block = np.stack([ids[start : end + 1] for start, _, end in group]).astype(np.int64)
         inputs, targets = (torch.from_numpy(b).to(device) for b in (block[:, :-1], block[:, 1:]))
         with autocast(precision, device):
             logits = model(inputs)
         losses = cross_entropy(logits, targets).cpu().double().numpy()  # MPS has no float64
-        for (start, end), row in zip(group, losses, strict=True):
-            out[start:end] = row
-        progress(group[-1][1], len(out))
+        for (start, first, end), row in zip(group, losses, strict=True):
+            out[first:end] = row[first - start :]
+        progress(group[-1].end, len(out))
+    ranks.sum(torch.from_numpy(out))  # each target was scored by one of them
     return out
 
 
@@ -92,17 +102,22 @@ def text_loss(
     n_bytes: np.ndarray,
     precision: str = "fp32",
     progress: Progress = silent,
+    ranks: Ranks = BY_ITSELF,
 ) -> LossResult:
     """Cross-entropy over all of `ids`; `n_bytes[id]` is what each id stands for, for bits per byte.
+
+    Several processes score a part each, and all get the whole.
 
     Raises RequestError for fewer than two ids. Losses that are not finite are given as they are: training
     says after which step they came.
     """
-    losses = _window_losses(model, ids, precision, progress)
+    losses = _window_losses(model, ids, precision, progress, ranks=ranks)
     return loss_result(losses, ids, n_bytes, model.config.n_ctx)
 
 
-def loss_result(losses: np.ndarray, ids: np.ndarray, n_bytes: np.ndarray, n_ctx: int) -> LossResult:
+def loss_result(
+    losses: np.ndarray, ids: np.ndarray, n_bytes: np.ndarray, n_ctx: int, stride: int | None = None
+) -> LossResult:
     """What the losses of `token_losses` on `ids` come to.
 
     Bits are divided by the bytes of exactly the targets scored.
@@ -117,8 +132,12 @@ def loss_result(losses: np.ndarray, ids: np.ndarray, n_bytes: np.ndarray, n_ctx:
         bits_per_byte_stderr=None if stderr is None else stderr / math.log(2),
         tokens=len(losses),
         bytes=scored_bytes,
-        by_position=[float(losses[i::n_ctx].mean()) for i in range(min(n_ctx, len(losses)))],
+        by_position=_by_position(losses, eval_contexts(eval_windows(len(ids), n_ctx, stride))),
     )
+
+
+def _by_position(losses: np.ndarray, contexts: np.ndarray) -> list[float]:
+    return (np.bincount(contexts, losses)[1:] / np.bincount(contexts)[1:]).tolist()
 
 
 def octaves(by_position: Sequence[float]) -> list[tuple[int, int, float]]:

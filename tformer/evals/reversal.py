@@ -10,6 +10,7 @@ import torch
 from tformer.device import autocast
 from tformer.errors import RequestError
 from tformer.evals.statistics import binomial_interval
+from tformer.loss import check_finite
 from tformer.model import Transformer
 from tformer.text.data import Reversal
 
@@ -61,7 +62,8 @@ def reversal(
 
     Passed means: over all positions of the first half together, the accuracy lies inside the 99.9 %
     binomial interval of chance, which is exact, since those targets are independent of everything that
-    a masked model sees; and over the second half together it is at least 99.9 %.
+    a masked model sees; and over the second half together it is at least 99.9 %. Raises TformerError
+    where the logits are not finite.
     """
     if model.config.n_ctx < task.n_ctx:
         raise RequestError(
@@ -74,8 +76,9 @@ def reversal(
     correct = torch.zeros(task.n_ctx, dtype=torch.int64)
     for some_inputs, some_targets in zip(inputs.split(512), targets.split(512), strict=True):
         with autocast(precision, device):
-            guesses = model(some_inputs.to(device)).argmax(-1).cpu()
-        correct += (guesses == some_targets).sum(0)
+            logits = model(some_inputs.to(device))
+        check_finite(logits, "logits", "scored")
+        correct += (logits.argmax(-1).cpu() == some_targets).sum(0)
     chance = 1 / task.symbols
     n_first = task.length - 1
     positions = [

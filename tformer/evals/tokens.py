@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tformer.device import autocast
-from tformer.evals.loss import TOKENS_AT_ONCE
+from tformer.evals.loss import LOGITS_AT_ONCE, TOKENS_AT_ONCE
 from tformer.files import finite
 from tformer.model import Transformer
 
@@ -53,11 +53,13 @@ def extremes(losses: np.ndarray, ids: np.ndarray, n: int, hardest: bool) -> list
 class ReadText:
     """A text as a model read it: its ids, what `loss.token_losses` gave on all of them, and their bytes.
 
+    `contexts` says how many ids the model saw before each target (`data.eval_contexts`), shape (n - 1,);
     `token_bytes[id]` is what each id stands for.
     """
 
     ids: np.ndarray
     losses: np.ndarray
+    contexts: np.ndarray
     token_bytes: Sequence[bytes]
 
 
@@ -71,19 +73,20 @@ class Guess:
 
 @torch.inference_mode()
 def guesses(
-    model: Transformer, ids: np.ndarray, places: Sequence[int], precision: str = "fp32"
+    model: Transformer, text: ReadText, places: Sequence[int], precision: str = "fp32"
 ) -> dict[int, Guess]:
-    """The most likely token at each place of `ids` (1 or later), given what its window of n_ctx showed.
+    """The most likely token at each place of a text (1 or later), given what its window showed.
 
-    The windows are those of `loss.token_losses`; only those asked about are computed.
+    The windows are those in which it was scored; only those asked about are computed.
     """
+    ids = text.ids
     device, n_ctx = next(model.parameters()).device, model.config.n_ctx
     model.eval()
     wanted: dict[int, list[int]] = {}
     for place in sorted(set(places)):
-        wanted.setdefault((place - 1) // n_ctx * n_ctx, []).append(place)
+        wanted.setdefault(place - int(text.contexts[place - 1]), []).append(place)
     starts = list(wanted)
-    at_once = max(1, TOKENS_AT_ONCE // n_ctx)
+    at_once = max(1, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // model.config.vocab_size) // n_ctx)
     found = {}
     full = [s for s in starts if s + n_ctx < len(ids)]
     groups = [full[i : i + at_once] for i in range(0, len(full), at_once)] + [
@@ -166,17 +169,16 @@ class Surprise:
 
 def surprise(model: Transformer, text: ReadText, n: int, most: int = 20, precision: str = "fp32") -> Surprise:
     """Look at the first `n` targets of a text, and at its `most` hardest and easiest."""
-    n_ctx = model.config.n_ctx
     ids, losses, token_bytes = text.ids, text.losses, text.token_bytes
     places = list(range(1, min(n, len(losses)) + 1))
     hard = extremes(losses, ids, most, hardest=True)
     easy = extremes(losses, ids, most, hardest=False)
-    expected = guesses(model, ids, [*places, *hard, *easy], precision)
+    expected = guesses(model, text, [*places, *hard, *easy], precision)
     ranks = np.empty(len(losses), dtype=np.int64)
     ranks[np.argsort(-losses, kind="stable")] = np.arange(1, len(losses) + 1)
 
     def token(place: int) -> Token:
-        context = (place - 1) % n_ctx + 1
+        context = int(text.contexts[place - 1])
         before = b"".join(token_bytes[i] for i in ids[place - min(context, BEFORE) : place])
         guess = expected[place]
         return Token(
@@ -184,7 +186,7 @@ def surprise(model: Transformer, text: ReadText, n: int, most: int = 20, precisi
             raw=token_bytes[ids[place]],
             context=context,
             before=before[-BEFORE:],
-            loss=float(losses[place - 1]),
+            loss=max(0.0, float(losses[place - 1])),  # a certain token may round to below
             rank=int(ranks[place - 1]),
             expected=token_bytes[guess.id],
             expected_probability=guess.probability,
