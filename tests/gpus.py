@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+
+from tformer.model import attention, causal_mask
 
 MPS, CUDA = torch.device("mps", 0), torch.device("cuda", 0)
 NO_FLOAT64 = (
@@ -125,9 +128,18 @@ class _Device(TorchFunctionMode):
             return _inside(args[0]).tolist()
         if func in (Tensor.to, Tensor.cpu):
             return _moved(func, *args, **kwargs)
+        if func is F.scaled_dot_product_attention and isinstance(args[0], OnDevice):
+            with self:  # one kernel on a card; torch would make its mask where it takes the wrapper to be
+                return _attention(*args, **kwargs)
         if "device" in kwargs and _is_gpu(kwargs["device"]):
             return OnDevice(func(*args, **kwargs | {"device": "cpu"}))
         return func(*args, **kwargs)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, dropout_p: float) -> Tensor:
+    assert is_causal
+    mask = causal_mask(q.shape[-2], k.shape[-2], OnDevice.gpu)
+    return attention(q, k, v, mask, dropout_p)[0]
 
 
 def _is_gpu(device: Any) -> bool:

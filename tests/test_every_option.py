@@ -70,7 +70,7 @@ def size(path: str) -> int:
 TRAIN = "train hamlet.txt --config tiny.yaml"
 GIVEN = (
     "--out t --tokenizer char --batch-size 2 --lr 0.02 --patience 7 --seed 5 --set train.log_every=1 "
-    "--eval-data passages.jsonl"
+    "--eval-data passages.jsonl --val-data hamlet.txt"
 )
 ONE_WAY, THE_OTHER = "--precision fp32 --device auto", "--precision bf16 --device cpu"  # of an evaluation
 SAMPLE = "sample To --run runs/text --max-tokens 9 --json"
@@ -83,6 +83,18 @@ ALONE: list[Step] = [
         lambda d: "beginning from" in d.err,
     ),
     (f"{TRAIN} --out m --minutes 1", lambda d: "1 minutes: 2 steps" in d.err),
+    (
+        f"{TRAIN} --estimate --json",
+        lambda d: d.json["here"]["seconds"] > 0 and not Path("runs/hamlet").exists(),
+    ),
+    (
+        f"{TRAIN} --estimate --gpus 2 --accelerator h100",
+        lambda d: "h100, sharded" in d.out and "compute-optimal" in d.out,
+    ),
+    (
+        "train rows.csv --field verse --config tiny.yaml --tokenizer char --out f",
+        lambda d: recorded("f", "data.field") == "verse" and load("f")[1].encode("To"),
+    ),
     (f"{TRAIN} --out c --compile", lambda d: recorded("c", "train.compile") == "on" and "compiling" in d.err),
     (
         "train hamlet.txt --preset nanogpt-char-cpu --config tiny.yaml --out p",
@@ -95,20 +107,23 @@ ALONE: list[Step] = [
         f"eval reversal --run runs/reversal -n 50 --seed 3 {ONE_WAY} --json",
         lambda d: d.json["positions"][0]["n"] == 50,
     ),
-    (f"eval reversal --run runs/reversal {THE_OTHER}", lambda d: "passed" in d.out),
+    (f"eval reversal --run runs/reversal --step 80 {THE_OTHER}", lambda d: "passed" in d.out),
     (
-        f"eval lambada --run runs/text --data passages.jsonl --limit 1 {ONE_WAY} --json",
-        lambda d: d.json["n"] == 1,
+        f"eval lambada --run runs/text --step 3 --data passages.jsonl --limit 1 {ONE_WAY} --json",
+        lambda d: d.json["n"] == 1 and d.json["step"] == 3,
     ),
     (f"eval lambada --run runs/text --data passages.jsonl {THE_OTHER}", lambda d: "2 of passages" in d.out),
     (
         f"eval causality --run runs/text --positions 3 --seed 2 {ONE_WAY} --json",
         lambda d: d.json["passed"] and len(d.json["positions"]) == 3,
     ),
-    (f"eval causality --run runs/text {THE_OTHER} --json", lambda d: d.json["precision"] == "bf16"),
     (
-        "eval attention --run runs/text --prompt 'To be' --device auto --json",
-        lambda d: "".join(d.json["tokens"]) == "To be",
+        f"eval causality --run runs/text --step 3 {THE_OTHER} --json",
+        lambda d: d.json["precision"] == "bf16" and d.json["step"] == 3,
+    ),
+    (
+        "eval attention --run runs/text --step 3 --prompt 'To be' --device auto --json",
+        lambda d: "".join(d.json["tokens"]) == "To be" and d.json["step"] == 3,
     ),
     (
         "eval attention --run runs/reversal -n 20 --seed 2 --device cpu --json",
@@ -120,8 +135,8 @@ ALONE: list[Step] = [
         lambda d: [s["temperature"] for s in d.json["samples"]] == [0.7, 0.7],
     ),
     (
-        f"eval generations --run runs/text --data hamlet.txt --max-tokens 6 -n 1 {THE_OTHER}",
-        lambda d: "hamlet.txt" in d.out,
+        f"eval generations --run runs/text --step 3 --data hamlet.txt --max-tokens 6 -n 1 {THE_OTHER}",
+        lambda d: "hamlet.txt" in d.out and "at step 3" in d.out,
     ),
     (
         f"{SAMPLE} -n 2 --temperature 0.9 --seed 4 --device cpu",
@@ -131,7 +146,15 @@ ALONE: list[Step] = [
     (f"{SAMPLE} --top-p 0 --seed 1", lambda d: d.json["ids"] == greedy()),
     (f"{SAMPLE} --min-p 1 --seed 1", lambda d: d.json["ids"] == greedy()),
     (f"{SAMPLE} --greedy", lambda d: d.json["ids"] == greedy()),
+    (f"{SAMPLE} --greedy --step 3", lambda d: "weights are those of step 3" in d.err),
     (f"{SAMPLE} --greedy --stop e", lambda d: "e" not in d.json["text"]),
+    (f"{SAMPLE} --greedy --repetition-penalty 9", lambda d: len(set(d.json["ids"])) > len(set(greedy()))),
+    (
+        "sample --prompt-file hamlet.txt --run runs/text --max-tokens 1 --json",
+        lambda d: d.json["prompt"].count("\n") > 1,
+    ),
+    ("sample - --null --run runs/text --max-tokens 1", lambda d: d.out == ""),
+    ("sample - -0 --run runs/text --max-tokens 1", lambda d: d.out == ""),
     ("answer q-k-v --quick --seed 2 --json", lambda d: d.json["budget"] == "quick" and d.json["seed"] == 2),
     *[
         (f"answer {slug} --prose", lambda d: len(d.out) > 1000)
@@ -165,21 +188,27 @@ TOGETHER: dict[str, list[Step]] = {  # each after the one before
             f"{TRAIN} --out b --tokenizer bpe --set data.vocab_size=300 --precision bf16",
             lambda d: "bpe vocabulary of 300" in d.err and recorded("b", "train.precision") == "bf16",
         ),
-        ("eval loss --run runs/text --run b --device cpu --json", lambda d: len(d.out.splitlines()) == 2),
+        (
+            "eval loss --run runs/text --run b --step 3 --device cpu --json",
+            lambda d: d.out.count('"step": 3') == 2,
+        ),
         ("eval loss --run b --data hamlet.txt --precision bf16 --json", lambda d: d.json["bytes"] > 900),
         (
             "eval loss --run runs/text --tokens 5 --out l.html --json",
             lambda d: len(d.json["text"]) == 5 and size("l.html"),
         ),
         ("eval loss --run runs/text --out l.html --overwrite --precision fp32", lambda d: size("l.html")),
-        ("eval loss --run runs/text --device auto --json", lambda d: d.json["loss"] > 0),
+        ("eval loss --run runs/text --device auto --stride 4 --json", lambda d: d.json["stride"] == 4),
     ],
     "losses without a task": [
         (
             "eval --run runs/text --data hamlet.txt --tokens 5 --out n.html --json",
             lambda d: len(d.json["text"]) == 5 and d.json["bytes"] > 900 and size("n.html"),
         ),
-        ("eval --run runs/text --out n.html --overwrite", lambda d: "wrote n.html" in d.err),
+        (
+            "eval --run runs/text --step 3 --stride 9 --out n.html --overwrite",
+            lambda d: "9 tokens apart" in d.out and "at step 3" in d.out and "wrote n.html" in d.err,
+        ),
     ],
     "attention": [
         ("eval attention --run runs/text --data hamlet.txt --out h.svg", lambda d: size("h.svg")),
@@ -190,15 +219,19 @@ TOGETHER: dict[str, list[Step]] = {  # each after the one before
     ],
     "tokenizers": [
         (
-            "tokenize hamlet.txt --train --tokenizer bpe --vocab-size 270 --out k.json",
+            "tokenize hamlet.txt --train --tokenizer bpe --vocab-size 270 --end-of-text --out k.json",
             lambda d: "270 ids" in d.err,
         ),
         (
-            "tokenize hamlet.txt --train --tokenizer char --out k.json --overwrite --json",
+            "tokenize hamlet.txt --train --tokenizer char --no-end-of-text --out k.json --overwrite --json",
             lambda d: d.json["kind"] == "char",
         ),
         ("tokenize - --tokenizer k.json --show < To be", lambda d: len(d.out.splitlines()) >= 5),
         ("tokenize hamlet.txt --tokenizer k.json --stats --json", lambda d: d.json["unknown"] == 0),
+        (
+            "tokenize rows.csv --field verse --tokenizer k.json --stats --json",
+            lambda d: d.json["characters"] == len(TEXT),
+        ),
         ("tokenize hamlet.txt --tokenizer k.json --out k.npy", lambda d: size("k.npy") > 500),
         ("tokenize k.npy --tokenizer k.json --decode", lambda d: d.out == TEXT),
     ],
@@ -232,6 +265,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "hamlet.txt").write_text(TEXT)
     lines = [json.dumps({"text": text}) for text in ("To be, or not to be", "that is the question")]
     (folder / "passages.jsonl").write_text("\n".join(lines))
+    (folder / "rows.csv").write_text("verse\n" + "".join(f'"{line}"\n' for line in TEXT.splitlines()))
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -360,21 +394,25 @@ PACKED = {
         model.family=gpt2 model.positions=sinusoidal model.activation=gelu model.bias=false model.tied=false
         model.dropout=0.1 model.n_ctx=12 model.n_layers=2 model.n_heads=1 model.d_model=8 model.d_mlp=24
         model.norm_eps=1e-4
-        data.task=text data.tokenizer=word data.vocab_size=300 data.val_fraction=0.2 data.stride=5
+        data.task=text data.tokenizer=word data.vocab_size=300 data.val_fraction=0.2 data.val_split=lines
+        data.stride=5 data.window=9 data.end_of_text=false data.field=verse
         train.seed=1 train.steps=4 train.batch_size=4 train.micro_batch_size=2 train.optimizer=adamw
         train.lr=2e-3 train.lr_final=0.2 train.warmup_steps=1 train.decay=cosine train.decay_fraction=0.5
         train.beta1=0.8 train.beta2=0.95 train.eps=1e-7 train.weight_decay=0.01 train.grad_clip=0.5
         train.eval_every=2 train.checkpoint_every=1 train.log_every=1 train.keep=last
-        train.keep_checkpoints=3 train.patience=9 train.precision=fp32 train.compile=off""",
+        train.keep_checkpoints=3 train.patience=9 train.precision=fp32 train.compile=off
+        train.kernels=blocks""",
     "nanochat": """
         model.family=nanochat model.positions=rotary model.activation=relu2 model.n_heads=2 model.n_kv_heads=1
         model.rope_theta=500.0 model.logit_softcap=3.0 model.qk_norm=true model.tied=true model.vocab_size=40
         data.tokenizer=char train.optimizer=muon train.momentum=0.9 train.decay=linear train.keep=best
-        train.precision=bf16 train.compile=on""",
+        train.precision=bf16 train.compile=on train.kernels=sdpa""",
     "bare": """
         model.positions=none model.activation=relu model.bias=true model.qk_norm=false data.tokenizer=bpe
-        train.precision=auto train.compile=auto""",
-    "learned": "model.positions=learned model.activation=gelu_new data.tokenizer=runs/text",
+        data.val_split=files
+        train.precision=auto train.compile=auto train.kernels=auto""",
+    "learned": """model.positions=learned model.activation=gelu_new data.tokenizer=runs/text
+        data.end_of_text=true data.val_split=end train.kernels=reference""",
     "reversal": "data.task=reversal data.reversal_length=3 data.reversal_symbols=4 model.n_ctx=5",
 }
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -426,7 +464,7 @@ def test_a_run_with_these_settings_trains_is_evaluated_and_sampled(
     run: Callable[[str], Done], name: str
 ) -> None:
     settings, folder = SETTINGS[name], f"runs/{name}-set"
-    data = "reversal" if name == "reversal" else "hamlet.txt"
+    data = {"reversal": "reversal", "bare": "hamlet.txt hamlet.txt"}.get(name, "hamlet.txt")
     given = " ".join(f"--set {setting}" for setting in PACKED[name].split())
     trained = run(f"train {data} --config tiny.yaml --out {folder} {given} --json")
     assert trained.json["steps"] == settings.get("train.steps", 3), trained.err

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from tformer.errors import RequestError, TformerError
-from tformer.files import write_file, write_json
+from tformer.files import append_line, write_file, write_json
+from tformer.run.record import read_lines
 
 
 def only(folder):
@@ -74,3 +75,11 @@ def test_json_is_what_was_given_and_readable(tmp_path):
     write_json(tmp_path / "a.json", values)
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads(text) == values and "é" in text and text.endswith("}\n")
+
+
+def test_a_line_that_was_cut_short_does_not_take_the_next_one_along(tmp_path):
+    (tmp_path / "lines").write_text('{"whole": 1}\n{"ha')
+    append_line(tmp_path / "lines", {"next": 2})
+    append_line(tmp_path / "lines", {"last": 3})
+    assert read_lines(tmp_path / "lines") == [{"whole": 1}, {"next": 2}, {"last": 3}]
+    assert (tmp_path / "lines").read_text().count("\n") == 4

@@ -4,8 +4,10 @@ Nothing heavy is imported here, nor by the command files at their top, so that h
 """
 
 import contextlib
+import errno
 import io
 import os
+import re
 import signal
 import sys
 from types import FrameType
@@ -20,6 +22,14 @@ from tformer.commands.options import epilog
 from tformer.errors import FAILED, REQUEST, SIGNALLED, Stopped, TformerError, harmless
 
 SIGPIPE = getattr(signal, "SIGPIPE", 13)  # Windows has none
+NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "unable to allocate", "bad_alloc")
+TO_LOWER = {  # by command: what takes less memory
+    "train": "lower --batch-size, or set train.micro_batch_size, data.window or a smaller model",
+    "eval": "give a shorter text, a run with a smaller model or context, or --device cpu",
+    "sample": "lower -n or --max-tokens, or give a shorter prompt",
+    "tokenize": "give the text as several files, or on standard input, which is read in pieces",
+    "answer": "leave --full or --run out",
+}
 
 
 class InOrder(TyperGroup):
@@ -41,7 +51,7 @@ app = typer.Typer(
     epilog="Start with: tformer train reversal",
 )
 app.command("tokenize", epilog=epilog(*tokenize.EXAMPLES))(tokenize.command)
-app.command("train", epilog=epilog(*train.EXAMPLES))(train.command)
+app.command("train", cls=train.TrainCommand, epilog=epilog(*train.EXAMPLES))(train.command)
 app.add_typer(eval.app, name="eval", epilog=epilog(*eval.EXAMPLES))
 app.command("sample", epilog=epilog(*sample.EXAMPLES))(sample.command)
 app.command("answer", epilog=epilog(*answer.EXAMPLES))(answer.command)
@@ -70,6 +80,8 @@ def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     _open_closed_streams()
     _write_any_character()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `python -m tformer` began
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: so do we
             signal.signal(number, _stop)
@@ -82,10 +94,13 @@ def main() -> NoReturn:
 
 
 def _open_closed_streams() -> None:
-    """A standard stream that the caller closed becomes the null device, so that no file takes its number."""
+    """A standard stream that the caller closed becomes the null device, so that no file takes its number.
+
+    One that a result is to go to refuses it: a result that is lost is an error.
+    """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
-            null = os.open(os.devnull, os.O_RDWR)
+            null = os.open(os.devnull, os.O_RDONLY if name == "stdout" else os.O_RDWR)
             if null != number:
                 os.dup2(null, number)
                 os.close(null)
@@ -144,17 +159,17 @@ def _exit_code(error: BaseException) -> int:
         if not message.strip():  # no arguments: the help has been shown
             return REQUEST
         command = getattr(getattr(error, "ctx", None), "command_path", "tformer")
-        unknown = getattr(error, "option_name", "--")
-        is_text = not unknown.startswith("--") or " " in unknown  # "- milk", "-5", "--Well, he said"
-        hint = "put -- before text that begins with a dash, or " * is_text
+        hint = "put -- before text that begins with a dash, or " * _is_of_text(error)
         _say(f"{message.strip().rstrip('.')}; {hint}see: {command} --help")
         return REQUEST
-    out_of_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    if isinstance(error, MemoryError) or out_of_memory:
-        _say("out of memory; lower --batch-size or set train.micro_batch_size")
+    if _is_of_memory(error):
+        asked = re.search(r"allocate ([\d.]+) ?([kKMGT]?i?B|bytes)", str(error))
+        found = f" ({_readable(*asked.groups())} were asked for)" if asked else ""
+        command = next((word for word in sys.argv[1:] if word in TO_LOWER), "train")
+        _say(f"out of memory{found}; {TO_LOWER[command]}")
         return FAILED
     if isinstance(error, OSError):
-        _say(f"{error.filename or 'a stream'}: {error.strerror or error}")
+        _say(f"{error.filename or 'standard output'}: {error.strerror or error}")
         return FAILED
     if isinstance(error, SystemExit):  # Typer turns a closed pipe into exit 1: not here
         if isinstance(error.__context__, BrokenPipeError):
@@ -165,6 +180,26 @@ def _exit_code(error: BaseException) -> int:
         "run it again with --debug for the traceback, and report it"
     )
     return FAILED
+
+
+def _is_of_text(error: typer.TyperException) -> bool:
+    """Whether text was taken for options: "- milk", "-5", "--Well, he said", and "-now" for a number."""
+    unknown = getattr(error, "option_name", None)
+    if unknown is not None:
+        return not re.fullmatch("--[a-z][a-z0-9_-]*", unknown)
+    return any(re.match(r"-[a-z][^\W\d]", word) for word in sys.argv)
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether host or device had none left: Python, NumPy, torch and the system say it each in its way."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    told = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in told for words in NO_MEMORY)
+
+
+def _readable(number: str, unit: str) -> str:
+    return f"{int(number) / 1e9:,.1f} GB" if unit == "bytes" else f"{number} {unit}"
 
 
 def _say(message: str) -> None:

@@ -226,7 +226,7 @@ def test_a_character_that_a_vocabulary_lacks_is_found_in_its_file(place, tformer
         assert (code, where in err) == (2, True), err
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("To\nbe €\n".encode())))
     code, _, err = tformer("sample", "-", "--run", "m", "--max-tokens", 0, "--device", "cpu")
-    assert (code, "at line 2, column 4 of standard input is" in err) == (2, True), err
+    assert (code, "at standard input, line 2, column 4 is" in err) == (2, True), err
 
 
 # ---------------------------------------------------------------------------- what a person sees

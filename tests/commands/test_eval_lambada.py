@@ -48,6 +48,17 @@ def test_the_table_names_what_is_the_word_and_what_is_its_last_token(theirs, cap
     assert f"200 of passages.jsonl, {result.cut} cut to their end" in shown
 
 
+def test_passages_without_a_blank_are_counted_and_said(theirs, capsys, tmp_path):
+    write_passages(tmp_path / "p.jsonl", [*TEXTS[:5], "moon", "月がきれい"])
+    judged = ("--run", str(theirs), "--data", str(tmp_path / "p.jsonl"))
+    result = result_of(capsys, *judged)
+    assert (result["n"], result["skipped"]) == (5, 2)
+    tformer("eval", "lambada", *judged)
+    said = capsys.readouterr()
+    assert "passed over 2 of 7 passages: no blank, after which a last word would stand" in said.err
+    assert "2 passed over" in said.out
+
+
 @pytest.mark.parametrize("arguments", [("loss", "--limit", "3"), ("lambada", "--limit", "0")])
 def test_a_limit_that_means_nothing_is_refused(theirs, arguments):
     with pytest.raises(RequestError, match="--limit"):

@@ -123,6 +123,42 @@ def test_tokens_are_shown_and_told_but_not_kept(place, capsys):
         assert "hardest" not in json.loads(line)["result"]
 
 
+def test_windows_that_slide_give_more_context_and_are_kept_with_the_result(place, capsys):
+    command("loss", run=["wide"], json=True)
+    command("loss", run=["wide"], stride=32, json=True)
+    command("loss", run=["wide"], stride=8, tokens=40, out=place / "loss.html", json=True)
+    disjoint, widest, sliding = objects(capsys)
+    timed = {"tokens_per_second"}
+    assert {k: disjoint[k] for k in disjoint.keys() - timed} == {k: widest[k] for k in widest.keys() - timed}
+    model, tokenizer = load("wide")
+    ids = tokenizer.encode_array([split_text(TEXT, 0.5).val])
+    losses = token_losses(model, ids, stride=8)
+    assert sliding["loss"] == pytest.approx(losses.mean()) != disjoint["loss"]
+    assert sliding["bits_per_byte"] == pytest.approx(losses.sum() / math.log(2) / (len(ids) - 1))
+    assert (sliding["tokens"], sliding["bytes"]) == (disjoint["tokens"], disjoint["bytes"])
+    assert [t["context"] for t in sliding["text"]] == [*range(1, 32), *range(24, 32), 24]
+    assert "8 tokens apart: after the first of them a token has at least 24 before" in (
+        (place / "loss.html").read_text()
+    )
+    with pytest.raises(RequestError, match="exists"):
+        command("loss", run=["wide"], stride=8, out=place / "loss.html")
+    command("loss", run=["wide"], stride=8, out=place / "loss.html", overwrite=True)
+    assert "8 tokens apart" in capsys.readouterr().out
+    kept = [json.loads(line) for line in (place / "runs/wide/evals.jsonl").read_text().splitlines()]
+    assert [line["result"]["stride"] for line in kept] == [32, 32, 8, 8]
+
+
+def test_several_runs_slide_together(place, capsys):
+    command("loss", run=["char", "wide"], stride=16, json=True)
+    together = {v["run"]: v for v in objects(capsys)}
+    command("loss", run=["char"], json=True)
+    command("loss", run=["wide"], stride=16, json=True)
+    for alone in objects(capsys):
+        assert together[alone["run"]]["loss"] == alone["loss"]
+    command("loss", run=["char", "bpe"], stride=4)
+    assert "4 tokens apart: after the first of them a token has at least 12" in capsys.readouterr().out
+
+
 def test_the_page_of_one_run_is_written_once(place, capsys):
     command("loss", run=["char"], out=place / "loss.html")
     text = (place / "loss.html").read_text()
@@ -254,6 +290,12 @@ def test_a_token_file_is_for_runs_of_one_tokenizer(place, capsys):
         ({"task": "loss", "run": ["char", "wide"], "tokens": 9}, "one run"),
         ({"task": "causality", "run": ["char"], "tokens": 9}, "--tokens with eval causality .it is for loss"),
         ({"task": "loss", "run": ["char"], "tokens": 0}, "--tokens 0"),
+        ({"task": "loss", "run": ["char"], "stride": 0}, "--stride 0 .expected 1 or more"),
+        (
+            {"task": "loss", "run": ["wide", "char"], "stride": 17},
+            "--stride 17 is more than the window of runs/char .expected 1 to 16.; leave it out",
+        ),
+        ({"task": "causality", "run": ["char"], "stride": 4}, "--stride with eval causality .it is for loss"),
         ({"task": "loss", "run": ["char"], "n": 5}, "-n with eval loss"),
     ],
 )

@@ -1,7 +1,6 @@
 """Questions to experiments: which belong to which, and running them over several seeds."""
 
 import importlib
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from tformer.answer.claims import Claim, Finding
 from tformer.answer.experiment import Effort, Experiment, Seeds
 from tformer.answer.lab import Subject
 from tformer.device import one_thread
+from tformer.files import plain
 
 SEEDS_APART = 1000  # so that --seed 0 and --seed 1 share no draw
 ExperimentProgress = Callable[[str, int, int], None]  # what is being measured; seeds done, in all
@@ -67,15 +67,6 @@ class Answer:
             },
             "text": self.question.text,
         }
-
-
-def plain(value: Any) -> Any:
-    """For JSON: no NaN, no infinity, keys that are strings."""
-    if isinstance(value, dict):
-        return {str(key): plain(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def experiments_of(question: Question) -> tuple[Experiment[Any], ...]:

@@ -20,7 +20,7 @@ from tformer.errors import RequestError, TformerError
 from tformer.model import Transformer
 from tformer.run.data import recorded_source
 from tformer.run.loaded import LoadedRun, load_run
-from tformer.text.data import Batches, Reversal, rng, split_text
+from tformer.text.data import Batches, Reversal, rng
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.fit import Learner, State, StepDone, fit
 from tformer.training.optim import Optimizers
@@ -38,6 +38,7 @@ class Subject:
     tokenizer: Tokenizer | None
     task: Reversal | None  # of a run on reversal
     text_ids: np.ndarray | None  # of its validation text, or of some prose; None: nothing to read
+    notes: tuple[str, ...] = ()  # what a person should know of its weights
 
     def ids(self, n: int, length: int, seed: int = 0) -> Tensor:
         """`n` inputs of at most `length` positions, shape (n, ≤ length): fresh sequences, text, or random."""
@@ -68,7 +69,7 @@ def load_subject(folder: Path) -> Subject:
     run = load_run(folder)
     tokenizer = Tokenizer.load(folder) if run.has_tokenizer else None  # it may have more ids than the model
     text_ids = None if run.reversal else _text_ids(run, tokenizer)
-    return Subject(folder, run.model, tokenizer, run.reversal, text_ids)
+    return Subject(folder, run.model, tokenizer, run.reversal, text_ids, run.notes)
 
 
 def _text_ids(run: LoadedRun, tokenizer: Tokenizer | None) -> np.ndarray | None:
@@ -91,7 +92,8 @@ def _validation_text(run: LoadedRun) -> str:
         source = recorded_source(run.folder, run.record)
         if source.is_ids or not source.is_here:
             return ""
-        return split_text(source.corpus().text, source.fraction or 1.0).val
+        corpus = source.corpus()
+        return source.text(corpus) if source.fraction else corpus.text
     except RequestError:
         return ""
 

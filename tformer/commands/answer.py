@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tformer.commands.options import Json, check_range, complete_run, print_json, refuse_existing
+from tformer.commands.options import (
+    Json,
+    check_overwrite,
+    check_range,
+    complete_run,
+    print_json,
+    refuse_existing,
+)
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
@@ -74,6 +81,7 @@ def command(
     from tformer.show import terminal
 
     check_range("--seed", seed, 0)
+    check_overwrite(overwrite, "--report", report)
     if report is not None:
         if report.suffix not in REPORTS:
             raise RequestError(f"--report {report}", f"expected a name ending in {' or '.join(REPORTS)}")
@@ -111,8 +119,12 @@ def _subject(run: str | None) -> "Subject | None":
         return None
     from tformer.answer.lab import load_subject
     from tformer.run.find import find_run
+    from tformer.show import terminal
 
-    return load_subject(find_run(run))
+    subject = load_subject(find_run(run))
+    for note in subject.notes:
+        terminal.say(note)
+    return subject
 
 
 def _with_evidence(

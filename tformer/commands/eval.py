@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tformer.commands.eval_loss import LossOptions, compare_runs, judge_alone
+from tformer.commands.eval_loss import LossOptions, check_step, check_stride, compare_runs, judge_alone
 from tformer.commands.evaluation import (
     OneRun,
     Overwrite,
@@ -24,7 +24,7 @@ from tformer.commands.evaluation import (
     tell,
     write_out,
 )
-from tformer.commands.options import Device, Json, check_range, epilog
+from tformer.commands.options import Device, Json, StepOption, check_range, epilog
 from tformer.commands.tasks import EvalCommand, EvalGroup
 from tformer.errors import RequestError
 
@@ -68,6 +68,7 @@ def evaluation(name: str, *examples: str) -> Callable[[Callable[..., None]], Cal
 )
 def eval_loss(
     run: SeveralRuns = None,
+    step: StepOption = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help="Score all of this text instead of the run's validation part."),
@@ -77,6 +78,13 @@ def eval_loss(
         typer.Option(
             help="Show the first so many tokens, coloured by their loss, and the hardest and easiest of the "
             "text."
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens from window to window, for more context; if left out as many as a window has, so "
+            "that they are disjoint."
         ),
     ] = None,
     out: Annotated[
@@ -96,13 +104,18 @@ def eval_loss(
     from tformer.device import resolve_device
     from tformer.evals.judged import one_text
     from tformer.show import terminal
+    from tformer.text.corpus import shadowed
 
     resolved = resolve_device(device)
     folders = find_runs(run, "text")
+    check_step(step, folders)
+    check_stride(stride, folders)
     text = one_text(folders, data or [])
+    for note in (*shadowed(data or []), *text.notes):
+        terminal.say(note)
     for folder in text.seen_by:
         terminal.warn(f"{folder} was trained on this very text: its loss here says little of new text")
-    options = LossOptions(tokens, out, precision, resolved, json)
+    options = LossOptions(step, stride, tokens, out, precision, resolved, json)
     if len(folders) > 1:
         on = text.on if data else "their validation part"
         compare_runs(folders, text, on, options)
@@ -113,6 +126,7 @@ def eval_loss(
 @evaluation("reversal", "tformer eval reversal", "tformer eval reversal --run mine -n 10000 --seed 7")
 def eval_reversal(
     run: OneRun = None,
+    step: StepOption = None,
     n: Annotated[int, typer.Option("-n", help="How many fresh sequences.")] = 2000,
     seed: Annotated[int, typer.Option(help="Which fresh sequences.")] = 1,
     precision: Precision = "fp32",
@@ -123,12 +137,12 @@ def eval_reversal(
     check_precision(precision)
     check_range("-n", n, 1)
     check_range("--seed", seed, 0)
-    loaded = load_one(run, "reversal", device, "reversal")
+    loaded = load_one(run, "reversal", device, "reversal", step)
     from tformer.evals.reversal import reversal
     from tformer.show.reversal import reversal_table
 
     result = reversal(loaded.model, _reversal_of(loaded), n, precision, index=seed)
-    tell(loaded.folder, asdict(result), json, lambda console: reversal_table(result, console))
+    tell(loaded, asdict(result), json, lambda console: reversal_table(result, console))
     keep(loaded, "reversal", asdict(result), f"{n:,} fresh sequences")
     if not result.passed:
         raise typer.Exit(1)
@@ -148,6 +162,7 @@ def _reversal_of(run: "LoadedRun") -> "Reversal":
 )
 def eval_lambada(
     run: OneRun = None,
+    step: StepOption = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help='Passages, {"text": …} a line, instead of the test set, which is downloaded once.'),
@@ -160,7 +175,7 @@ def eval_lambada(
     """Whether the last word of a passage is predicted."""
     check_precision(precision)
     check_range("--limit", limit, 1)
-    loaded = load_one(run, "lambada", device, "text")
+    loaded = load_one(run, "lambada", device, "text", step)
     from tformer.evals.lambada import encode_passages, lambada, read_passages
     from tformer.show import terminal
     from tformer.show.lambada import lambada_table, passages_of
@@ -177,14 +192,15 @@ def eval_lambada(
         terminal.warn(f"passed over {count:,} of {len(texts):,} passages: {why}")
     with steps_progress("predicting last words") as progress:
         result = lambada(loaded.model, passages, precision, progress)
-    folder, name = loaded.folder, " ".join(data or ()) or "the LAMBADA test set"
-    tell(folder, asdict(result), json, lambda console: lambada_table(str(folder), result, name, console))
+    name = " ".join(data or ()) or "the LAMBADA test set"
+    tell(loaded, asdict(result), json, lambda console: lambada_table(loaded.shown, result, name, console))
     keep(loaded, "lambada", asdict(result), passages_of(result, name))
 
 
 @evaluation("causality", "tformer eval causality --json", "tformer eval causality --run gpt2 --positions 8")
 def eval_causality(
     run: OneRun = None,
+    step: StepOption = None,
     positions: Annotated[int, typer.Option(help="How many positions to change, evenly spread.")] = 64,
     seed: Annotated[int, typer.Option(help="Which tokens.")] = 1,
     precision: Precision = "fp32",
@@ -195,14 +211,14 @@ def eval_causality(
     check_precision(precision)
     check_range("--positions", positions, 1)
     check_range("--seed", seed, 0)
-    loaded = load_one(run, "causality", device)
+    loaded = load_one(run, "causality", device, step=step)
     from tformer.evals.causality import causality
     from tformer.show.causality import causality_picture
     from tformer.show.progress import steps_progress
 
     with steps_progress("changing tokens") as progress:
         result = causality(loaded.model, positions, precision, seed, progress)
-    tell(loaded.folder, asdict(result), json, lambda console: causality_picture(result, console))
+    tell(loaded, asdict(result), json, lambda console: causality_picture(result, console))
     keep(loaded, "causality", asdict(result))
     if not result.passed:
         raise typer.Exit(1)
@@ -215,6 +231,7 @@ def eval_causality(
 )
 def eval_attention(
     run: OneRun = None,
+    step: StepOption = None,
     prompt: Annotated[list[str] | None, typer.Option(help="The text to show.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="Show the beginning of this text.")] = None,
     n: Annotated[
@@ -231,7 +248,7 @@ def eval_attention(
     check_out(out, overwrite, "attention", ".svg", ".png")
     check_range("-n", n, 1)
     check_range("--seed", seed, 0)
-    loaded = load_one(run, "attention", device)
+    loaded = load_one(run, "attention", device, step=step)
     from tformer.evals.attention import head_maps, mirror
     from tformer.show.attention import attention_view
     from tformer.show.svg import attention_picture
@@ -250,8 +267,7 @@ def eval_attention(
         "weights": maps.astype(float).round(6).tolist(),
         "mirror": asdict(heads) | {"carriers": carriers} if heads else None,
     }
-    folder = str(loaded.folder)
-    tell(loaded.folder, result, json, lambda console: attention_view(folder, tokens, maps, heads, console))
+    tell(loaded, result, json, lambda console: attention_view(loaded.shown, tokens, maps, heads, console))
 
 
 def _ids_to_show(run: "LoadedRun", prompts: list[str], data: list[str], seed: int) -> list[int]:
@@ -265,12 +281,19 @@ def _ids_to_show(run: "LoadedRun", prompts: list[str], data: list[str], seed: in
             what = f"no text to show the attention of {run.folder} on"
             raise RequestError(what, "", "give --prompt TEXT or --data FILE")
         return [int(i) for i in run.reversal.fresh(1, index=seed)[0][0]]
+    from tformer.run.data import text_ids
     from tformer.show import terminal
-    from tformer.text.corpus import load_corpus
+    from tformer.text.corpus import load_corpus, shadowed
+    from tformer.text.tokenizer import encode_prompt
 
     most = min(run.model.config.n_ctx, TOKENS_OF_A_MAP)
-    text = prompts[0] if prompts else load_corpus(data).text[: 64 * most]
-    ids = run.tokenizer.encode(text)
+    if prompts:
+        ids = encode_prompt(run.tokenizer, prompts[0])
+    else:
+        corpus = load_corpus(data)
+        for note in (*shadowed(data), *corpus.notes):
+            terminal.say(note)
+        ids = text_ids(run.tokenizer, corpus, 0, 64 * most, False).tolist()
     if not ids:
         raise RequestError("the text is empty", "expected at least one token")
     if len(ids) > most or data:
@@ -285,6 +308,7 @@ def _ids_to_show(run: "LoadedRun", prompts: list[str], data: list[str], seed: in
 )
 def eval_generations(
     run: OneRun = None,
+    step: StepOption = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option(
@@ -312,14 +336,18 @@ def eval_generations(
     check_range("--max-tokens", max_tokens, 1)
     for one in temperature or []:
         check_range("--temperature", one, 0)
-    loaded = load_one(run, "generations", device, "text")
+    loaded = load_one(run, "generations", device, "text", step)
     from tformer.evals.generations import Draws, generations, text_to_compare
+    from tformer.show import terminal
     from tformer.show.generations import generations_view
     from tformer.show.progress import steps_progress
+    from tformer.text.corpus import shadowed
 
+    for note in shadowed(data or []):
+        terminal.say(note)
     text = text_to_compare(loaded, data or [])
     draws = Draws(temperature or (), prompt or (), n, max_tokens, seed)
     result = generations(loaded, text, draws, precision, steps_progress)
-    folder, values = loaded.folder, result.as_dict()
-    tell(folder, values, json, lambda console: generations_view(str(folder), result, console))
+    values = result.as_dict()
+    tell(loaded, values, json, lambda console: generations_view(loaded.shown, result, console))
     keep(loaded, "generations", values, text.source)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tformer.commands.evaluation import keep, tell, write_out
-from tformer.commands.options import print_json
+from tformer.commands.evaluation import keep, load_and_say, named, tell, write_out
+from tformer.commands.options import check_range, print_json
+from tformer.errors import RequestError
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +20,10 @@ TOKENS_OF_A_PAGE = 300  # that --out shows if --tokens does not say
 
 @dataclass(frozen=True)
 class LossOptions:
-    """How a loss is measured, and how it is told: the first so many tokens, a page, JSON."""
+    """How a loss is measured, and how it is told: windows, the first so many tokens, a page, JSON."""
 
+    step: int | None
+    stride: int | None
     tokens: int | None
     out: Path | None
     precision: str
@@ -28,23 +31,53 @@ class LossOptions:
     json: bool
 
 
+def check_stride(stride: int | None, folders: Sequence[Path]) -> None:
+    """Raises RequestError unless windows that far apart leave no token out, of any of these runs."""
+    if stride is None:
+        return
+    from tformer.files import read_json
+    from tformer.run.huggingface import from_hf_config
+
+    check_range("--stride", stride, 1)
+    for path in (folder / "config.json" for folder in folders):
+        n_ctx = from_hf_config(read_json(path), str(path)).n_ctx
+        if stride > n_ctx:
+            what = f"--stride {stride:,} is more than the window of {path.parent}"
+            raise RequestError(what, f"expected 1 to {n_ctx:,}", "leave it out for disjoint windows")
+
+
+def check_step(step: int | None, folders: Sequence[Path]) -> None:
+    """Raises RequestError unless each of these runs has a checkpoint of that step."""
+    if step is None:
+        return
+    from tformer.run.loaded import checkpoint_of
+
+    check_range("--step", step, 0)
+    for folder in folders:
+        checkpoint_of(folder, step)
+
+
 def judge_alone(folder: Path, text: "OneText", options: LossOptions) -> None:
     """Score a run. Its first so many tokens are told if asked for, and in any case on the page of `--out`."""
     from tformer.evals.tokens import ReadText, surprise
-    from tformer.run.loaded import load_run
     from tformer.show.loss import loss_table, surprise_text
     from tformer.show.loss_page import loss_page
     from tformer.show.loss_words import along_the_window, loss_facts
 
-    run, out, tokens = load_run(folder, options.device), options.out, options.tokens
+    run, out, tokens = load_and_say(folder, options.device, options.step), options.out, options.tokens
     judged = _judge_run(run, text, options)
     facts, figure = loss_facts(judged, text.on), along_the_window([judged])
     surprises = None
     if n := tokens or (TOKENS_OF_A_PAGE if out else 0):
-        read = ReadText(text.ids[folder], judged.scored.losses, run.tokenizer.token_bytes)
+        read = ReadText(text.ids[folder], judged.scored.losses, judged.contexts, run.tokenizer.token_bytes)
         surprises = surprise(run.model, read, n, precision=options.precision)
     if out is not None:
-        write_out(out, loss_page(f"{run.name}: loss on a text", facts, figure, surprises).encode())
+        write_out(
+            out,
+            loss_page(f"{run.name}: loss on a text", facts, figure, surprises).encode(
+                errors="backslashreplace"
+            ),
+        )
 
     def show(console: Any) -> None:
         loss_table(facts, judged.result, figure, console)
@@ -52,7 +85,7 @@ def judge_alone(folder: Path, text: "OneText", options: LossOptions) -> None:
             surprise_text(surprises, console)
 
     also = surprises.as_dict() if surprises and tokens else {}  # too long to be kept
-    tell(folder, judged.as_dict() | also, options.json, show)
+    tell(run, judged.as_dict() | also, options.json, show)
     keep(run, "loss", judged.as_dict(), text.on)
 
 
@@ -70,16 +103,14 @@ def compare_runs(folders: Sequence[Path], text: "OneText", on: str, options: Los
         write_out(options.out, comparison_page("Runs compared on one text", compared).encode())
     if options.json:
         for one in runs:
-            print_json({"run": str(one.folder)} | one.compared())
+            print_json(named(one.folder, one.step) | one.compared())
     else:
         comparison_view(compared, terminal.out())
 
 
 def _judged_and_kept(folder: Path, text: "OneText", options: LossOptions) -> "Judged":
     """The model is gone when it returns."""
-    from tformer.run.loaded import load_run
-
-    run = load_run(folder, options.device)
+    run = load_and_say(folder, options.device, options.step)
     judged = _judge_run(run, text, options)
     keep(run, "loss", judged.as_dict(), text.on)
     return judged
@@ -90,4 +121,4 @@ def _judge_run(run: "LoadedRun", text: "OneText", options: LossOptions) -> "Judg
     from tformer.show.progress import steps_progress
 
     with steps_progress(f"scoring {run.name}") as progress:
-        return judge(run, text.ids[run.folder], options.precision, progress)
+        return judge(run, text.ids[run.folder], options.precision, progress, options.stride)

@@ -6,10 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tformer.commands.options import A_RUN, complete_run, completes, print_json, refuse_existing
+from tformer.commands.options import (
+    A_RUN,
+    check_overwrite,
+    check_range,
+    complete_run,
+    completes,
+    print_json,
+    refuse_existing,
+)
 from tformer.errors import RequestError, TformerError
 
 if TYPE_CHECKING:
+    import torch
+
     from tformer.run.loaded import LoadedRun
 
 OneRun = Annotated[
@@ -31,6 +41,7 @@ def check_precision(precision: str) -> None:
 
 def check_out(out: Path | None, overwrite: bool, task: str, *endings: str) -> None:
     """Raises RequestError for a file that cannot be written, before any work."""
+    check_overwrite(overwrite, "--out", out)
     if out is None:
         return
     if out.suffix not in endings:
@@ -68,25 +79,43 @@ def find_runs(names: Sequence[str] | None, suits: str | None = None) -> list[Pat
     return folders
 
 
-def load_one(names: Sequence[str] | None, task: str, device: str, suits: str | None = None) -> "LoadedRun":
+def load_and_say(folder: Path, device: "torch.device", step: int | None = None) -> "LoadedRun":
+    """A run, and on stderr what a person should know of its weights."""
+    from tformer.run.loaded import load_run
+    from tformer.show import terminal
+
+    check_range("--step", step, 0)
+    run = load_run(folder, device, step)
+    for note in run.notes:
+        terminal.say(note)
+    return run
+
+
+def load_one(
+    names: Sequence[str] | None, task: str, device: str, suits: str | None = None, step: int | None = None
+) -> "LoadedRun":
     """The one run that is judged, with its model on the device. Raises RequestError for several."""
     from tformer.device import resolve_device
-    from tformer.run.loaded import load_run
 
     resolved = resolve_device(device)
     if names and len(names) > 1:
         raise RequestError(f"--run given {len(names)} times", f"expected one for {task}; loss takes several")
-    return load_run(find_runs(names, suits)[0], resolved)
+    return load_and_say(find_runs(names, suits)[0], resolved, step)
 
 
-def tell(run: Path, result: dict[str, Any], json: bool, show: Callable[[Any], object]) -> None:
+def tell(run: "LoadedRun", result: dict[str, Any], json: bool, show: Callable[[Any], object]) -> None:
     """The result of one run to standard output: an object, or as a person reads it."""
     from tformer.show import terminal
 
     if json:
-        print_json({"run": str(run)} | result)
+        print_json(named(run.folder, run.step) | result)
     else:
         show(terminal.out())
+
+
+def named(folder: Path, step: int | None) -> dict[str, Any]:
+    """Which weights a result is of: the run, and the step of `--step`."""
+    return {"run": str(folder)} | ({} if step is None else {"step": step})
 
 
 def keep(run: "LoadedRun", task: str, result: dict[str, Any], on: str = "") -> None:
@@ -101,9 +130,11 @@ def keep(run: "LoadedRun", task: str, result: dict[str, Any], on: str = "") -> N
     from tformer.show.run_page import write_page
 
     try:
-        keep_evaluation(run.folder, task, result, on, run.weights_sha256)
+        keep_evaluation(run.folder, task, result, on, run.weights_sha256, run.step)
     except (OSError, TformerError) as error:
         terminal.warn(f"the result is not kept in {run.folder}: {_why(error)}")
+        return
+    if run.step is not None:  # the page is of the weights that it keeps
         return
     try:
         write_page(run.folder, run.model)

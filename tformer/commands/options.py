@@ -4,8 +4,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -33,8 +34,11 @@ Device = Annotated[
         autocompletion=completes("auto", "cpu", "cuda", "mps"),
     ),
 ]
-A_RUN = "A name in runs/, or a path to a run or Hugging Face model directory. Newest if left out."
+A_RUN = "A name in runs/, a path to a run or Hugging Face directory, or org/name. Newest if left out."
 RunOption = Annotated[str | None, typer.Option(help=A_RUN, autocompletion=complete_run)]
+StepOption = Annotated[
+    int | None, typer.Option("--step", help="Weights of this step, of those that lie in checkpoints/.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -44,8 +48,10 @@ def epilog(*examples: str) -> str:
 
 
 def print_json(values: Any) -> None:
-    """One JSON object, one line."""
-    print(json.dumps(values, ensure_ascii=False, allow_nan=False), flush=True)
+    """One JSON object, one line; what is no finite number is null."""
+    from tformer.files import plain
+
+    print(json.dumps(plain(values), ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def stdin_is_piped() -> bool:
@@ -56,19 +62,38 @@ def stdin_is_piped() -> bool:
         return False
 
 
-def stdin_lines() -> Iterator[str]:
-    """Lines of standard input as they come, without their line ends and a byte order mark before the first.
+def stdin_lines(end: bytes = b"\n") -> Iterator[str]:
+    """Lines of standard input as they come, without their line ends and byte order marks.
+
+    `end` ends one; with NUL, what `find -print0` and `xargs -0` speak, line ends are part of it.
 
     Raises RequestError if they are not UTF-8.
     """
+    from tformer.text.plain import STDIN, refuse_other_than_text, without_marks
+
     offset = 0
-    for raw in sys.stdin.buffer:
+    for raw in _pieces(end):
+        if offset == 0:
+            refuse_other_than_text(raw.removesuffix(b"\0"), STDIN)
         try:
-            line = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
-            yield line if offset else line.removeprefix("\ufeff")
+            line = without_marks(raw.decode("utf-8"), STDIN)
+            yield line.removesuffix("\n").removesuffix("\r") if end == b"\n" else line.removesuffix("\0")
         except UnicodeDecodeError as error:
             raise RequestError(f"standard input is not UTF-8 at byte {offset + error.start}") from None
         offset += len(raw)
+
+
+def _pieces(end: bytes) -> Iterator[bytes]:
+    """Standard input piece by piece, each with the `end` of it, as soon as that has come."""
+    if end == b"\n":
+        yield from sys.stdin.buffer
+        return
+    stream, held = cast(BufferedReader, sys.stdin.buffer), b""
+    while block := stream.read1(1 << 16):
+        *whole, held = (held + block).split(end)
+        yield from (piece + end for piece in whole)
+    if held:
+        yield held
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
@@ -81,6 +106,12 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise RequestError(f"{path} exists", "", "give another name, or --overwrite")
     if not path.parent.is_dir():
         raise RequestError(f"no folder {path.parent} to write {path.name} in")
+
+
+def check_overwrite(overwrite: bool, option: str, path: Path | None) -> None:
+    """Raises RequestError for --overwrite where nothing is written that it could be of."""
+    if overwrite and path is None:
+        raise RequestError(f"--overwrite without {option}", "", f"say what to replace: {option} FILE")
 
 
 def check_range(name: str, value: float | None, least: float, most: float | None = None) -> None:

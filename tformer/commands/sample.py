@@ -1,15 +1,19 @@
 """`tformer sample`: text from a run, as it is generated."""
 
+import re
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tformer.commands.evaluation import load_and_say
 from tformer.commands.options import (
     Device,
     Json,
     RunOption,
+    StepOption,
     check_range,
     print_json,
     stdin_is_piped,
@@ -30,6 +34,7 @@ EXAMPLES = (
 
 
 def command(
+    ctx: typer.Context,
     prompt: Annotated[
         str | None,
         typer.Argument(
@@ -38,6 +43,7 @@ def command(
         ),
     ] = None,
     run: RunOption = None,
+    step: StepOption = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 200,
     n: Annotated[int, typer.Option("-n", help="Samples of each prompt, in one batch.")] = 1,
     temperature: Annotated[
@@ -56,10 +62,24 @@ def command(
             help="Only tokens with p times the top one's probability; 0: all.", rich_help_panel=CHOICE
         ),
     ] = 0.0,
+    repetition_penalty: Annotated[
+        float,
+        typer.Option(
+            help="Above 1, what was there already is less probable: 1.1 a little.", rich_help_panel=CHOICE
+        ),
+    ] = 1.0,
     greedy: Annotated[
         bool, typer.Option("--greedy", help="Always the most probable token.", rich_help_panel=CHOICE)
     ] = False,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text comes (repeatable).")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help=r"End before this text comes; \n is a line end (repeatable).")
+    ] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option(help="A prompt of any number of lines, from a file; - for stdin.")
+    ] = None,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="Prompts on stdin end with NUL and may have several lines.")
+    ] = False,
     seed: Annotated[
         int | None, typer.Option(help="Sample i has seed SEED + i. Random, and told by --json, if left out.")
     ] = None,
@@ -77,18 +97,32 @@ def command(
     check_range("--top-p", top_p, 0, 1)
     check_range("--min-p", min_p, 0, 1)
     check_range("--seed", seed, 0)
+    if greedy and temperature and _is_given(ctx, "temperature"):
+        what = f"--greedy and --temperature {temperature:g} contradict each other"
+        raise RequestError(what, "greedy is temperature 0", "leave one out")
+    if not 0 < repetition_penalty < float("inf"):
+        raise RequestError(f"--repetition-penalty {repetition_penalty:g}", "expected a number above 0")
+    if "" in (stop or []):
+        raise RequestError("--stop is empty", "expected the text that a sample ends before")
+    if prompt_file is not None and (prompt is not None or null):
+        other = "--null" if prompt is None else "PROMPT"
+        raise RequestError(f"--prompt-file and {other} both say what is continued", "", "leave one out")
     if prompt and not prompt.isascii() and any("\ud800" <= c <= "\udfff" for c in prompt):
         raise RequestError("PROMPT is not UTF-8", "expected text")
-    piped = prompt == "-" or (prompt is None and stdin_is_piped())
+    piped = prompt == "-" or (prompt is None and prompt_file is None and stdin_is_piped())
+    if null and not piped:
+        raise RequestError(
+            "--null without standard input", "expected a pipe and -", "give - in place of PROMPT"
+        )
     import random
 
     from tformer.device import resolve_device
     from tformer.run.find import find_run, newest_run
-    from tformer.run.loaded import load_run
     from tformer.sample import Sampling, continue_text
     from tformer.show import terminal
     from tformer.show.words import printable
-    from tformer.text.tokenizer import UnknownCharacterError
+    from tformer.text.plain import STDIN, whole_text
+    from tformer.text.tokenizer import encode_prompt
 
     resolved = resolve_device(device)
     if run is None:
@@ -99,9 +133,9 @@ def command(
         terminal.say(f"using {folder}")
     else:
         folder = find_run(run)
-    loaded = load_run(folder, resolved)
+    loaded = load_and_say(folder, resolved, step)
     model, tokenizer, start = loaded.model, loaded.tokenizer, loaded.start_id
-    sampling = Sampling(0.0 if greedy else temperature, top_k, top_p, min_p)
+    sampling = Sampling(0.0 if greedy else temperature, top_k, top_p, min_p, repetition_penalty)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     on_terminal = sys.stdout.isatty()
 
@@ -115,12 +149,14 @@ def command(
         sys.stdout.flush()
 
     first = True
-    for line, text in enumerate(_prompts(prompt, piped), 1):
-        try:
-            ids = tokenizer.encode(text) or [start]
-        except UnknownCharacterError as error:
-            where = f"line {line}, column {error.position + 1} of standard input" if piped else ""
-            raise error.at(where) from None
+    stops = [unescaped(text) for text in stop or []]
+    if prompt_file is None:
+        prompts, place = _prompts(prompt, piped, b"\0" if null else b"\n"), STDIN if piped else "the prompt"
+    else:
+        path = None if str(prompt_file) == "-" else prompt_file
+        prompts, place = [whole_text(path).removesuffix("\n").removesuffix("\r")], str(path or STDIN)
+    for line, text in enumerate(prompts, 1):
+        ids = encode_prompt(tokenizer, text, place, line) or [start]
         live = n == 1 and not json
         if live:
             write(("" if first else "---\n") + text)
@@ -132,7 +168,8 @@ def command(
             max_tokens,
             sampling,
             seed,
-            stop or [],
+            stops,
+            loaded.end_ids,
             on_text=(lambda _, piece: write(piece)) if live else (lambda _, piece: None),
         )
         if live:
@@ -142,12 +179,29 @@ def command(
         first = False
 
 
-def _prompts(prompt: str | None, piped: bool) -> Iterable[str]:
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether an option is not left at its default."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def unescaped(text: str) -> str:
+    r"""A text of the command line with \n, \r, \t and \\ as what they stand for.
+
+    >>> unescaped(r"ROMEO:\n")
+    'ROMEO:\n'
+    """
+    known = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
+    return re.sub(r"\\([nrt\\])", lambda found: known[found[1]], text)
+
+
+def _prompts(prompt: str | None, piped: bool, end: bytes) -> Iterable[str]:
     if not piped:
         return [prompt or ""]
     if prompt is None:
-        print("reading prompts, one a line, from standard input", file=sys.stderr)
-    lines = stdin_lines()
+        apart = "one a line" if end == b"\n" else "each ended by NUL"
+        print(f"reading prompts, {apart}, from standard input", file=sys.stderr)
+    lines = stdin_lines(end)
     if prompt == "-":
         return lines
     return _or_empty(lines)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from tformer.commands.options import Json, print_json, refuse_existing, stdin_is_piped
+from tformer.commands.options import Json, check_overwrite, print_json, refuse_existing, stdin_is_piped
 from tformer.errors import RequestError, harmless
 
 if TYPE_CHECKING:
+    from tformer.text.plain import Trail
     from tformer.text.tokenizer import Tokenizer
 
 SHOWN = 500  # rows of --show
@@ -37,11 +38,17 @@ def command(
             help="A tokenizer.json or a run; with --train word, char or bpe. Newest run if left out."
         ),
     ] = None,
+    field: Annotated[
+        str, typer.Option(metavar="NAME", help="Of .jsonl, .csv, .tsv, .parquet: where the texts stand.")
+    ] = "text",
     decode: Annotated[bool, typer.Option("--decode", help="Ids back to exactly their bytes.")] = False,
     train: Annotated[
         bool, typer.Option("--train", help="Train a tokenizer on FILE and write --out.")
     ] = False,
     vocab_size: Annotated[int | None, typer.Option(help="With --train: of word and bpe.")] = None,
+    end_of_text: Annotated[
+        bool, typer.Option(help="With --train: a last row for the token that ends a document.")
+    ] = True,
     show: Annotated[bool, typer.Option("--show", help="Tokens with their ids, as a table.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Counts instead of ids.")] = False,
     out: Annotated[
@@ -63,10 +70,13 @@ def command(
     ]
     if len(chosen) > 1:
         raise RequestError(f"{' and '.join(chosen)} at once", "expected one of them")
+    check_overwrite(overwrite, "--out", out)
     if vocab_size is not None and not train:
         raise RequestError("--vocab-size without --train", "", "a trained tokenizer has its size")
+    if not (end_of_text or train):
+        raise RequestError("--no-end-of-text without --train", "", "a trained tokenizer has its rows")
     if train:
-        _train(names, tokenizer, vocab_size, out, overwrite, json)
+        _train(names, field, tokenizer, vocab_size, end_of_text, out, overwrite, json)
         return
     if json and (decode or show):
         raise RequestError(f"--json with {chosen[0]}", "it is for ids and for --stats")
@@ -84,20 +94,22 @@ def command(
     if decode:
         _decode(names, loaded)
         return
-    from tformer.text.corpus import find_character
+    from tformer.text.plain import Trail
     from tformer.text.tokenizer import UnknownCharacterError
+
+    trail = Trail()
 
     try:
         if show:
-            _show(names, loaded)
+            _show(_pieces(names, field, trail), loaded)
         elif stats:
-            _stats(names, loaded, json)
+            _stats(_pieces(names, field, trail), loaded, json)
         elif out:
-            _write_npy(names, loaded, out)
+            _write_npy(_pieces(names, field, trail), loaded, out)
         else:
-            _encode(names, loaded, json)
+            _encode(_pieces(names, field, trail), loaded, json)
     except UnknownCharacterError as error:
-        raise error.at(find_character(error.character, names)) from None
+        raise error.at(trail.at(error.position)) from None
 
 
 def _load(name: str | None) -> "Tokenizer":
@@ -116,26 +128,46 @@ def _load(name: str | None) -> "Tokenizer":
 
 
 def _streams(names: Iterable[str]) -> Iterator[tuple[BinaryIO, str]]:
-    from tformer.text.corpus import files_of, open_file
+    from tformer.text.plain import STDIN, files_of, open_file
 
     for name in names:
         if name == "-":
-            yield sys.stdin.buffer, "standard input"
+            yield sys.stdin.buffer, STDIN
             continue
         for path in files_of(Path(name)):
             with open_file(path) as stream:
                 yield stream, str(path)
 
 
-def _pieces(names: Iterable[str]) -> Iterator[str]:
-    from tformer.text.corpus import read_file_text
+def _pieces(names: Iterable[str], field: str, trail: "Trail | None" = None) -> Iterator[str]:
+    """The texts; `trail` follows them. What was read of a folder, and what not, is said on stderr."""
+    from tformer.text.plain import Trail, existing, read_folder, read_text
+    from tformer.text.rows import is_rows, read_rows
 
-    for stream, label in _streams(names):
-        yield from read_file_text(stream, label)
+    trail = trail or Trail()
+    for name in names:
+        before = trail.characters
+        folder = read_folder(Path(name)) if name != "-" and Path(name).is_dir() else None
+        for label in map(str, folder.files) if folder else [name]:
+            if is_rows(label):
+                texts = (f"{row.text}\n" for row in read_rows(existing(Path(label)), field))
+                yield from trail.of(texts, label)
+                continue
+            for stream, shown in _streams([label]):
+                yield from trail.of(read_text(stream, shown), shown)
+        if folder:
+            print(harmless(folder.note(trail.characters - before)), file=sys.stderr)
 
 
 def _train(
-    names: list[str], kind: str | None, vocab_size: int | None, out: Path | None, overwrite: bool, json: bool
+    names: list[str],
+    field: str,
+    kind: str | None,
+    vocab_size: int | None,
+    end_of_text: bool,
+    out: Path | None,
+    overwrite: bool,
+    json: bool,
 ) -> None:
     from tformer.files import write_file
     from tformer.text.tokenizer import KINDS, Tokenizer
@@ -150,7 +182,9 @@ def _train(
             "--train without --out", "expected where to write the tokenizer", "--out tokenizer.json"
         )
     refuse_existing(out, overwrite)
-    trained = Tokenizer.train(kind, _pieces(names), 4096 if vocab_size is None else vocab_size)
+    trained = Tokenizer.train(
+        kind, _pieces(names, field), 4096 if vocab_size is None else vocab_size, end_of_text
+    )
     write_file(out, trained.to_json().encode())
     if json:
         print_json({"tokenizer": str(out), "kind": kind, "vocab_size": trained.vocab_size})
@@ -158,15 +192,16 @@ def _train(
         print(harmless(f"{out}: {kind}, {trained.vocab_size:,} ids"), file=sys.stderr)
 
 
-def _encode(names: list[str], tokenizer: "Tokenizer", json: bool) -> None:
+def _encode(pieces: Iterable[str], tokenizer: "Tokenizer", json: bool) -> None:
     first = True
-    for chunk in tokenizer.encode_stream(_pieces(names)):
-        ids = [int(i) for i in chunk]
+    numbers = [] if json else [str(i) for i in range(tokenizer.vocab_size)]
+    for chunk in tokenizer.encode_stream(pieces):
+        ids = chunk if isinstance(chunk, list) else chunk.tolist()
         if json:
             first = False
             print_json({"ids": ids, "tokens": [tokenizer.text_of(i) for i in ids]})
         elif ids:
-            sys.stdout.write(("" if first else " ") + " ".join(map(str, ids)))
+            sys.stdout.write(("" if first else " ") + " ".join(map(numbers.__getitem__, ids)))
             first = False
     if not json:
         sys.stdout.write("\n")
@@ -208,12 +243,12 @@ def _number(word: bytes, label: str) -> int:
     return int(word)
 
 
-def _show(names: list[str], tokenizer: "Tokenizer") -> None:
+def _show(pieces: Iterable[str], tokenizer: "Tokenizer") -> None:
     from tformer.show import terminal
 
     rows: list[tuple[int, str]] = []
     total = 0
-    for chunk in tokenizer.encode_stream(_pieces(names)):
+    for chunk in tokenizer.encode_stream(pieces):
         rows += [(int(i), tokenizer.show(int(i))) for i in chunk[: SHOWN - len(rows)]]
         total += len(chunk)
     terminal.token_table(rows, terminal.out())
@@ -221,13 +256,13 @@ def _show(names: list[str], tokenizer: "Tokenizer") -> None:
         terminal.say(f"the first {len(rows)} of {total:,} tokens")
 
 
-def _stats(names: list[str], tokenizer: "Tokenizer", json: bool) -> None:
+def _stats(pieces: Iterable[str], tokenizer: "Tokenizer", json: bool) -> None:
     from tformer.show import terminal
     from tformer.text.tokenizer import cut_safely
 
     n_bytes = n_chars = unknown = 0
 
-    def counted(pieces: Iterable[str]) -> Iterator[str]:
+    def counted() -> Iterator[str]:
         nonlocal n_bytes, n_chars, unknown
         for chunk in cut_safely(pieces):
             n_chars += len(chunk)
@@ -236,7 +271,7 @@ def _stats(names: list[str], tokenizer: "Tokenizer", json: bool) -> None:
             yield chunk
 
     counts: Counter[int] = Counter()
-    for chunk in tokenizer.encode_stream(counted(_pieces(names))):
+    for chunk in tokenizer.encode_stream(counted()):
         counts.update(int(i) for i in chunk)
     total = sum(counts.values())
     values: dict[str, Any] = {
@@ -257,8 +292,8 @@ def _stats(names: list[str], tokenizer: "Tokenizer", json: bool) -> None:
     terminal.fact_table(terminal.out(), facts)
 
 
-def _write_npy(names: list[str], tokenizer: "Tokenizer", out: Path) -> None:
+def _write_npy(pieces: Iterable[str], tokenizer: "Tokenizer", out: Path) -> None:
     from tformer.text.data import write_token_file
 
-    n = write_token_file(out, tokenizer.encode_stream(_pieces(names)), tokenizer.vocab_size)
+    n = write_token_file(out, tokenizer.encode_stream(pieces), tokenizer.vocab_size)
     print(harmless(f"{out}: {n:,} ids"), file=sys.stderr)

@@ -2,15 +2,18 @@
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from tformer.commands.options import Device, Json, print_json, stdin_is_piped
-from tformer.errors import SIGNALLED, RequestError, Stopped
+from tformer.commands.several import follow_first, signals_noted
+from tformer.errors import RequestError, Stopped
+from tformer.files import refuse_address
 
 if TYPE_CHECKING:
     from tformer.config import Layer
@@ -18,16 +21,52 @@ if TYPE_CHECKING:
     from tformer.training.plan import TrainRequest
     from tformer.training.session import Session
 
-SHOW_CURSOR = "\x1b[?25h"  # a live line hides it
 DAILY, DATA = "What people change daily", "Configuration"
+COSTS = "What it will cost"
 
 EXAMPLES = (
     "tformer train reversal",
     "tformer train shakespeare --device cuda",
     "tformer train my.txt --tokenizer bpe --steps 500",
     "tformer train my.txt --minutes 5",
-    "tformer train my.txt --init-from gpt2/ --lr 1e-4",
+    "tformer train my.txt --estimate --gpus 8 --accelerator h100",
+    "tformer train my.txt --init-from openai-community/gpt2",
 )
+
+
+class TrainCommand(TyperCommand):
+    """The command: an unknown option is looked up among the settings."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As Typer does. Raises RequestError naming the setting where a setting is given as an option."""
+        given = list(args)  # which the parser uses up
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            option = getattr(error, "option_name", None) or ""
+            key = _setting_of(option)
+            if key is None:
+                raise
+            value = next(
+                (
+                    word.partition("=")[2] if "=" in word else after
+                    for word, after in pairwise([*given, ""])
+                    if word.partition("=")[0] == option
+                ),
+                "",
+            )
+            value = value if value and not value.startswith("-") else "VALUE"
+            advice = f"give it as: --set {key}={value}"
+            raise RequestError(f"no such option: {option}", f"{key} is a setting", advice) from None
+
+
+def _setting_of(option: str) -> str | None:
+    """The key of the setting that an option names; of two by that name, that of the data."""
+    from tformer.config import all_keys
+
+    name = option.removeprefix("--").replace("-", "_")
+    found = [key for key in all_keys() if key.partition(".")[2] == name]
+    return min(found, key=lambda key: not key.startswith("data."), default=None)
 
 
 def command(
@@ -45,7 +84,8 @@ def command(
     init_from: Annotated[
         str | None,
         typer.Option(
-            "--init-from", help="Train this run or Hugging Face directory further: its model, its tokenizer."
+            "--init-from",
+            help="Train a run, a Hugging Face directory or org/name on the Hub further: model and tokenizer.",
         ),
     ] = None,
     tokenizer: Annotated[
@@ -86,6 +126,22 @@ def command(
             "--set", metavar="KEY=VALUE", help="Any setting, e.g. model.n_layers=6.", rich_help_panel=DATA
         ),
     ] = None,
+    val_data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Validate on this text, a file or folder (repeatable), and train on all of DATA.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of .jsonl, .csv, .tsv, .parquet: where the texts stand; text if left out.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     eval_data: Annotated[
         str | None,
         typer.Option(
@@ -93,6 +149,26 @@ def command(
             help='LAMBADA passages, {"text": …} a line: the loss of their last words goes into '
             "metrics.jsonl and loss.svg at every evaluation.",
             rich_help_panel=DATA,
+        ),
+    ] = None,
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate",
+            help="Parameters, FLOPs, memory, disk and time of the run, and no training but a second of it.",
+            rich_help_panel=COSTS,
+        ),
+    ] = False,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            help="Of --estimate: on so many accelerators.", rich_help_panel=COSTS, show_default=False
+        ),
+    ] = None,
+    accelerator: Annotated[
+        str | None,
+        typer.Option(
+            help="Of --estimate: which ones, by name; a wrong one lists them.", rich_help_panel=COSTS
         ),
     ] = None,
     json: Json = False,
@@ -109,6 +185,8 @@ def command(
         )
     if "reversal" in sources and len(sources) > 1:
         raise RequestError("reversal is a task of its own", f"found {' '.join(sources)}", "give it alone")
+    if len(sources) == 1:
+        refuse_address(sources[0], "tformer train -")
     if overwrite and out is None:
         raise RequestError("--overwrite without --out", "", "say which run to replace: --out DIR")
     if resume and overwrite:
@@ -117,6 +195,7 @@ def command(
 
     flags = {
         "data.tokenizer": tokenizer,
+        "data.field": field,
         "train.steps": steps,
         "train.batch_size": batch_size,
         "train.lr": lr,
@@ -125,24 +204,40 @@ def command(
         "train.precision": precision,
         "train.compile": None if compile is None else ("on" if compile else "off"),
     }
+    if not estimate and (gpus is not None or accelerator):
+        raise RequestError("--gpus and --accelerator are for --estimate", "", "add --estimate")
+    if estimate and minutes is not None:
+        raise RequestError("--minutes with --estimate", "", "leave --minutes out: say how many --steps")
     layers = [file_layer(config)] if config else []
     layers.append(flag_layer(set_ or [], flags))
     check_minutes(minutes, layers[-1])
+    from tformer.ranks import own_device, ranks_of_torchrun
     from tformer.training.plan import TrainRequest
 
+    ranks = ranks_of_torchrun()
     request = TrainRequest(
         sources,
         layers,
         preset,
-        device=device,
+        device=own_device(device, ranks),
         out=out,
         resume=resume,
         overwrite=overwrite,
         init_from=init_from,
+        val_data=val_data or (),
         eval_data=eval_data,
         minutes=minutes,
+        ranks=ranks,
         began=began,
     )
+    if estimate and ranks.are_several:
+        raise RequestError(f"--estimate with {ranks.world} processes", "", "--gpus N plans for them")
+    if not ranks.is_first:
+        follow_first(request)
+        return
+    if estimate:
+        _estimate(request, gpus, accelerator, json)
+        return
     from tformer.show.listener import whoever_listens
 
     with whoever_listens() as listener, ExitStack() as stack:
@@ -163,6 +258,29 @@ def check_minutes(minutes: float | None, command_line: "Layer") -> None:
         raise RequestError("--minutes and train.steps both fix the steps", "", "leave one out")
 
 
+def _estimate(request: "TrainRequest", gpus: int | None, accelerator: str | None, json: bool) -> None:
+    """What the run would cost, on stdout."""
+    from tformer.fast.memory import keep_freed_memory
+    from tformer.show import terminal
+    from tformer.show.estimate import estimate_table
+    from tformer.show.progress import download_progress
+    from tformer.training.estimate import estimate
+    from tformer.training.opening import prepare
+    from tformer.training.plan import plan_training
+
+    keep_freed_memory()
+    plan = plan_training(request)
+    for note in plan.notes:
+        terminal.say(note)
+    with download_progress(f"downloading {plan.name}") as shown:
+        prepared = prepare(plan, shown)
+    found = estimate(prepared, plan.folder, gpus, accelerator)
+    if json:
+        print_json(found.as_dict())
+    else:
+        estimate_table(found, terminal.out())
+
+
 def _open(request: "TrainRequest", stack: ExitStack) -> "Session":
     """The session of a request, introduced; its run is locked until the stack ends.
 
@@ -171,9 +289,11 @@ def _open(request: "TrainRequest", stack: ExitStack) -> "Session":
     import torch
 
     from tformer.fast.memory import keep_freed_memory
+    from tformer.ranks import together
     from tformer.show import terminal
     from tformer.show.progress import download_progress
     from tformer.show.training import drawing_seconds, introduce
+    from tformer.training.following import lead
     from tformer.training.opening import open_session, prepare
     from tformer.training.plan import locked, plan_training
 
@@ -184,11 +304,13 @@ def _open(request: "TrainRequest", stack: ExitStack) -> "Session":
         terminal.say(note)
     with download_progress(f"downloading {plan.name}") as shown:
         prepared = prepare(plan, shown)
+    stack.enter_context(together(plan.request.ranks, plan.device))
     run = stack.enter_context(locked(plan))
     before = plan.recorded.result.steps if plan.recorded.result else None  # None: it is not at its end
     if prepared.config.train.compile == "on" and (before is None or before < prepared.config.train.steps):
         terminal.say("compiling the model, once, before it trains")
     session = open_session(run, prepared, drawing_seconds() if prepared.limit else 0.0)
+    lead(session)
     introduce(session, plan)
     return session
 
@@ -204,7 +326,7 @@ def _train(session: "Session", json: bool) -> bool:
     run, train = session.run, session.config.train
     pictures = Pictures(session)
     with (
-        _signals() as seen,
+        signals_noted(session.ranks) as seen,
         TrainingProgress(train.steps, session.state.step) as shown,
         session.rescued(),
     ):
@@ -212,10 +334,10 @@ def _train(session: "Session", json: bool) -> bool:
             shown.update(done)
             pictures.refresh()
     step, stopped_early = session.state.step, is_exhausted(session.state, train)
-    if seen and step < train.steps and not stopped_early:
+    if step < train.steps and not stopped_early:
         pictures.attempt(draw)
         terminal.say(f"stopped after step {step}; {run.folder} is saved: continue with --resume")
-        raise Stopped(seen[0])
+        raise Stopped(seen[0] if seen else signal.SIGTERM)  # another process was told
     result = session.finish()
     passed = True
     if session.data.reversal:
@@ -249,34 +371,3 @@ def _verdict(session: "Session") -> "ReversalResult":
     verdict = reversal(session.kept_model(), task, N, session.config.train.precision)
     keep_evaluation(folder, "reversal", asdict(verdict), on, kept.sha256)
     return verdict
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The first SIGINT, SIGTERM or SIGHUP is noted, to be obeyed after the step; a second leaves at once.
-
-    It is answered in a line at once: a step and its evaluation may take minutes.
-    """
-    import os
-
-    seen: list[int] = []
-
-    def tell(text: str) -> None:  # nothing but the system: a handler may come in the middle of a print
-        with suppress(OSError):
-            os.write(2, text.encode())
-
-    def note(number: int, frame: object) -> None:
-        live = os.isatty(2)
-        if seen:
-            tell(SHOW_CURSOR if live else "")
-            os._exit(SIGNALLED + number)
-        seen.append(number)
-        tell(("\n" if live else "") + "stopping after this step; once more to leave at once\n")
-
-    watched = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]
-    before = {n: signal.signal(n, note) for n in watched if signal.getsignal(n) is not signal.SIG_IGN}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -21,7 +21,7 @@ TITLE = "A transformer from first principles: six questions, with evidence"
 def write_report(path: Path, answers: Sequence[Answer], run: Path | None) -> None:
     """Write the page that the file's name asks for."""
     text = html_report(answers, run) if path.suffix == ".html" else markdown_report(answers, run)
-    write_file(path, text.encode())
+    write_file(path, text.encode(errors="backslashreplace"))
 
 
 def origin(answers: Sequence[Answer], run: Path | None) -> str:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from tformer.evals.judged import Judged
 from tformer.evals.statistics import same_cuts
 from tformer.evals.tokens import BEFORE, Token
@@ -36,14 +38,25 @@ def loss_facts(judged: Judged, on: str) -> dict[str, str]:
     """What a run was worth on a text, each number by its name."""
     result = judged.result
     return {
-        "run": str(judged.folder),
+        "run": judged.shown,
         "text": on,
+        **sliding([judged]),
         "tokens": f"{result.tokens:,} scored, {result.bytes:,} bytes",
         "cross-entropy": f"{spread(result.loss, result.loss_stderr)} nats per token",
         "perplexity": f"{result.perplexity:.3f}",
         "bits per byte": spread(result.bits_per_byte, result.bits_per_byte_stderr),
         "speed": f"{judged.tokens_per_second:,.0f} tokens/s",
     }
+
+
+def sliding(judged: Sequence[Judged]) -> dict[str, str]:
+    """How the windows lay, where they were not disjoint, by its name."""
+    strides = [j.stride for j in judged if j.stride < j.scored.n_ctx]
+    if not strides:
+        return {}
+    least = min(max(1, j.scored.n_ctx - j.stride) for j in judged)
+    context = f"after the first of them a token has at least {least:,} before it"
+    return {"windows": f"{strides[0]:,} tokens apart: {context}"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,7 @@ class Comparison:
 
 def comparison_of(ranked: Sequence[Judged], on: str) -> Comparison:
     """Runs, the best first, on the text that `on` names."""
-    facts = {"text": f"{on}, {int(ranked[0].scored.ends[-1]):,} bytes"}
+    facts = {"text": f"{on}, {int(ranked[0].scored.ends[-1]):,} bytes", **sliding(ranked)}
     return Comparison(facts, rows_of(ranked), notes_on(ranked), along_the_window(ranked))
 
 
@@ -67,7 +80,7 @@ def rows_of(ranked: Sequence[Judged]) -> list[list[str]]:
     names = [j.name for j in ranked]
     return [
         [
-            j.name if names.count(j.name) == 1 else str(j.folder),
+            j.name if names.count(j.name) == 1 else j.shown,
             large(j.parameters),
             "–" if j.tokens_seen is None else large(j.tokens_seen),
             spread(j.result.loss, j.result.loss_stderr),
@@ -121,9 +134,10 @@ def position_figure(curves: Sequence[Series], of: str = "", unit: str = "nats pe
 def _curve(judged: Judged, per_byte: bool) -> Series:
     y = judged.result.by_position
     if per_byte:
-        losses, sizes, n_ctx = judged.scored.losses, judged.scored.sizes, judged.scored.n_ctx
-        nats = [(float(losses[i::n_ctx].sum()), int(sizes[i::n_ctx].sum())) for i in range(len(y))]
-        y = [loss / math.log(2) / max(1, size) for loss, size in nats]
+        nats, sizes = (
+            np.bincount(judged.contexts, of)[1:] for of in (judged.scored.losses, judged.scored.sizes)
+        )
+        y = (nats / math.log(2) / np.maximum(1, sizes)).tolist()
     return Series(judged.name, tuple(range(1, len(y) + 1)), tuple(y))
 
 

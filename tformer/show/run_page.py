@@ -74,7 +74,7 @@ def _attention_on(
         ids = [int(i) for i in task.fresh(1, index=1)[0][0]]
     elif samples:
         try:
-            ids = tokenizer.encode(samples[-1])[: min(TOKENS_ON_PAGE, model.config.n_ctx)]
+            ids = _ids_of(tokenizer, samples[-1])[: min(TOKENS_ON_PAGE, model.config.n_ctx)]
         except TformerError:  # a replacement character that its alphabet lacks
             return None
     else:
@@ -82,6 +82,14 @@ def _attention_on(
     if len(ids) < 2:
         return None
     return "".join(tokenizer.text_of(i) for i in ids), head_maps(model, ids)
+
+
+def _ids_of(tokenizer: Tokenizer, sample: str) -> list[int]:
+    """The ids of a line that a model wrote, in which the token at the end of a document is written out."""
+    if tokenizer.end_id is None:
+        return tokenizer.encode(sample)
+    first, *others = map(tokenizer.encode, sample.split(tokenizer.text_of(tokenizer.end_id)))
+    return first + [i for ids in others for i in (tokenizer.end_id, *ids)]
 
 
 def run_page(

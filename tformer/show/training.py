@@ -33,10 +33,12 @@ def introduce(session: Session, plan: Plan) -> None:
             f"{minutes:g} minutes: {made.steps:,} steps of {1000 * made.seconds_per_step:.0f} ms, and "
             f"{made.seconds_per_evaluation:.1f} s for each evaluation"
         )
+    for note in session.data.notes:
+        terminal.say(note)
     for warning in session.warnings:
         terminal.warn(warning)
     size = f"{session.model.n_parameters:,} parameters"
-    text = "" if facts.train_tokens is None else f", {facts.train_tokens:,} training tokens"
+    text = "" if facts.train_tokens is None else f", {facts.train_tokens:,} training tokens{_passes(session)}"
     terminal.say(
         f"{session.run.folder}: {config.model.family}, {size}, {session.data.tokenizer.kind} vocabulary of "
         f"{session.data.tokenizer.vocab_size:,}{text}; {plan.device}, {config.train.precision}"
@@ -47,6 +49,19 @@ def introduce(session: Session, plan: Plan) -> None:
         terminal.say(f"it is finished: {session.state.step} steps")
     elif session.state.step:
         terminal.say(f"continuing after step {session.state.step}")
+
+
+def _passes(session: Session) -> str:
+    """How often the run reads its training text, and how, where that is not as the model would have it."""
+    config, n = session.config, session.data.facts.train_tokens
+    window, train = config.data.window or config.model.n_ctx, config.train
+    passes = train.steps * train.batch_size * window / n if n else 0.0
+    told = f" ({passes:.2g} passes over them)"
+    if window < config.model.n_ctx:
+        told += f" in windows of {window}"
+    if train.micro_batch_size:
+        told += f", {train.micro_batch_size} of {train.batch_size} at a time"
+    return told
 
 
 # ---------------------------------------------------------------------------- pictures
@@ -122,11 +137,15 @@ def summarise(result: dict[str, Any], stopped_early: bool) -> None:
         + (" (stopped early: validation no longer improves)" if stopped_early else "")
     )
     facts["loss"] = f"{result['loss']:.4f} (the last step's)" if result["loss"] is not None else "-"
+    if (before := result.get("val_loss_before")) is not None:
+        facts["before"] = f"{before:.4f} nats per token, {result['bits_per_byte_before']:.4f} bits per byte"
     if result["val_loss"] is not None:
         facts["validation"] = (
             f"{result['val_loss']:.4f} nats per token, {result['bits_per_byte']:.4f} bits per byte "
             f"(weights of step {result['kept_step']:,})"
         )
+    if before is not None and result["kept_step"] == 0:
+        facts["kept"] = "the weights that it began from: no later ones are better; try a lower --lr"
     facts["normal?"] = result["expectation"]
     facts["pictures"] = f"{result['run']}/report.html"
     if "passed" not in result:

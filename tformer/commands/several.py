@@ -1,0 +1,88 @@
+"""What `tformer train` does as one of several processes, and the signals that end it."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import typer
+
+from tformer.errors import SIGNALLED, RequestError, Stopped
+
+if TYPE_CHECKING:
+    from tformer.ranks import Ranks
+    from tformer.training.plan import TrainRequest
+
+AGAIN = 2.0  # seconds after which a signal to one of several processes is a second one
+SHOW_CURSOR = "\x1b[?25h"  # a live line hides it
+
+
+def follow_first(request: "TrainRequest") -> None:
+    """Train as one that is not the first of several: it says nothing but what is wrong with itself."""
+    import torch
+
+    from tformer.fast.memory import keep_freed_memory
+    from tformer.ranks import together
+    from tformer.training.fit import DivergedError, is_exhausted
+    from tformer.training.following import follow
+    from tformer.training.opening import prepare
+    from tformer.training.plan import plan_training
+
+    torch.set_flush_denormal(True)
+    keep_freed_memory()
+    try:
+        prepared = prepare(plan_training(request))
+    except RequestError as error:
+        if request.ranks.local:  # the first of the machine says the same
+            raise typer.Exit(error.exit_code) from error
+        raise
+    try:
+        with signals_noted(request.ranks) as seen, together(request.ranks, prepared.device):
+            session = follow(prepared)
+            for _ in session.train(stop=lambda: bool(seen)):
+                pass
+    except DivergedError as error:  # so says the first one, too
+        raise typer.Exit(error.exit_code) from error
+    if session.state.step < session.config.train.steps and not is_exhausted(
+        session.state, session.config.train
+    ):
+        raise Stopped(seen[0] if seen else signal.SIGTERM)
+
+
+@contextmanager
+def signals_noted(ranks: "Ranks") -> Iterator[list[int]]:
+    """The first SIGINT, SIGTERM or SIGHUP is noted, to be obeyed after the step; a second leaves at once.
+
+    It is answered in a line at once: a step and its evaluation may take minutes. What torchrun is told it
+    tells its processes, which may know already: of several, a second one counts when it comes later.
+    """
+    import os
+
+    seen: list[int] = []
+    told_at: list[float] = []
+
+    def tell(text: str) -> None:  # nothing but the system: a handler may come in the middle of a print
+        with suppress(OSError):
+            os.write(2, text.encode())
+
+    def note(number: int, frame: object) -> None:
+        live = os.isatty(2)
+        if seen and ranks.are_several and time.monotonic() - told_at[0] < AGAIN:
+            return
+        if seen:
+            tell(SHOW_CURSOR if live else "")
+            os._exit(SIGNALLED + number)
+        seen.append(number)
+        told_at.append(time.monotonic())
+        if not ranks.is_first:
+            return
+        tell(("\n" if live else "") + "stopping after this step; once more to leave at once\n")
+
+    watched = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]
+    before = {n: signal.signal(n, note) for n in watched if signal.getsignal(n) is not signal.SIG_IGN}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
