@@ -10,7 +10,18 @@ import yaml
 from tests.faults.test_kills import TRAIN, place
 from tformer.cli import app
 
-FAST = ["--lr", "0.3", "--seed", "2", "--set", "train.eval_every=1"]  # so that the best loss is not the last
+FAST = [
+    "--lr",
+    "0.3",
+    "--seed",
+    "2",
+    "--set",
+    "train.eval_every=1",
+    "--set",
+    "data.end_of_text=false",
+    "--set",
+    "train.kernels=reference",
+]  # so that the best loss is not the last
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_a_training_that_diverged_advises_what_can_be_done(here, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(TformerError) as failed:
         patch.setattr(torch.optim.AdamW, "step", spoiled)
         app(
-            [*TRAIN, "--set", "train.eval_every=0", "--set", "train.checkpoint_every=1"],
+            [*TRAIN, "--set", "train.eval_every=0", "--set", "train.checkpoint_every=0"],
             standalone_mode=False,
         )
     assert "diverged at step 2" in str(failed.value) and "--init-from" in str(failed.value)

@@ -1,0 +1,59 @@
+"""Every byte of a small checkpoint, changed: it is not taken.
+
+Each bit of each byte on its own in the whole; one bit of some in the sample. What is read is compared with
+what was written: a change that nothing notices, and that changes nothing, is told apart.
+"""
+
+import random
+from pathlib import Path
+
+from tests.faults.row import Outcome, Row
+from tests.faults.tiny import checkpoints, made
+from tformer.errors import TformerError
+from tformer.model import Transformer
+from tformer.run.huggingface import load_model
+from tformer.run.manifest import NOBODY, Checkpoint, read_checkpoint
+
+SOME = 37  # of the sample: every so manyth byte
+
+
+def measure(folder: Path, whole: bool) -> Outcome:
+    """Flip, read, put it back."""
+    here, _ = made(folder / "made")
+    checkpoint, model = checkpoints(here / "run")[-1], load_model(here / "run", "cpu")
+    right, draws, outcome = read_checkpoint(checkpoint, model, NOBODY), random.Random(7), Outcome()
+    flips = n_bytes = 0
+    for path in sorted(checkpoint.iterdir()):
+        data = path.read_bytes()
+        for place in range(0, len(data), 1 if whole else SOME):
+            n_bytes += 1
+            for bit in range(8) if whole else [draws.randrange(8)]:
+                flips += 1
+                path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+                if problem := _taken(checkpoint, model, right):
+                    outcome.failures.append(f"{path.name}, byte {place}, bit {bit}: {problem}")
+        path.write_bytes(data)
+    outcome.found = f"{flips - len(outcome.failures):,} of {flips:,} flips of {n_bytes:,} bytes detected"
+    return outcome
+
+
+def _taken(checkpoint: Path, model: Transformer, right: Checkpoint) -> str:
+    """How a checkpoint that was changed is taken; "" where it is not."""
+    try:
+        found = read_checkpoint(checkpoint, model, NOBODY)
+    except TformerError:
+        return ""
+    same = all(
+        read.keys() == wrote.keys() and all(read[name].equal(wrote[name]) for name in wrote)
+        for read, wrote in ((found.model, right.model), (found.optimizer, right.optimizer))
+    )
+    same = same and found.manifest == right.manifest
+    return "it is taken, and says the same" if same else "it is taken, and says something else"
+
+
+ROW = Row(
+    "flips",
+    "single flipped bits of a small checkpoint, in every byte of its three files",
+    "100 % detected",
+    measure,
+)

@@ -1,0 +1,103 @@
+"""Standard streams that are full or closed, memory that is not there, and Ctrl-C before anything is."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tformer import cli
+from tformer.errors import FAILED
+
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("TFORMER_")} | {"OMP_NUM_THREADS": "1"}
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="a shell that can close a stream")
+
+
+def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A line of the shell in which `tformer` is the command."""
+    line = line.replace("tformer", f"{sys.executable} -m tformer")
+    return subprocess.run(
+        ["sh", "-c", line], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture
+def here(tmp_path) -> Path:
+    (tmp_path / "a.txt").write_text("To be, or not to be.\n" * 20)
+    return tmp_path
+
+
+TOKENIZE = "tformer tokenize --train a.txt --tokenizer char --out t.json --json"
+
+
+def test_a_result_that_is_lost_is_an_error(here):
+    done = shell(f"{TOKENIZE} >&-", here)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "tformer: error: standard output: Bad file descriptor"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_full_device_is_named_as_what_it_is(here):
+    done = shell(f"{TOKENIZE} >/dev/full", here)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "tformer: error: standard output: No space left on device"
+
+
+def test_nobody_has_to_hear_what_is_said(here):
+    done = shell(f"{TOKENIZE} 2>&-", here)
+    assert done.returncode == 0 and '"kind": "char"' in done.stdout
+
+
+EARLY = """
+import builtins, os, runpy, signal, sys
+plain = builtins.__import__
+def slow(name, *args, **options):
+    if name == "typer":  # while the command line is being read in
+        os.kill(os.getpid(), signal.SIGINT)
+    return plain(name, *args, **options)
+builtins.__import__ = slow
+sys.argv = ["tformer", "--help"]
+runpy.run_module("tformer", run_name="__main__")
+"""
+
+
+def test_ctrl_c_before_the_command_is_there_is_silent(here):
+    done = subprocess.run([sys.executable, "-c", EARLY], cwd=here, env=ENVIRONMENT, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+WORDS = {
+    "python": MemoryError(),
+    "numpy": MemoryError("Unable to allocate 7.45 GiB for an array with shape (1000000000,)"),
+    "torch": RuntimeError(
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000000 bytes."
+    ),
+    "torch on windows": RuntimeError(
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 8000000000 bytes."
+    ),
+    "cuda": RuntimeError(
+        "CUDA out of memory. Tried to allocate 7.45 GiB. GPU 0 has a total capacity of 4 GiB"
+    ),
+    "system": OSError(12, "Cannot allocate memory"),
+}
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "sample", "tokenize", "answer"])
+@pytest.mark.parametrize("who", WORDS)
+def test_out_of_memory_says_what_to_lower_for_the_command(who, command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tformer", command])
+    assert cli._exit_code(WORDS[who]) == FAILED
+    said = capsys.readouterr().err
+    asked = {"numpy": "7.45 GiB", "cuda": "7.45 GiB", "torch": "8.0 GB", "torch on windows": "8.0 GB"}.get(
+        who
+    )
+    found = f" ({asked} were asked for)" if asked else ""
+    assert said == f"tformer: error: out of memory{found}; {cli.TO_LOWER[command]}\n"
+
+
+def test_another_error_is_not_taken_for_one_of_memory(monkeypatch, capsys):
+    monkeypatch.delenv("TFORMER_DEBUG", raising=False)
+    cli._exit_code(RuntimeError("shapes cannot be multiplied"))
+    assert "this is a bug" in capsys.readouterr().err
