@@ -18,7 +18,7 @@ from tformer.errors import RequestError
 from tformer.model import Transformer
 from tformer.run.find import find_run
 from tformer.run.huggingface import to_hf
-from tformer.run.loaded import load_run
+from tformer.run.loaded import LoadedRun, load_run
 from tformer.text.engines import byte_symbols
 from tformer.text.tokenizer import Tokenizer
 
@@ -67,10 +67,11 @@ def gguf_name(name: str) -> str:
     return f"blk.{layer}.{BLOCK[part]}.{leaf}"
 
 
-def write_vocabulary(writer: gguf.GGUFWriter, values: dict, tokenizer: Tokenizer, n: int, start: int) -> None:
+def write_vocabulary(writer: gguf.GGUFWriter, values: dict, loaded: LoadedRun) -> None:
     """Tokens, their types, the merges, and where a text begins and ends."""
+    tokenizer, n = loaded.tokenizer, loaded.model.config.vocab_size
     by_id = {i: token for token, i in tokenizer.engine.get_vocab(with_added_tokens=True).items()}
-    special = {token["id"] for token in values["added_tokens"] if token["special"]}
+    special = {token["id"] for token in values["added_tokens"] if token["special"]} | set(loaded.end_ids)
     kinds = {True: gguf.TokenType.CONTROL, False: gguf.TokenType.NORMAL}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -78,12 +79,11 @@ def write_vocabulary(writer: gguf.GGUFWriter, values: dict, tokenizer: Tokenizer
     writer.add_token_types([kinds[i in special] if i in by_id else gguf.TokenType.UNUSED for i in range(n)])
     merges = values["model"]["merges"]
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
-    # llama.cpp takes id 11 for the end where none is named. No text holds the byte FF, so nothing that the
-    # model writes is taken for the end.
+    # llama.cpp takes id 11 for the end where none is named. No text holds the byte FF, so nothing that a
+    # model without an end writes is taken for one.
     never = tokenizer.engine.token_to_id(byte_symbols()[0xFF])
-    end = min(special, default=never)
-    writer.add_bos_token_id(start)
-    writer.add_eos_token_id(end)
+    writer.add_bos_token_id(loaded.start_id)
+    writer.add_eos_token_id(next(iter(loaded.end_ids), never))
     writer.add_add_bos_token(False)
 
 
@@ -103,7 +103,7 @@ def export(run: str, out: Path, half: bool = False) -> None:
     writer.add_head_count(c.n_heads)
     writer.add_layer_norm_eps(c.norm_eps)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
-    write_vocabulary(writer, values, tokenizer, c.vocab_size, loaded.start_id)
+    write_vocabulary(writer, values, loaded)
     for name, tensor in to_hf(c, model.state_dict()).items():
         is_linear = ".h." in f".{name}" and tensor.ndim == 2
         array = (tensor.T.contiguous() if is_linear else tensor).numpy()  # rows are outputs

@@ -24,7 +24,8 @@ metric_list:
   - {metric: byte_perplexity}
 TASK
 
-# A run has no end-of-text token, which lm-eval starts a text from otherwise: bos_token_id is the start.
+# lm-eval starts a text from the tokenizer's end of text. A run without one (data.end_of_text=false) has only a
+# bos_token_id; with one, they are the same.
 start=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1] + "/config.json"))["bos_token_id"])' "$run")
 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_DATASETS_CACHE="$folder/cache" python3 -m lm_eval run \
     --model hf --model_args "pretrained=$run,prefix_token_id=$start,dtype=float32" --device cpu \

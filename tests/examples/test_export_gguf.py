@@ -29,9 +29,9 @@ def example():
     return module
 
 
-def write_run(folder, kind="bpe", **changes):
+def write_run(folder, kind="bpe", end_of_text=False, **changes):
     """A run with random weights, whose vocabulary has five ids more than its tokenizer."""
-    tokenizer = Tokenizer.train(kind, [TEXT], 290)
+    tokenizer = Tokenizer.train(kind, [TEXT], 290, end_of_text=end_of_text)
     model = tiny_model(vocab_size=tokenizer.vocab_size + 5, **changes)
     run = Run(folder)
     run.write_identity(Config().updated("model", **model.config.model_dump()), tokenizer)
@@ -77,7 +77,17 @@ def test_the_file_holds_every_tensor_and_the_vocabulary(tmp_path, example, chang
     assert merges == [tuple(m) for m in json.loads(tokenizer.to_json())["model"]["merges"]]
 
 
-def test_the_end_is_a_token_that_no_text_holds(tmp_path, example):
+def test_the_end_is_the_token_that_ends_a_text(tmp_path, example):
+    _, tokenizer = write_run(tmp_path / "run", end_of_text=True)
+    example.export(str(tmp_path / "run"), tmp_path / "m.gguf")
+    reader = gguf.GGUFReader(tmp_path / "m.gguf")
+    end = text_of(reader, "tokenizer.ggml.eos_token_id")
+    assert end == tokenizer.end_id
+    assert text_of(reader, "tokenizer.ggml.tokens")[end] == "<|endoftext|>"
+    assert text_of(reader, "tokenizer.ggml.token_type")[end] == gguf.TokenType.CONTROL
+
+
+def test_without_such_a_token_the_end_is_one_that_no_text_holds(tmp_path, example):
     _, tokenizer = write_run(tmp_path / "run")
     example.export(str(tmp_path / "run"), tmp_path / "m.gguf")
     end = text_of(gguf.GGUFReader(tmp_path / "m.gguf"), "tokenizer.ggml.eos_token_id")
