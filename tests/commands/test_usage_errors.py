@@ -1,9 +1,11 @@
 """Options that contradict each other, do nothing or are none, and what `main` says of them."""
 
 import io
+import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -143,3 +145,17 @@ def test_a_text_of_which_nothing_is_left_to_validate_on_is_warned_of(tformer):
     assert "; give more text, or --val-data FILE" in err
     assert "no validation" not in tformer(*train, "--val-data", "ten.txt", "--out", "own")[2]
     assert "no validation" not in tformer(*train, "--set", "data.val_fraction=0", "--out", "none")[2]
+
+
+def test_one_of_several_processes_leaves_at_once():
+    """No thread of a process group meets an interpreter that is ending."""
+    script = (
+        "import atexit; atexit.register(print, 'ending'); from tformer.cli import leave; print('x'); leave(3)"
+    )
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", script], env=os.environ | rank, capture_output=True, text=True, check=False
+        )
+        for rank in ({}, {"RANK": "1"})
+    ]
+    assert [(d.returncode, d.stdout.split()) for d in done] == [(3, ["x", "ending"]), (3, ["x"])]

@@ -4,6 +4,7 @@ Knows nothing of terminals, pictures or command lines; `opening` builds it.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -164,7 +165,11 @@ class Session:
             return self.forward
         inner = self.model if self.forward is None else self.forward
         assert isinstance(inner, nn.Module)
-        return DistributedDataParallel(inner, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with (
+            warnings.catch_warnings()
+        ):  # 2.13 has another name for broadcast_buffers, and 2.11 that one alone
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(inner, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def keep_books(self, done: StepDone) -> None:
         """Write the line of a step, if it has one, and its weights, if they are the best."""
