@@ -439,6 +439,8 @@ def test_a_signal_saves_and_resume_goes_on(tmp_path, number, code):
     (checkpoint,) = (tmp_path / "runs" / "hamlet" / "checkpoints").iterdir()
     stopped_at = int(checkpoint.name.removeprefix("step-"))
     assert 0 < stopped_at < 3000
+    if number != signal.SIGTERM:  # going on is the same after each
+        return
     done = tformer(
         "train", "hamlet.txt", "--resume", "--steps", str(stopped_at + 20), "--json", cwd=tmp_path, check=0
     )

@@ -22,23 +22,21 @@ LOG = (ROOT / "examples" / "benchmarks" / "LOG.md").read_text(encoding="utf-8")
 DOCUMENTS = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", ".github/CONTRIBUTING.md"))]
 DOCUMENTS += sorted((ROOT / "examples").rglob("*.md"))
 
-RUN, SLOW = "sh", "sh slow"
+RUN = "sh"
 NOT_RUN = {"sh setup", "sh network", "sh by hand", "python by hand"}  # the last in test_clients.py
 SHOWN = {"text", "python"}
 
 
-def blocks(*languages, pages=tuple(PAGES)):
-    """The fenced blocks of exactly these languages, of all pages or of some."""
-    text = "\n".join(PAGES[page] for page in pages)
-    return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, re.M | re.S)
+def blocks(language):
+    """The fenced blocks of exactly this language, of all pages."""
+    return re.findall(rf"^```{language}\n(.*?)^```", "\n".join(PAGES.values()), re.M | re.S)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(580)
-@pytest.mark.parametrize("all_of_them", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_commands_that_need_no_network_run(tmp_path, all_of_them):
-    """The README's quick ones in the ordinary tests; those of every page with the slow tests."""
-    commands = blocks(RUN, SLOW) if all_of_them else blocks(RUN, pages=["README.md"])
-    script = "\n".join(["set -eo pipefail", *commands])
+def test_the_commands_that_need_no_network_run(tmp_path):
+    """Those of the README and of every page of the guide."""
+    script = "\n".join(["set -eo pipefail", *blocks(RUN)])
     binaries = tmp_path / "bin"
     binaries.mkdir()
     for name, args in (("tformer", "-m tformer"), ("python3", "")):
@@ -71,7 +69,7 @@ def test_the_commands_that_need_no_network_run(tmp_path, all_of_them):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_is_run_or_says_why_not(page):
     fences = re.findall(r"^```(.*)$", PAGES[page], re.M)
-    assert set(fences[::2]) <= {RUN, SLOW} | NOT_RUN | SHOWN
+    assert set(fences[::2]) <= {RUN} | NOT_RUN | SHOWN
     assert set(fences[1::2]) <= {""}
 
 

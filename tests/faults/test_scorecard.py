@@ -10,9 +10,18 @@ from tests.faults.row import Outcome, Row
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is copied to be killed")
 
 
-@pytest.mark.slow
+OF_THE_ROWS = "broken writers"  # a row on the others: whether they see what is wrong
+
+
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("row", scorecard.ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, marks=pytest.mark.exhaustive if row.name == OF_THE_ROWS else pytest.mark.slow)
+        for row in scorecard.ROWS
+    ],
+    ids=lambda row: row.name,
+)
 def test_a_sample_of_a_row_is_as_claimed(row, tmp_path):
     outcome = row.measure(tmp_path, False)
     if outcome.skipped:

@@ -108,6 +108,7 @@ def compiled(monkeypatch) -> list[Compiled]:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path):
     train("--no-compile", "--steps", "4", "--out", "plain")
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tformer.ranks import Ranks
     from tformer.training.plan import TrainRequest
 
+SPEAKS = 30.0  # seconds in which the first one of a machine says what is wrong
 AGAIN = 2.0  # seconds after which a signal to one of several processes is a second one
 SHOW_CURSOR = "\x1b[?25h"  # a live line hides it
 
@@ -23,7 +24,7 @@ def follow_first(request: "TrainRequest") -> None:
     import torch
 
     from tformer.fast.memory import keep_freed_memory
-    from tformer.ranks import together
+    from tformer.ranks import TIMEOUT, together
     from tformer.training.fit import DivergedError, is_exhausted
     from tformer.training.following import follow
     from tformer.training.opening import prepare
@@ -34,7 +35,7 @@ def follow_first(request: "TrainRequest") -> None:
     try:
         prepared = prepare(plan_training(request))
     except RequestError as error:
-        if request.ranks.local:  # the first of the machine says the same
+        if request.ranks.local and is_ended_within(SPEAKS):  # the first of the machine says the same
             raise typer.Exit(error.exit_code) from error
         raise
     try:
@@ -42,12 +43,27 @@ def follow_first(request: "TrainRequest") -> None:
             session = follow(prepared)
             for _ in session.train(stop=lambda: bool(seen)):
                 pass
-    except DivergedError as error:  # so says the first one, too
-        raise typer.Exit(error.exit_code) from error
+    except DivergedError as error:
+        if is_ended_within(SPEAKS):  # the first one says the same
+            raise typer.Exit(error.exit_code) from error
+        raise
     if session.state.step < session.config.train.steps and not is_exhausted(
         session.state, session.config.train
     ):
+        is_ended_within(TIMEOUT.total_seconds())  # the first one saves and says where it stands
         raise Stopped(seen[0] if seen else signal.SIGTERM)
+
+
+def is_ended_within(seconds: float) -> bool:
+    """Wait for a signal to end. torchrun sends it to all that are left as soon as one has failed.
+
+    So the first one has the time to speak.
+    """
+    try:
+        time.sleep(seconds)
+    except Stopped:
+        return True
+    return False
 
 
 @contextmanager
