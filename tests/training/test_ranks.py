@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -150,6 +151,40 @@ def test_a_signal_ends_all_after_the_same_step_and_another_number_of_processes_g
     assert code == 0 and f"continuing after step {stopped}" in err, err
     assert "processes 2, now 1" in err
     assert len(losses(tmp_path / "run")) == 800
+
+
+@pytest.mark.slow
+def test_two_nodes_of_a_cluster_train_what_one_trains_and_the_job_goes_on(tmp_path):
+    """The script for Slurm, with two agents on this machine in place of srun's."""
+    (tmp_path / "bin").mkdir()
+    for name, script in {
+        "scontrol": "echo 127.0.0.1; echo elsewhere",
+        "srun": '"$@" & "$@" && wait $!',
+        "torchrun": f'exec "{sys.executable}" -m torch.distributed.run "$@"',
+    }.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        job = free.getsockname()[1] % 10_000
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("TFORMER_", "SLURM_"))}
+    environment |= {"PYTHONPATH": str(ROOT), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    environment |= {"SLURM_JOB_NODELIST": "two", "SLURM_NNODES": "2", "SLURM_JOB_ID": str(job)}
+    environment |= {"SLURM_GPUS_PER_NODE": "1", "SLURM_CPUS_PER_TASK": "1"}
+    steady = ("--set", "train.decay_fraction=0", "--set", "train.warmup_steps=0")
+    expected = alone(tmp_path, *steady, "--steps", 12)
+    for steps, said in ((6, "step 6/6"), (12, "continuing after step 6")):
+        done = subprocess.run(
+            ["bash", ROOT / "examples" / "slurm.sh", "text.txt", *TINY, *steady, "--steps", str(steps)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == 0 and said in done.stderr, done.stderr
+        assert len(done.stdout.splitlines()) == 1, "the first process alone speaks"
+    assert losses(tmp_path / "runs" / f"job-{job}") == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.slow
