@@ -9,12 +9,13 @@ import signal
 import time
 from pathlib import Path
 
+from safetensors.torch import save as save_tensors
+
 from tests.faults.kill import run, start
 from tests.faults.mutated import call
 from tests.faults.row import Outcome, Row
 from tests.faults.tiny import SAMPLE, TRAIN, no_pictures, place
 from tformer.errors import TformerError
-from tformer.run.checkpoint import tensors_to_bytes
 from tformer.run.find import find_run
 from tformer.run.huggingface import to_hf
 from tformer.run.loaded import load_run
@@ -79,7 +80,7 @@ def _tells(log: Path) -> None:
     real = checkpoint.Run.write_weights
 
     def write_weights(self, model):
-        data = tensors_to_bytes(to_hf(model.config, model.state_dict()))
+        data = save_tensors(to_hf(model.config, model.state_dict()), {"format": "pt"})
         with log.open("a") as file:
             file.write(hashlib.sha256(data).hexdigest() + "\n")
         time.sleep(0.002)  # so that a reader comes in between as well
@@ -93,7 +94,7 @@ def _read(here: Path) -> str:
     loaded = load_run(find_run(str(here / "run")))
     assert loaded.tokenizer.vocab_size == loaded.model.config.vocab_size
     read_metrics(loaded.folder / "metrics.jsonl")
-    data = tensors_to_bytes(to_hf(loaded.model.config, loaded.model.state_dict()))
+    data = save_tensors(to_hf(loaded.model.config, loaded.model.state_dict()), {"format": "pt"})
     return hashlib.sha256(data).hexdigest()
 
 

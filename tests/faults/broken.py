@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save as save_tensors
+
 from tests.faults.every_change import State, fresh_run
 from tests.faults.power import new_run, recorded
 from tests.faults.row import Outcome, Row
@@ -73,7 +75,7 @@ def manifest_first() -> None:
             "model.safetensors": checkpoint.to_hf(model.config, model.state_dict()),
             "optimizer.safetensors": {k: t.detach().contiguous() for k, t in optimizer.items()},
         }
-        files = {name: checkpoint.tensors_to_bytes(held) for name, held in tensors.items()}
+        files = {name: save_tensors(held, {"format": "pt"}) for name, held in tensors.items()}
         promised = {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in files.items()}
         manifest = {"format": 1, "state": state, **identity, "files": promised}
         manifest["sha256"] = checkpoint.manifest_hash(manifest)

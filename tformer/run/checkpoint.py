@@ -10,15 +10,13 @@ add to a run, its pages and `evals.jsonl`, is theirs.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import safetensors.torch
 from torch import Tensor
 
 from tformer.config import Config
@@ -50,14 +48,10 @@ from tformer.run.manifest import (
 )
 from tformer.run.record import NAME, Record, read_metrics, read_record
 from tformer.run.swap import CHECKPOINTS, begin_apart, discard, lock, sweep, take_place
+from tformer.run.tensors import write_tensors
 from tformer.run.usage import Usage, own_usage
 from tformer.text.tokenizer import Tokenizer
 from tformer.yaml_text import dump_yaml
-
-
-def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
-    """A safetensors file; transformers refuses one that does not say `format: pt`."""
-    return safetensors.torch.save(tensors, metadata={"format": "pt"})
 
 
 class Run:
@@ -155,10 +149,11 @@ class Run:
 
         Returns their sha256.
         """
-        data = tensors_to_bytes(to_hf(model.config, model.state_dict()))
-        write_file(self.here / "model.safetensors", data)
+        tensors = to_hf(model.config, model.state_dict())
+        written: list[tuple[int, str]] = []
+        write_file(self.here / "model.safetensors", lambda file: written.append(write_tensors(file, tensors)))
         self.take_place()
-        return hashlib.sha256(data).hexdigest()
+        return written[0][1]
 
     # ------------------------------------------------------------------ metrics
 
@@ -197,21 +192,15 @@ class Run:
         """
         name = checkpoint_name(state["step"])
         final, temporary = self.checkpoints / name, self.checkpoints / f"{TEMPORARY}{name}"
-        files = {
-            "model.safetensors": tensors_to_bytes(to_hf(model.config, model.state_dict())),
-            "optimizer.safetensors": tensors_to_bytes(
-                {k: t.detach().cpu().contiguous() for k, t in optimizer.items()}
-            ),
-        }
-        manifest: dict[str, Any] = {
-            "format": FORMAT,
-            "state": state,
-            **identity,
-            "files": {
-                file: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-                for file, data in files.items()
-            },
-        }
+        manifest: dict[str, Any] = {"format": FORMAT, "state": state, **identity, "files": {}}
+
+        def write(file: str, tensors: dict[str, Tensor]) -> None:
+            def promise(stream: BinaryIO) -> None:
+                length, sha256 = write_tensors(stream, tensors)
+                manifest["files"][file] = {"bytes": length, "sha256": sha256}
+
+            write_new(temporary / file, promise)
+
         try:
             is_first = not self.checkpoints.exists()
             self.checkpoints.mkdir(exist_ok=True)
@@ -220,10 +209,13 @@ class Run:
             sync_file(self.metrics)  # no line that the checkpoint has passed may be missing
             sweep(self.checkpoints)
             temporary.mkdir()
-            manifest["sha256"] = manifest_hash(manifest)
-            contents = files | {MANIFEST: (json.dumps(manifest, indent=2) + "\n").encode()}
-            for file, data in contents.items():  # the manifest last
-                write_new(temporary / file, lambda stream, data=data: stream.write(data))  # type: ignore[misc]
+            write(
+                "model.safetensors", to_hf(model.config, model.state_dict())
+            )  # a copy, which is let go before the next
+            write("optimizer.safetensors", optimizer)
+            manifest["sha256"] = manifest_hash(manifest)  # the manifest last
+            promised = (json.dumps(manifest, indent=2) + "\n").encode()
+            write_new(temporary / MANIFEST, lambda stream: stream.write(promised))
             sync_folder(temporary)
             if name in self.passed_over:
                 self._put_aside(name)

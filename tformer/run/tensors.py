@@ -1,7 +1,11 @@
 """The tensors of a directory, as its files have them: one file of safetensors, or several with an index."""
 
+import hashlib
+import json
 from pathlib import Path
+from typing import BinaryIO
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -43,3 +47,45 @@ def read_model_tensors(folder: Path) -> dict[str, Tensor]:
             f"{folder} has a tensor in two of its files", "expected it in one", "save it again"
         )
     return tensors
+
+
+# As a file names them, in the order in which the library puts tensors: wide numbers first, so that each
+# begins at a multiple of its width.
+WRITTEN = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+PADDED_TO = 8  # bytes of the header, for the same reason
+
+
+def write_tensors(file: BinaryIO, tensors: dict[str, Tensor]) -> tuple[int, str]:
+    """Write a safetensors file; returns its length in bytes and its sha256.
+
+    The bytes are those of `safetensors.torch.save`, which makes two copies of all tensors first: here one
+    tensor at a time is copied, and none that lies in order in the host's memory. As the format is described:
+    the length of the header (8 bytes, little-endian), the header as JSON, the numbers row by row.
+    transformers refuses a file that does not say `format: pt`.
+    """
+    order = list(WRITTEN)
+    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        begin, end = end, end + tensors[name].nbytes
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": WRITTEN[tensors[name].dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % PADDED_TO)
+    digest, length = hashlib.sha256(), 0
+
+    def write(data: memoryview) -> None:
+        nonlocal length
+        digest.update(data)
+        file.write(data)
+        length += data.nbytes
+
+    write(memoryview(len(text).to_bytes(8, "little") + text))
+    for name in names:
+        write(_bytes_of(tensors[name]))
+    return length, digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
