@@ -401,16 +401,17 @@ PACKED = {
         train.beta1=0.8 train.beta2=0.95 train.eps=1e-7 train.weight_decay=0.01 train.grad_clip=0.5
         train.eval_every=2 train.checkpoint_every=1 train.log_every=1 train.keep=last
         train.keep_checkpoints=3 train.patience=9 train.precision=fp32 train.compile=off
-        train.kernels=blocks""",
+        train.kernels=blocks train.recompute=true""",
     "nanochat": """
         model.family=nanochat model.positions=rotary model.activation=relu2 model.n_heads=2 model.n_kv_heads=1
         model.rope_theta=500.0 model.logit_softcap=3.0 model.qk_norm=true model.tied=true model.vocab_size=40
         data.tokenizer=char train.optimizer=muon train.momentum=0.9 train.decay=linear train.keep=best
-        train.precision=bf16 train.compile=on train.kernels=sdpa""",
+        train.precision=bf16 train.compile=on train.kernels=sdpa
+        train.recompute=true""",
     "bare": """
         model.positions=none model.activation=relu model.bias=true model.qk_norm=false data.tokenizer=bpe
         data.val_split=files
-        train.precision=auto train.compile=auto train.kernels=auto""",
+        train.precision=auto train.compile=auto train.kernels=auto train.recompute=false""",
     "learned": """model.positions=learned model.activation=gelu_new data.tokenizer=runs/text
         data.end_of_text=true data.val_split=end train.kernels=reference""",
     "reversal": "data.task=reversal data.reversal_length=3 data.reversal_symbols=4 model.n_ctx=5",

@@ -203,6 +203,7 @@ class TrainConfig(Section):
     )
     compile: Literal["auto", "on", "off"] = Field("auto", description="auto: on a GPU alone")
     kernels: Literal["auto", "blocks", "sdpa", "reference"] = Field("auto", description="auto: by device")
+    recompute: bool = Field(False, description="activations are computed twice: less memory, slower")
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
@@ -370,7 +371,8 @@ def _layer(source: str, values: Any) -> Layer:
     keys = all_keys()
     for section, content in values.items():
         if section not in Config.model_fields:
-            raise RequestError(f"unknown section {section!r} in {source}", _sections(), _nearest(section))
+            there = "there is " + ", ".join(Config.model_fields)
+            raise RequestError(f"unknown section {section!r} in {source}", there, _nearest(section))
         if content is None:
             content = values[section] = {}
         if not isinstance(content, dict):
@@ -381,10 +383,6 @@ def _layer(source: str, values: Any) -> Layer:
                     f"unknown key {section}.{name} in {source}", "", _nearest(f"{section}.{name}")
                 )
     return Layer(source, values)
-
-
-def _sections() -> str:
-    return "there is " + ", ".join(Config.model_fields)
 
 
 def _nearest(word: str, among: Sequence[str] = ()) -> str:

@@ -70,6 +70,9 @@ def parameters_by_part(model: Transformer) -> dict[str, int]:
     return parts
 
 
+FORWARD_TWICE = 4 / 3  # forward, forward again and back (twice as much), against forward and back
+
+
 def flops_per_token(config: ModelConfig, window: int) -> int:
     """Of a forward and a backward pass: 6 N + 12 · n_layers · n_heads · d_head · window.
 
@@ -205,6 +208,8 @@ def on_accelerator(
     at_once = max((n for n in rooms if model_bytes + max(n * window, judging) <= kind.memory), default=0)
     length = config.data.window or config.model.n_ctx
     computing = flops_per_token(config.model, length) * each * length / (kind.flops * utilisation)
+    if train.recompute:
+        computing *= FORWARD_TWICE
     sent = bytes_sent(one.weights, gpus, sharded, each // (at_once or 1))
     communication = sent / kind.link
     seconds = train.steps * max(computing, communication)

@@ -22,6 +22,7 @@ IMMATERIAL = {
         "precision",
         "compile",
         "kernels",
+        "recompute",
         "micro_batch_size",
         "eval_every",
         "checkpoint_every",

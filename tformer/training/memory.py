@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from tformer.config import Config
+from tformer.config import Config, ModelConfig
 from tformer.errors import RequestError
 from tformer.evals.loss import LOGITS_AT_ONCE, TOKENS_AT_ONCE
 from tformer.loss import cross_entropy
 from tformer.model import Transformer
 
+FLOAT_BYTES = 4
 STATE_BYTES = 4 + 4 + 8  # a parameter: its weight, its gradient, two moments
 LOGIT_BYTES = 4 + 4  # of a logit on the way back: its gradient, and that of its loss
 USABLE = 0.8  # of what is free: the rest is for text, pages and other processes
@@ -24,9 +25,22 @@ def step_bytes(config: Config) -> tuple[int, int]:
     """Bytes of the model with gradients and moments, and of each window that goes through it.
 
     Counted, not modelled: a forward pass of one window without data, and what it keeps for the way back.
-    In bf16 it is at most that.
+    In bf16 it is at most that. Of blocks that are computed again, one is there at a time, and what each was
+    given.
     """
-    window = config.data.window or config.model.n_ctx
+    window, model = config.data.window or config.model.n_ctx, config.model
+    if config.train.recompute:
+        given = (model.n_layers - 1) * window * model.d_model * FLOAT_BYTES
+        activations = _kept_bytes(model.model_copy(update={"n_layers": 1}), window) + given
+    else:
+        activations = _kept_bytes(model, window)
+    with torch.device("meta"):
+        n_parameters = Transformer(model).n_parameters
+    return STATE_BYTES * n_parameters, activations + LOGIT_BYTES * window * model.vocab_size
+
+
+def _kept_bytes(config: ModelConfig, window: int) -> int:
+    """What a forward pass of one window keeps for the way back, without the weights."""
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -37,15 +51,13 @@ def step_bytes(config: Config) -> tuple[int, int]:
 
     alive: list[torch.Tensor] = []  # so that no storage is counted under the name of one that is gone
     with torch.device("meta"):
-        model = Transformer(config.model)
+        model = Transformer(config)
         ids = torch.zeros((1, window), dtype=torch.int64)
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         cross_entropy(model(ids), ids).sum()
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
-    activations = sum(n for storage, n in kept.items() if storage not in weights)
-    logits = LOGIT_BYTES * window * config.model.vocab_size
-    return STATE_BYTES * model.n_parameters, activations + logits
+    return sum(n for storage, n in kept.items() if storage not in weights)
 
 
 def judging_bytes(vocab_size: int) -> int:
@@ -130,7 +142,8 @@ def windows_at_a_time(config: Config, free: int | None) -> int:
             f"a step takes {_size(state + least)}: {_size(state)} for the model, its gradients and moments, "
             f"{_size(least)} for a window of {length} tokens and an evaluation",
             f"{_size(free)} are free",
-            "give a smaller data.window or a smaller model",
+            "give a smaller data.window or a smaller model"
+            + ", or train.recompute" * (not config.train.recompute),
         )
     return max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * window <= room))
 

@@ -26,7 +26,8 @@ from torch import Tensor
 from tformer import __version__
 from tformer.config import Config
 from tformer.errors import RequestError
-from tformer.fast.kernels import attach
+from tformer.fast.kernels import attach, dropout_streams
+from tformer.fast.recompute import recompute_blocks
 from tformer.model import Transformer
 from tformer.progress import DownloadProgress
 from tformer.ranks import BY_ITSELF, Ranks
@@ -181,6 +182,8 @@ def build_session(run: Run, prepared: Prepared) -> Session:
         model.load_state_dict(weights)
     model.to(device)
     attach(model, config.train.kernels, device)
+    if config.train.recompute:
+        recompute_blocks(model, dropout_streams(model))
     optimizers = Optimizers(model, config.train, bf16=config.train.precision == "bf16")
     if checkpoint:
         optimizers.load_state_tensors(checkpoint.optimizer)

@@ -16,7 +16,10 @@ from tformer.run.record import Record
 from tformer.training.further import further_layer
 
 # On --resume these may change: neither weights nor optimizer state depend on them.
-MAY_CHANGE = ("steps", "eval_every", "checkpoint_every", "log_every", "keep", "keep_checkpoints", "patience")
+MAY_CHANGE = (
+    *("steps", "eval_every", "checkpoint_every", "log_every", "keep", "keep_checkpoints", "patience"),
+    "recompute",
+)
 # What leaves a setting open: it was settled when the run began.
 SETTLED = {
     "vocab_size": 0,
