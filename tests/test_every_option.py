@@ -153,6 +153,7 @@ ALONE: list[Step] = [
         "sample --prompt-file hamlet.txt --run runs/text --max-tokens 1 --json",
         lambda d: d.json["prompt"].count("\n") > 1,
     ),
+    (f"{SAMPLE} --greedy --logprobs 2", lambda d: [t["id"] for t in d.json["logprobs"]] == greedy()),
     ("sample - --null --run runs/text --max-tokens 1", lambda d: d.out == ""),
     ("sample - -0 --run runs/text --max-tokens 1", lambda d: d.out == ""),
     ("answer q-k-v --quick --seed 2 --json", lambda d: d.json["budget"] == "quick" and d.json["seed"] == 2),

@@ -225,17 +225,44 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
 
 
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """The natural log of a token's probability, and of those of the most probable ones, most probable first.
+
+    By the model alone: before penalty, temperature and filters, over all ids of the tokenizer.
+    """
+
+    id: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+@torch.no_grad()
+def token_logprobs(logits: Logits, ids: Int[Tensor, " batch"], k: int) -> list[TokenLogprobs]:
+    """Of the id that was chosen in each row, and of the `k` most probable: of equals the smaller id first."""
+    logprobs = logits.double().log_softmax(-1)
+    chosen = logprobs.gather(-1, ids[:, None])[:, 0].tolist()
+    order = logprobs.argsort(dim=-1, descending=True, stable=True)[:, :k]
+    top = [
+        list(zip(some, values, strict=True))
+        for some, values in zip(order.tolist(), logprobs.gather(-1, order).tolist(), strict=True)
+    ]
+    return [TokenLogprobs(*row) for row in zip(ids.tolist(), chosen, top, strict=True)]
+
+
 @dataclass
 class Sample:
     """A finished continuation: its text without the prompt, its ids, and why it ended.
 
     It ended by `length`, by a `stop` string, or by `eos`: an id that ends a text, the last of the ids then.
+    `logprobs` has an entry for each id where they were asked for, and is None elsewhere.
     """
 
     text: str
     ids: list[int]
     seed: int
     finish_reason: str = field(default="length")
+    logprobs: list[TokenLogprobs] | None = None
 
 
 def continue_text(
@@ -249,10 +276,12 @@ def continue_text(
     stop: Sequence[str] = (),
     end_ids: Collection[int] = (),
     on_text: Callable[[int, str], None] = lambda sample, text: None,
+    logprobs: int | None = None,
 ) -> list[Sample]:
     """`n` continuations of one prompt in one batch; `on_text(i, piece)` as the text of each comes.
 
-    One of `end_ids` ends a continuation.
+    One of `end_ids` ends a continuation. `logprobs` is how many of the most probable tokens are told at each
+    place, beside the one that was chosen; None: nothing is.
     """
     device = next(model.parameters()).device
     ids = torch.tensor([list(prompt_ids)] * n, device=device)
@@ -262,10 +291,14 @@ def continue_text(
     penalty = sampling.repetition_penalty
     seen = torch.zeros((n, model.config.vocab_size), dtype=torch.bool, device=device)
     seen[:, ids[0]] = True
+    told: list[list[TokenLogprobs]] = []  # by place, then by sample
 
     def choose(logits: Tensor) -> Tensor:
         wanted = logits if penalty == 1 else penalise(logits, seen, penalty)
-        return sampler(wanted[:, :size])
+        chosen = sampler(wanted[:, :size])
+        if logprobs is not None:
+            told.append(token_logprobs(logits[:, :size], chosen, logprobs))
+        return chosen
 
     for column in generate(model, ids, max_tokens, choose):
         seen[torch.arange(n), column] = True
@@ -277,4 +310,13 @@ def continue_text(
     for i, stream in enumerate(streams):
         if piece := stream.finish():
             on_text(i, piece)
-    return [Sample(s.text, s.ids, seed + i, s.finish_reason) for i, s in enumerate(streams)]
+    return [
+        Sample(
+            s.text,
+            s.ids,
+            seed + i,
+            s.finish_reason,
+            None if logprobs is None else [place[i] for place in told[: len(s.ids)]],
+        )
+        for i, s in enumerate(streams)
+    ]

@@ -1,8 +1,14 @@
 """`tformer sample`: prompts of several lines, what ends a text, what has been said already."""
 
+import contextlib
 import io
 import json
+import math
+import os
+import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +18,12 @@ from tests.conftest import save_run, tiny_model
 from tformer.cli import app
 from tformer.commands.sample import unescaped
 from tformer.errors import RequestError
+from tformer.evals.tokens import level
+from tformer.run.loaded import load_run
 from tformer.sample import Sampling, continue_text, penalise
+from tformer.show.logprobs import coloured_sample
+from tformer.show.loss import LEVEL_STYLES
+from tformer.show.words import visible
 from tformer.text.tokenizer import Tokenizer
 
 TEXT = "to be or not,\nthat is\n"
@@ -129,3 +140,89 @@ def test_ids_of_prompt_and_text_are_less_probable_and_each_sample_has_its_own():
     together = continue_text(model, tokenizer, [0, 3], 3, 9, drawn, 5)
     alone = [continue_text(model, tokenizer, [0, 3], 1, 9, drawn, 5 + i)[0] for i in range(3)]
     assert together == alone
+
+
+# ---------------------------------------------------------------------------- log-probabilities
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("k", [0, 2, 1000])
+def test_logprobs_are_those_of_a_plain_forward_whatever_is_drawn_from(place, n, k):
+    words = ["sample", "to be", "--run", "m", "--max-tokens", "9", "--seed", "3", "-n", str(n), "--json"]
+    words += ["--temperature", "2", "--top-k", "3", "--repetition-penalty", "1.5"]
+    plain = CliRunner().invoke(app, words).stdout.splitlines()
+    told = CliRunner().invoke(app, [*words, "--logprobs", str(k)]).stdout.splitlines()
+    loaded = load_run(place / "m")
+    prompt = loaded.tokenizer.encode("to be")
+    assert len(told) == n
+    for without, line in zip(map(json.loads, plain), map(json.loads, told), strict=True):
+        entries = line.pop("logprobs")
+        assert line == without and [entry["id"] for entry in entries] == line["ids"]
+        with torch.no_grad():
+            logits = loaded.model(torch.tensor([prompt + line["ids"]]))[0, len(prompt) - 1 : -1]
+        expected = logits[:, : loaded.tokenizer.vocab_size].log_softmax(-1)
+        for entry, row in zip(entries, expected, strict=True):
+            assert entry["logprob"] == pytest.approx(row[entry["id"]].item(), abs=1e-4)
+            assert entry["text"] == loaded.tokenizer.decode([entry["id"]])
+            values, ids = row.topk(min(k, len(row)))
+            assert [one["logprob"] for one in entry["top"]] == pytest.approx(values.tolist(), abs=1e-4)
+            assert {one["id"] for one in entry["top"]} == set(ids.tolist())
+            if k == 1000:
+                assert sum(math.exp(one["logprob"]) for one in entry["top"]) == pytest.approx(1)
+
+
+def test_an_id_that_ends_a_text_has_its_logprob_and_what_comes_after_has_none(place):
+    loaded = load_run(place / "m")
+    ends = set(range(0, loaded.tokenizer.vocab_size, 2))
+    sampling = Sampling(temperature=1.5)
+    samples = continue_text(loaded.model, loaded.tokenizer, [1], 6, 12, sampling, 5, end_ids=ends, logprobs=1)
+    assert {s.finish_reason for s in samples} == {"eos"} and len({len(s.ids) for s in samples}) > 1
+    for sample in samples:
+        assert [token.id for token in sample.logprobs] == sample.ids
+
+
+def test_logprobs_in_a_pipe_need_json(place):
+    done = CliRunner().invoke(app, ["sample", "to be", "--run", "m", "--logprobs", "1"])
+    assert "give --json" in str(done.exception)
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_on_a_terminal_each_token_has_the_colour_of_its_probability(place, colours):
+    from rich.console import Console
+
+    loaded = load_run(place / "m")
+    (sample,) = continue_text(
+        loaded.model, loaded.tokenizer, [1], 1, 8, Sampling(1.0), 5, stop=["\0"], logprobs=0
+    )
+    heard = io.StringIO()
+    console = Console(
+        file=heard, force_terminal=True, color_system="truecolor", no_color=not colours, width=80
+    )
+    coloured_sample("to", sample, loaded.tokenizer.token_bytes, console)
+    wanted = [LEVEL_STYLES[level(-token.logprob)] for token in sample.logprobs]
+    marks = re.sub(r"\x1b\[[\d;]*m", "", heard.getvalue())
+    assert marks.startswith("to")
+    assert ("48;2;" in heard.getvalue()) == (colours and any(wanted))
+    if colours:
+        assert marks.rstrip("\n") == "to" + visible(sample.text.encode(), lines=True).rstrip("\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_is_shown_the_colours_and_what_they_mean(place):
+    import pty
+
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "tformer", "sample", "to be", "--run", "m", "--max-tokens", "4"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
+    environment |= {"TERM": "xterm-256color", "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        [*words, "-n", "2", "--logprobs", "0"], stdout=theirs, stderr=theirs, env=environment, cwd=place
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while piece := os.read(ours, 4096):
+            shown += piece
+    os.close(ours)
+    assert process.wait() == 0, shown
+    assert b"\x1b[" in shown and b"probability (nats)" in shown and shown.count(b"to be") == 2, shown

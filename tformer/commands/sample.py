@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -83,6 +83,14 @@ def command(
     seed: Annotated[
         int | None, typer.Option(help="Sample i has seed SEED + i. Random, and told by --json, if left out.")
     ] = None,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            help="Tell with --json, of each token and of the K most probable ones, the log of the model's "
+            "probability (before temperature and filters); on a terminal, show it as colours.",
+            metavar="K",
+        ),
+    ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -97,6 +105,9 @@ def command(
     check_range("--top-p", top_p, 0, 1)
     check_range("--min-p", min_p, 0, 1)
     check_range("--seed", seed, 0)
+    check_range("--logprobs", logprobs, 0)
+    if logprobs is not None and not (json or sys.stdout.isatty()):
+        raise RequestError("--logprobs into a file or pipe", "colours need a terminal", "give --json as well")
     if greedy and temperature and _is_given(ctx, "temperature"):
         what = f"--greedy and --temperature {temperature:g} contradict each other"
         raise RequestError(what, "greedy is temperature 0", "leave one out")
@@ -120,6 +131,7 @@ def command(
     from tformer.run.find import find_run, newest_run
     from tformer.sample import Sampling, continue_text
     from tformer.show import terminal
+    from tformer.show.logprobs import coloured_sample, legend_of_samples
     from tformer.show.words import printable
     from tformer.text.plain import STDIN, whole_text
     from tformer.text.tokenizer import encode_prompt
@@ -157,7 +169,7 @@ def command(
         prompts, place = [whole_text(path).removesuffix("\n").removesuffix("\r")], str(path or STDIN)
     for line, text in enumerate(prompts, 1):
         ids = encode_prompt(tokenizer, text, place, line) or [start]
-        live = n == 1 and not json
+        live = n == 1 and not json and logprobs is None
         if live:
             write(("" if first else "---\n") + text)
         samples = continue_text(
@@ -171,11 +183,18 @@ def command(
             stops,
             loaded.end_ids,
             on_text=(lambda _, piece: write(piece)) if live else (lambda _, piece: None),
+            logprobs=logprobs,
         )
         if live:
             write("\n")
+        elif logprobs is not None and not json:
+            for sample in samples:
+                write("" if first else "---\n")
+                coloured_sample(text, sample, tokenizer.token_bytes, terminal.out())
+                first = False
+            legend_of_samples(terminal.err())
         else:
-            _write_all(text, samples, json, write, first)
+            _write_all(text, samples, tokenizer.token_bytes, json, write, first)
         first = False
 
 
@@ -218,7 +237,12 @@ def _or_empty(lines: Iterable[str]) -> Iterable[str]:
 
 
 def _write_all(
-    prompt: str, samples: "list[Sample]", json: bool, write: Callable[[str], None], first: bool
+    prompt: str,
+    samples: "list[Sample]",
+    token_bytes: list[bytes],
+    json: bool,
+    write: Callable[[str], None],
+    first: bool,
 ) -> None:
     for sample in samples:
         if json:
@@ -230,7 +254,24 @@ def _write_all(
                     "seed": sample.seed,
                     "finish_reason": sample.finish_reason,
                 }
+                | _logprobs_json(sample, token_bytes)
             )
         else:
             write(("" if first else "---\n") + prompt + sample.text + "\n")
             first = False
+
+
+def _logprobs_json(sample: "Sample", token_bytes: list[bytes]) -> dict[str, Any]:
+    """What `--logprobs` adds to a sample's object; nothing where it is left out."""
+    if sample.logprobs is None:
+        return {}
+
+    def entry(i: int, logprob: float) -> dict[str, Any]:
+        return {"id": i, "text": token_bytes[i].decode(errors="replace"), "logprob": logprob}
+
+    return {
+        "logprobs": [
+            entry(token.id, token.logprob) | {"top": [entry(*one) for one in token.top]}
+            for token in sample.logprobs
+        ]
+    }

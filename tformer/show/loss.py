@@ -100,38 +100,43 @@ def surprise_text(surprise: Surprise, console: Console) -> None:
     coloured = has_colours(console)
     console.print()
     console.print(Text(surprise.summary, style="italic"))
-    console.print(_legend(coloured))
+    console.print(legend(coloured))
     console.print()
     unicode = has_unicode(console)
     shown = Text(overflow="fold")
     shown.append(visible(surprise.first, unicode, lines=True), style="dim")
     for token in surprise.stretch:
-        at = level(token.loss)
-        text = visible(token.raw, unicode, lines=True)
-        if coloured:
-            shown.append(text, style=LEVEL_STYLES[at])
-        else:
-            opening, closing = LEVEL_MARKS.get(at, ("", ""))
-            ink = text.rstrip("\n")  # a bracket stands on the line of what it marks
-            shown.append(opening + ink + closing + text[len(ink) :])
+        append_token(shown, visible(token.raw, unicode, lines=True), token.loss, coloured)
     console.print(shown)
     for title, tokens in (("hardest", surprise.hardest), ("easiest", surprise.easiest)):
         console.print()
         _extremes(f"The {title} of all {surprise.of:,} tokens, each once", tokens, console)
 
 
-def _legend(coloured: bool) -> Text:
-    legend = Text("probability (nats): ")
+def append_token(shown: Text, text: str, loss: float, coloured: bool) -> None:
+    """Add a token's text to what is shown, in the colour of its loss, or in brackets without colours."""
+    at = level(loss)
+    if coloured:
+        shown.append(text, style=LEVEL_STYLES[at])
+        return
+    opening, closing = LEVEL_MARKS.get(at, ("", ""))
+    ink = text.rstrip("\n")  # a bracket stands on the line of what it marks
+    shown.append(opening + ink + closing + text[len(ink) :])
+
+
+def legend(coloured: bool) -> Text:
+    """What the colours or brackets of `append_token` mean, in a line."""
+    line = Text("probability (nats): ")
     for i, (name, span) in enumerate((name.replace(" ", NO_BREAK), span) for name, span in LEVELS):
         label = f"{name}{NO_BREAK}({span})"
         if coloured:
-            legend.append(f"{NO_BREAK}{label}{NO_BREAK}", style=LEVEL_STYLES[i])
-            legend.append(" ")
+            line.append(f"{NO_BREAK}{label}{NO_BREAK}", style=LEVEL_STYLES[i])
+            line.append(" ")
         elif i in LEVEL_MARKS:
             opening, closing = LEVEL_MARKS[i]
-            legend.append(f"{opening}{label}{closing} ")
-    legend.rstrip()
-    return legend
+            line.append(f"{opening}{label}{closing} ")
+    line.rstrip()
+    return line
 
 
 def _extremes(title: str, tokens: Sequence[Token], console: Console) -> None:
