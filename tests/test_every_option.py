@@ -246,6 +246,7 @@ LINES = [line for steps in STORIES.values() for line, _ in steps]
 
 # What no run here can show, and where it is shown instead; a first word left empty is any command.
 ELSEWHERE = {
+    ("sample", "--interactive"): "tests/commands/test_sample.py, on a terminal",
     ("", "--install-completion"): "Typer's own; it would write into the shell's settings",
     ("", "--show-completion"): "Typer's own; it asks which shell is above the process",
     ("", "--device", "cuda"): "examples/benchmarks/gpu.sh",

@@ -6,8 +6,11 @@ import json
 import math
 import os
 import re
+import select
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -226,3 +229,74 @@ def test_a_terminal_is_shown_the_colours_and_what_they_mean(place):
     os.close(ours)
     assert process.wait() == 0, shown
     assert b"\x1b[" in shown and b"probability (nats)" in shown and shown.count(b"to be") == 2, shown
+
+
+# ---------------------------------------------------------------------------- one prompt after another
+
+
+class Terminal:
+    """A command on a terminal of its own, as a person has it: what it shows, and keys that are pressed."""
+
+    def __init__(self, folder: Path, *words: str):
+        import pty
+
+        environment = os.environ | {"TERM": "dumb", "PYTHONPATH": str(Path(__file__).parents[2])}
+        self.pid, self.end = pty.fork()
+        if self.pid == 0:
+            os.chdir(folder)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.execve(sys.executable, [sys.executable, "-m", "tformer", *words], environment)
+        self.shown = b""
+
+    def until(self, text: bytes) -> bytes:
+        """What is shown up to and with a text."""
+        limit = time.monotonic() + 60
+        while text not in self.shown:
+            assert time.monotonic() < limit, self.shown
+            if select.select([self.end], [], [], 1)[0]:
+                self.shown += os.read(self.end, 4096)
+        before, _, self.shown = self.shown.partition(text)
+        return before + text
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.end, keys)
+
+    def code(self) -> int:
+        """How it ended."""
+        with contextlib.suppress(OSError):
+            while os.read(self.end, 4096):
+                pass
+        os.close(self.end)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_one_prompt_after_another_until_ctrl_d(place):
+    words = ["sample", "--interactive", "--run", "m", "--greedy", "--max-tokens", "100000000"]
+    person = Terminal(place, *words, "--stop", "zzzz")
+    person.until(b"> ")
+    person.press(b"to be\n")
+    person.until(b"to be")  # echoed
+    person.until(b"to be")  # and continued
+    person.press(b"\x03")
+    person.until(b"> ")
+    person.press(b"to#be\n")
+    assert b"'#'" in person.until(b"> "), "said, and asked again"
+    time.sleep(0.5)  # a signal before Python waits for a key would wait for the key
+    person.press(b"ha\x03")
+    person.until(b"> ")
+    person.press(b"\x1b[A\x1b[A\n")  # the line before the last one, of the history
+    person.until(b"to be")
+    person.press(b"\x03")
+    person.until(b"> ")
+    person.press(b"\x04")
+    assert person.code() == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["to be"], ["--prompt-file", "p.txt"], ["--json"], ["-n", "2"], ["--logprobs", "1"], []]
+)
+def test_interactive_takes_no_prompt_and_needs_a_person(place, words):
+    done = CliRunner().invoke(app, ["sample", "--interactive", "--run", "m", *words])
+    expected = f"--interactive and {words[0] if words[0] != 'to be' else 'PROMPT'}" if words else "a terminal"
+    assert expected in str(done.exception)

@@ -2,7 +2,8 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,6 +84,13 @@ def command(
     seed: Annotated[
         int | None, typer.Option(help="Sample i has seed SEED + i. Random, and told by --json, if left out.")
     ] = None,
+    interactive: Annotated[
+        bool,
+        typer.Option(
+            "--interactive",
+            help="Ask on the terminal for one prompt after another. Ctrl-C ends a continuation, Ctrl-D all.",
+        ),
+    ] = False,
     logprobs: Annotated[
         int | None,
         typer.Option(
@@ -106,8 +114,6 @@ def command(
     check_range("--min-p", min_p, 0, 1)
     check_range("--seed", seed, 0)
     check_range("--logprobs", logprobs, 0)
-    if logprobs is not None and not (json or sys.stdout.isatty()):
-        raise RequestError("--logprobs into a file or pipe", "colours need a terminal", "give --json as well")
     if greedy and temperature and _is_given(ctx, "temperature"):
         what = f"--greedy and --temperature {temperature:g} contradict each other"
         raise RequestError(what, "greedy is temperature 0", "leave one out")
@@ -120,6 +126,21 @@ def command(
         raise RequestError(f"--prompt-file and {other} both say what is continued", "", "leave one out")
     if prompt and not prompt.isascii() and any("\ud800" <= c <= "\udfff" for c in prompt):
         raise RequestError("PROMPT is not UTF-8", "expected text")
+    if interactive:
+        others: dict[str, bool] = {
+            "PROMPT": prompt is not None,
+            "--prompt-file": prompt_file is not None,
+            "--null": null,
+            "--json": json,
+            f"-n {n}": n > 1,
+            "--logprobs": logprobs is not None,
+        }
+        if given := [name for name, is_there in others.items() if is_there]:
+            raise RequestError(f"--interactive and {given[0]} contradict each other", "", "leave one out")
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise RequestError("--interactive without a terminal", "", "give - to read prompts from a pipe")
+    if logprobs is not None and not (json or sys.stdout.isatty()):
+        raise RequestError("--logprobs into a file or pipe", "colours need a terminal", "give --json as well")
     piped = prompt == "-" or (prompt is None and prompt_file is None and stdin_is_piped())
     if null and not piped:
         raise RequestError(
@@ -162,16 +183,21 @@ def command(
 
     first = True
     stops = [unescaped(text) for text in stop or []]
-    if prompt_file is None:
+    if interactive:
+        prompts: Iterable[str] = _asked()
+        place = "the prompt"
+    elif prompt_file is None:
         prompts, place = _prompts(prompt, piped, b"\0" if null else b"\n"), STDIN if piped else "the prompt"
     else:
         path = None if str(prompt_file) == "-" else prompt_file
         prompts, place = [whole_text(path).removesuffix("\n").removesuffix("\r")], str(path or STDIN)
-    for line, text in enumerate(prompts, 1):
+    live = n == 1 and not json and logprobs is None
+
+    def continue_prompt(text: str, line: int) -> None:
+        nonlocal first
         ids = encode_prompt(tokenizer, text, place, line) or [start]
-        live = n == 1 and not json and logprobs is None
         if live:
-            write(("" if first else "---\n") + text)
+            write(("" if first or interactive else "---\n") + text)
         samples = continue_text(
             model,
             tokenizer,
@@ -179,7 +205,7 @@ def command(
             n,
             max_tokens,
             sampling,
-            seed,
+            seed + line - 1 if interactive else seed,
             stops,
             loaded.end_ids,
             on_text=(lambda _, piece: write(piece)) if live else (lambda _, piece: None),
@@ -196,6 +222,37 @@ def command(
         else:
             _write_all(text, samples, tokenizer.token_bytes, json, write, first)
         first = False
+
+    for line, text in enumerate(prompts, 1):
+        with _asking_on() if interactive else nullcontext():
+            continue_prompt(text, line)
+
+
+def _asked() -> Iterator[str]:
+    """What a person enters, a line at a time, until Ctrl-D; Ctrl-C begins the line again."""
+    with suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401 (gives `input` a history, and keys to edit with)
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print()
+
+
+@contextmanager
+def _asking_on() -> Iterator[None]:
+    """Ctrl-C ends a continuation, not the session; nor does a prompt that cannot be continued."""
+    from tformer.show import terminal
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        print()
+    except (RequestError, UnicodeError) as error:
+        terminal.say(str(error))
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:
