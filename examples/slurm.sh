@@ -14,7 +14,8 @@
 #SBATCH --signal=TERM@120
 set -euo pipefail
 
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${nodes%%$'\n'*}
 port=$((20000 + SLURM_JOB_ID % 10000)) # of several jobs on a node each has its own
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / SLURM_GPUS_PER_NODE))
 

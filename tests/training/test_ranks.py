@@ -158,7 +158,7 @@ def test_two_nodes_of_a_cluster_train_what_one_trains_and_the_job_goes_on(tmp_pa
     """The script for Slurm, with two agents on this machine in place of srun's."""
     (tmp_path / "bin").mkdir()
     for name, script in {
-        "scontrol": "echo 127.0.0.1; echo elsewhere",
+        "scontrol": "echo 127.0.0.1; seq 100000",  # more than a pipe holds
         "srun": '"$@" & "$@" && wait $!',
         "torchrun": f'exec "{sys.executable}" -m torch.distributed.run "$@"',
     }.items():
