@@ -134,7 +134,7 @@ def leave(code: int) -> NoReturn:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if "RANK" in os.environ:
         # One of several processes. A thread of the process group may still want the interpreter, and where it
-        # asks while that one ends, the process is aborted (PyTorch 2.13 with gloo: one time in twenty).
+        # asks while that one ends, the process is aborted (PyTorch 2.13, gloo: one start in seven, of four).
         os._exit(code)
     sys.exit(code)
 

@@ -218,7 +218,6 @@ def command(
                 write("" if first else "---\n")
                 coloured_sample(text, sample, tokenizer.token_bytes, terminal.out())
                 first = False
-            legend_of_samples(terminal.err())
         else:
             _write_all(text, samples, tokenizer.token_bytes, json, write, first)
         first = False
@@ -226,6 +225,8 @@ def command(
     for line, text in enumerate(prompts, 1):
         with _asking_on() if interactive else nullcontext():
             continue_prompt(text, line)
+    if logprobs is not None and not json:
+        legend_of_samples(terminal.err())
 
 
 def _asked() -> Iterator[str]:
