@@ -52,6 +52,9 @@ def test_gpt2_takes_the_flops_of_nanogpts_own_formula():
 
 def test_gpt2_trains_as_fast_as_llm_c_at_the_utilisation_that_it_reports():
     one = on_accelerator(gpt2().updated("train", batch_size=32), "h100", utilisation=0.405)
+    again = on_accelerator(gpt2().updated("train", batch_size=32, recompute=True), "h100", utilisation=0.405)
+    assert again.computing_per_step == pytest.approx(4 / 3 * one.computing_per_step), "forward once more"
+    assert again.windows_at_once >= one.windows_at_once and again.memory < one.memory
     assert 32 * 1024 / one.computing_per_step == pytest.approx(468e3, rel=0.05)
     eight = on_accelerator(gpt2().updated("train", batch_size=512, steps=19073), "a100", 8, utilisation=0.6)
     assert eight.seconds == pytest.approx(90 * 60, rel=0.15)  # 10 billion tokens

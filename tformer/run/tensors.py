@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,24 +57,35 @@ WRITTEN = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16", tor
 PADDED_TO = 8  # bytes of the header, for the same reason
 
 
+Described = Mapping[str, tuple[torch.dtype, Sequence[int]]]  # of tensors by name: dtype and shape
+
+
+def safetensors_header(described: Described) -> tuple[bytes, list[str]]:
+    """What stands in a file before the numbers of such tensors, and the order in which they follow.
+
+    As the format is described: the header's length (8 bytes, little-endian), the header as JSON; then the
+    numbers, row by row. transformers refuses a file that does not say `format: pt`.
+    """
+    order = list(WRITTEN)
+    names = sorted(described, key=lambda name: (order.index(described[name][0]), name))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        dtype, shape = described[name]
+        begin, end = end, end + dtype.itemsize * math.prod(shape)
+        header[name] = {"dtype": WRITTEN[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % PADDED_TO)
+    return len(text).to_bytes(8, "little") + text, names
+
+
 def write_tensors(file: BinaryIO, tensors: dict[str, Tensor]) -> tuple[int, str]:
     """Write a safetensors file; returns its length in bytes and its sha256.
 
     The bytes are those of `safetensors.torch.save`, which makes two copies of all tensors first: here one
-    tensor at a time is copied, and none that lies in order in the host's memory. As the format is described:
-    the length of the header (8 bytes, little-endian), the header as JSON, the numbers row by row.
-    transformers refuses a file that does not say `format: pt`.
+    tensor at a time is copied, and none that lies in order in the host's memory.
     """
-    order = list(WRITTEN)
-    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in names:
-        begin, end = end, end + tensors[name].nbytes
-        shape = list(tensors[name].shape)
-        header[name] = {"dtype": WRITTEN[tensors[name].dtype], "shape": shape, "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % PADDED_TO)
+    header, names = safetensors_header({name: (t.dtype, t.shape) for name, t in tensors.items()})
     digest, length = hashlib.sha256(), 0
 
     def write(data: memoryview) -> None:
@@ -81,7 +94,7 @@ def write_tensors(file: BinaryIO, tensors: dict[str, Tensor]) -> tuple[int, str]
         file.write(data)
         length += data.nbytes
 
-    write(memoryview(len(text).to_bytes(8, "little") + text))
+    write(memoryview(header))
     for name in names:
         write(_bytes_of(tensors[name]))
     return length, digest.hexdigest()

@@ -3,9 +3,8 @@
 The formulas, with their sources, are in examples/guide/costs.md.
 """
 
-import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from tformer.config import Config, ModelConfig
 from tformer.errors import RequestError
 from tformer.model import Transformer
 from tformer.run.huggingface import to_hf
+from tformer.run.tensors import safetensors_header
 from tformer.training.memory import judging_bytes, step_bytes
 from tformer.training.optim import Optimizers
 
@@ -124,16 +124,10 @@ def optimizer_shapes(config: Config, model: Transformer) -> Mapping[str, torch.S
 # ---------------------------------------------------------------------------- disk
 
 
-def safetensors_bytes(shapes: Mapping[str, Iterable[int]]) -> int:
-    """The size of a file of float32 tensors, to the byte: a length, a header of JSON, the numbers."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in sorted(shapes):
-        shape = list(shapes[name])
-        start, end = end, end + FLOAT * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
-    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
-    return 8 + 8 * math.ceil(length / 8) + end
+def safetensors_bytes(shapes: Mapping[str, Sequence[int]]) -> int:
+    """The size of a file of float32 tensors, to the byte: its header and the numbers."""
+    header, _ = safetensors_header({name: (torch.float32, shape) for name, shape in shapes.items()})
+    return len(header) + FLOAT * sum(map(math.prod, shapes.values()))
 
 
 @dataclass(frozen=True)
