@@ -5,18 +5,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tformer.config import (
-    FAMILIES,
-    Config,
-    ModelConfig,
-    all_keys,
-    file_layer,
-    flag_layer,
-    merge,
-    preset_layer,
-    preset_names,
-)
+from tformer.config import FAMILIES, Config, ModelConfig
 from tformer.errors import RequestError
+from tformer.layers import all_keys, file_layer, flag_layer, merge, preset_layer, preset_names
 from tformer.yaml_text import dump_yaml, parse_yaml
 
 

@@ -22,9 +22,10 @@ import yaml
 from tformer import load
 from tformer.answer import investigate
 from tformer.cli import app
-from tformer.config import Config, parse_yaml
+from tformer.config import Config
 from tformer.errors import TformerError
 from tformer.sample import Sampling, continue_text
+from tformer.yaml_text import parse_yaml
 
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 12
 TINY = {

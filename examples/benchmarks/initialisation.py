@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from tformer.config import merge, preset_layer
 from tformer.device import decide_precision
 from tformer.evals.loss import text_loss
+from tformer.layers import merge, preset_layer
 from tformer.model import Transformer
 from tformer.text.data import Windows, split_text
 from tformer.text.tokenizer import Tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tformer.config import file_layer, merge, preset_layer
+from tformer.layers import file_layer, merge, preset_layer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tformer import __version__
-from tformer.config import Config, preset_names
+from tformer.config import Config
+from tformer.layers import preset_names
 
 ROOT = Path(__file__).parents[2]
 PAGES = {  # in the order in which their commands run, all in one folder: the guide works on the README's runs

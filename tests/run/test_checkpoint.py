@@ -12,8 +12,9 @@ import safetensors.torch
 import torch
 
 from tests.conftest import tiny_model
-from tformer.config import Config, TrainConfig, flag_layer
+from tformer.config import Config, TrainConfig
 from tformer.errors import RequestError, TformerError
+from tformer.layers import flag_layer
 from tformer.run.checkpoint import Run, open_run
 from tformer.run.data import prepare_data
 from tformer.run.record import read_record

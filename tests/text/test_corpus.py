@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from tests.conftest import SHARED
-from tformer.config import Layer, merge
 from tformer.errors import RequestError, TformerError
+from tformer.layers import Layer, merge
 from tformer.run.data import prepare_data
 from tformer.text import corpus
 from tformer.text.corpus import (

@@ -18,7 +18,8 @@ from tests.conftest import tiny_config
 from tformer.errors import RequestError
 from tformer.run.usage import own_usage
 from tformer.text.engines import END_OF_TEXT, byte_symbols, cut_long_stretches, word_engine
-from tformer.text.tokenizer import CHUNK, KINDS, Tokenizer, cut_safely, id_dtype
+from tformer.text.pieces import CHUNK, cut_safely
+from tformer.text.tokenizer import KINDS, Tokenizer, id_dtype
 
 # The engine's Unicode is newer than Python's, so the two may differ on code points that Python calls
 # unassigned (Cn); surrogates (Cs) are no text and have no UTF-8.

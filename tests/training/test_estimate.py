@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 from tests.training.test_noted import TEXT
 from tformer.cli import app
-from tformer.config import Config, merge, preset_layer
+from tformer.config import Config
 from tformer.errors import RequestError
+from tformer.layers import merge, preset_layer
 from tformer.training import estimate as module
 from tformer.training.costs import (
     bytes_sent,

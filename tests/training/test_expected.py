@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tformer.config import all_keys, merge, preset_layer, preset_names
+from tformer.layers import all_keys, merge, preset_layer, preset_names
 from tformer.run.data import prepare_data
 from tformer.run.record import Record, record_of
 from tformer.training.expected import IMMATERIAL, Expectation, expectation, read_expected

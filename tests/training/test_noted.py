@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tformer.config import Config, Layer, merge, preset_layer
+from tformer.config import Config
 from tformer.evals.loss import octaves
+from tformer.layers import Layer, merge, preset_layer
 from tformer.run.checkpoint import open_run
 from tformer.run.data import prepare_data
 from tformer.text.tokenizer import Tokenizer

@@ -7,8 +7,8 @@ import torch
 
 from tests.training.test_noted import CPU, config
 from tformer.commands.train import check_minutes
-from tformer.config import Layer, merge, preset_layer
 from tformer.errors import RequestError
+from tformer.layers import Layer, merge, preset_layer
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.plan import TrainRequest, plan_training
 from tformer.training.settings import default_preset

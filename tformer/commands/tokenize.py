@@ -258,7 +258,7 @@ def _show(pieces: Iterable[str], tokenizer: "Tokenizer") -> None:
 
 def _stats(pieces: Iterable[str], tokenizer: "Tokenizer", json: bool) -> None:
     from tformer.show import terminal
-    from tformer.text.tokenizer import cut_safely
+    from tformer.text.pieces import cut_safely
 
     n_bytes = n_chars = unknown = 0
 

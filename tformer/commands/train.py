@@ -16,8 +16,8 @@ from tformer.errors import RequestError, Stopped
 from tformer.files import refuse_address
 
 if TYPE_CHECKING:
-    from tformer.config import Layer
     from tformer.evals.reversal import ReversalResult
+    from tformer.layers import Layer
     from tformer.training.plan import TrainRequest
     from tformer.training.session import Session
 
@@ -62,7 +62,7 @@ class TrainCommand(TyperCommand):
 
 def _setting_of(option: str) -> str | None:
     """The key of the setting that an option names; of two by that name, that of the data."""
-    from tformer.config import all_keys
+    from tformer.layers import all_keys
 
     name = option.removeprefix("--").replace("-", "_")
     found = [key for key in all_keys() if key.partition(".")[2] == name]
@@ -191,7 +191,7 @@ def command(
         raise RequestError("--overwrite without --out", "", "say which run to replace: --out DIR")
     if resume and overwrite:
         raise RequestError("--resume and --overwrite contradict each other", "", "leave one out")
-    from tformer.config import file_layer, flag_layer
+    from tformer.layers import file_layer, flag_layer
 
     flags = {
         "data.tokenizer": tokenizer,

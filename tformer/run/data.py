@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tformer.config import Config, Layer, merge
+from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.files import refuse_address
+from tformer.layers import Layer, merge
 from tformer.progress import DownloadProgress
 from tformer.run.find import tokenizer_path
 from tformer.run.kept_ids import LONG, KeptIds, key_of

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tformer.config import Config, Layer, ModelConfig, merge
+from tformer.config import Config, ModelConfig
 from tformer.errors import RequestError
+from tformer.layers import Layer, merge
 from tformer.run.find import find_run, places_of, tokenizer_path
 from tformer.run.hub import fetched, hub_name, of_snapshot
 from tformer.run.huggingface import load_model, notes_of

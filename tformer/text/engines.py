@@ -89,7 +89,7 @@ def with_end_of_text(engine: Engine) -> Engine:
 
 
 def cuts_safely(engine: Engine) -> bool:
-    """Whether SAFE_CUT holds: for our own pre-tokenizers and GPT-2's. Others get a text in one piece."""
+    """Whether `pieces.SAFE_CUT` holds: for our own pre-tokenizers and GPT-2's. Others get a text in one piece."""
     model = json.loads(engine.to_str())
     theirs = model["pre_tokenizer"] or {}
     gpt2 = theirs.get("type") == "ByteLevel" and theirs.get("use_regex", True)

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tformer.config import Config, Section, merge, preset_layer, preset_names, preset_values
+from tformer.config import Config, Section
+from tformer.layers import merge, preset_layer, preset_names, preset_values
 from tformer.run.record import Record
 
 # What moves the loss of a finished run by no more than chance does. The vocabulary's size follows from

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tformer.config import Layer
+from tformer.layers import Layer
 
 BASE_LR, BASE_WIDTH = (
     1e-3,

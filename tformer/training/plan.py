@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from tformer.config import Config, Layer, preset_layer
+from tformer.config import Config
 from tformer.device import resolve_device
 from tformer.errors import RequestError
+from tformer.layers import Layer, preset_layer
 from tformer.ranks import BY_ITSELF, Ranks
 from tformer.run.checkpoint import Run, open_run
 from tformer.run.find import new_run_folder, unfinished_run

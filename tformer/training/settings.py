@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from tformer.config import CORPORA_PRESETS, GPU_PRESETS, Config, Layer, merge, preset_layer
+from tformer.config import Config
 from tformer.device import decide_compile, decide_precision
 from tformer.errors import RequestError
 from tformer.fast.kernels import decide_kernels
+from tformer.layers import CORPORA_PRESETS, GPU_PRESETS, Layer, merge, preset_layer
 from tformer.run.pretrained import Pretrained, configure, recipe
 from tformer.run.record import Record
 from tformer.training.further import further_layer
