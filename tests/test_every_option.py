@@ -96,6 +96,11 @@ ALONE: list[Step] = [
         "train rows.csv --field verse --config tiny.yaml --tokenizer char --out f",
         lambda d: recorded("f", "data.field") == "verse" and load("f")[1].encode("To"),
     ),
+    (
+        f"{TRAIN} --out s --shard",  # tests/training/test_sharded.py has several processes
+        lambda d: recorded("s", "train.shard") is True and "this process is alone" in d.err,
+    ),
+    (f"{TRAIN} --out n --no-shard", lambda d: recorded("n", "train.shard") is False),
     (f"{TRAIN} --out c --compile", lambda d: recorded("c", "train.compile") == "on" and "compiling" in d.err),
     (
         "train hamlet.txt --preset nanogpt-char-cpu --config tiny.yaml --out p",
@@ -404,7 +409,7 @@ PACKED = {
         train.beta1=0.8 train.beta2=0.95 train.eps=1e-7 train.weight_decay=0.01 train.grad_clip=0.5
         train.eval_every=2 train.checkpoint_every=1 train.log_every=1 train.keep=last
         train.keep_checkpoints=3 train.patience=9 train.precision=fp32 train.compile=off
-        train.kernels=blocks train.recompute=true""",
+        train.kernels=blocks train.recompute=true train.shard=true""",
     "nanochat": """
         model.family=nanochat model.positions=rotary model.activation=relu2 model.n_heads=2 model.n_kv_heads=1
         model.rope_theta=500.0 model.logit_softcap=3.0 model.qk_norm=true model.tied=true model.vocab_size=40
@@ -414,7 +419,8 @@ PACKED = {
     "bare": """
         model.positions=none model.activation=relu model.bias=true model.qk_norm=false data.tokenizer=bpe
         data.val_split=files
-        train.precision=auto train.compile=auto train.kernels=auto train.recompute=false""",
+        train.precision=auto train.compile=auto train.kernels=auto train.recompute=false
+        train.shard=false""",
     "learned": """model.positions=learned model.activation=gelu_new data.tokenizer=runs/text
         data.end_of_text=true data.val_split=end train.kernels=reference""",
     "reversal": "data.task=reversal data.reversal_length=3 data.reversal_symbols=4 model.n_ctx=5",

@@ -191,6 +191,7 @@ class TrainConfig(Section):
     compile: Literal["auto", "on", "off"] = Field("auto", description="auto: on a GPU alone")
     kernels: Literal["auto", "blocks", "sdpa", "reference"] = Field("auto", description="auto: by device")
     recompute: bool = Field(False, description="activations are computed twice: less memory, slower")
+    shard: bool = Field(False, description="of several processes each has a part of the model (FSDP2)")
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":

@@ -91,6 +91,33 @@ class Ranks:
 BY_ITSELF = Ranks()
 
 
+# ---------------------------------------------------------------------------- tensors in parts
+
+
+def part_of_rows(n: int, rank: int, world: int) -> slice:
+    """Which of n rows of a sharded tensor a process has: equal parts, the last ones fewer or none.
+
+    >>> [part_of_rows(5, rank, 4) for rank in range(4)]
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None), slice(5, 5, None)]
+    """
+    each = -(-n // world)
+    return slice(min(rank * each, n), min((rank + 1) * each, n))
+
+
+@torch.no_grad()
+def here(tensor: Tensor) -> Tensor:
+    """The rows of a sharded tensor that this process has, not copied; all of any other tensor."""
+    own = getattr(tensor, "to_local", None)
+    return tensor if own is None else own()
+
+
+@torch.no_grad()
+def put_together(tensor: Tensor) -> Tensor:
+    """All of a sharded tensor, put together; any other as it is. All processes call it, in the same order."""
+    gathered = getattr(tensor, "full_tensor", None)
+    return tensor if gathered is None else gathered()
+
+
 def ranks_of_torchrun() -> Ranks:
     """By the variables that torchrun sets; alone where it did not start this process."""
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():

@@ -89,13 +89,14 @@ def test_two_processes_train_what_one_trains(tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model_type"] == "gpt2"
 
 
+@pytest.mark.parametrize("how", ["--no-shard", "--shard"])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize(
     "processes",
     [pytest.param(2, marks=pytest.mark.exhaustive), pytest.param(4, marks=pytest.mark.slow)],
 )
-def test_fifty_steps_have_the_same_losses(tmp_path, processes, optimizer):
-    check_alike(tmp_path, processes, "--steps", 50, "--set", f"train.optimizer={optimizer}")
+def test_fifty_steps_have_the_same_losses(tmp_path, processes, optimizer, how):
+    check_alike(tmp_path, processes, "--steps", 50, "--set", f"train.optimizer={optimizer}", how)
 
 
 def workers(agent: int) -> list[int]:
@@ -115,9 +116,9 @@ LONG = ("--out", "run", "--set", "train.checkpoint_every=20", "--set", "train.ev
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_the_others_leave_when_one_is_killed(tmp_path, victim):
-    process = start(tmp_path, 2, *LONG, "--steps", 1_000_000)
+@pytest.mark.parametrize(("victim", "how"), [(0, "--no-shard"), (1, "--no-shard"), (0, "--shard")])
+def test_the_others_leave_when_one_is_killed(tmp_path, victim, how):
+    process = start(tmp_path, 2, *LONG, how, "--steps", 1_000_000)
     await_checkpoint(tmp_path, process)
     mine = workers(process.pid)
     os.kill(mine[victim], signal.SIGKILL)
@@ -127,9 +128,9 @@ def test_the_others_leave_when_one_is_killed(tmp_path, victim):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_restart_goes_on_from_the_last_checkpoint(tmp_path, victim):
-    words = (*LONG, "--resume", "--steps", 800, "--set", "train.decay_fraction=0")
+@pytest.mark.parametrize(("victim", "how"), [(0, "--no-shard"), (1, "--no-shard"), (1, "--shard")])
+def test_a_restart_goes_on_from_the_last_checkpoint(tmp_path, victim, how):
+    words = (*LONG, how, "--resume", "--steps", 800, "--set", "train.decay_fraction=0")
     process = start(tmp_path, 2, *words, restarts=1)
     await_checkpoint(tmp_path, process)
     os.kill(workers(process.pid)[victim], signal.SIGKILL)
@@ -140,8 +141,9 @@ def test_a_restart_goes_on_from_the_last_checkpoint(tmp_path, victim):
 
 
 @pytest.mark.slow
-def test_a_signal_ends_all_after_the_same_step_and_another_number_of_processes_goes_on(tmp_path):
-    process = start(tmp_path, 2, *LONG, "--steps", 800)
+@pytest.mark.parametrize("how", ["--no-shard", "--shard"])
+def test_a_signal_ends_all_after_the_same_step_and_another_number_of_processes_goes_on(tmp_path, how):
+    process = start(tmp_path, 2, *LONG, how, "--steps", 800)
     await_checkpoint(tmp_path, process)
     os.kill(workers(process.pid)[1], signal.SIGTERM)
     code, _, err = finished(process, within=60)

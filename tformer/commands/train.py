@@ -110,6 +110,10 @@ def command(
     compile: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile.", rich_help_panel=DAILY)
     ] = None,
+    shard: Annotated[
+        bool | None,
+        typer.Option("--shard/--no-shard", help="Each process a part of the model.", rich_help_panel=DAILY),
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -203,6 +207,7 @@ def command(
         "train.seed": seed,
         "train.precision": precision,
         "train.compile": None if compile is None else ("on" if compile else "off"),
+        "train.shard": shard,
     }
     if not estimate and (gpus is not None or accelerator):
         raise RequestError("--gpus and --accelerator are for --estimate", "", "add --estimate")
@@ -310,7 +315,7 @@ def _open(request: "TrainRequest", stack: ExitStack) -> "Session":
     if prepared.config.train.compile == "on" and (before is None or before < prepared.config.train.steps):
         terminal.say("compiling the model, once, before it trains")
     session = open_session(run, prepared, drawing_seconds() if prepared.limit else 0.0)
-    lead(session)
+    session = lead(session, plan.device)
     introduce(session, plan)
     return session
 

@@ -64,7 +64,7 @@ def token_losses(
     return losses
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what a sharded model puts together in it could not be trained with
 def _window_losses(
     model: Transformer,
     ids: np.ndarray,
@@ -83,11 +83,15 @@ def _window_losses(
     full = [w for w in windows if w.end - w.start == windows[0].end]
     groups = [full[i : i + at_once] for i in range(0, len(full), at_once)]
     groups += [[w] for w in windows[len(full) :]]
-    for group in groups[ranks.rank :: ranks.world]:
+    for turn in range(ranks.rank, -(-len(groups) // ranks.world) * ranks.world, ranks.world):
+        # A sharded model goes forward in all processes or none: who has no group left joins in all the same.
+        group = groups[min(turn, len(groups) - 1)]
         block = np.stack([ids[start : end + 1] for start, _, end in group]).astype(np.int64)
         inputs, targets = (torch.from_numpy(b).to(device) for b in (block[:, :-1], block[:, 1:]))
         with autocast(precision, device):
             logits = model(inputs)
+        if turn >= len(groups):
+            break
         losses = cross_entropy(logits, targets).cpu().double().numpy()  # MPS has no float64
         for (start, first, end), row in zip(group, losses, strict=True):
             out[first:end] = row[first - start :]
@@ -158,7 +162,7 @@ class BatchLoss(NamedTuple):
     bits_per_byte: float
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def batch_loss(
     model: Transformer, inputs: np.ndarray, targets: np.ndarray, n_bytes: np.ndarray, precision: str
 ) -> BatchLoss:

@@ -48,7 +48,7 @@ from tformer.run.manifest import (
 )
 from tformer.run.record import NAME, Record, read_metrics, read_record
 from tformer.run.swap import CHECKPOINTS, begin_apart, discard, lock, sweep, take_place
-from tformer.run.tensors import write_tensors
+from tformer.run.tensors import give_tensors, whole_tensors, write_tensors
 from tformer.run.usage import Usage, own_usage
 from tformer.text.tokenizer import Tokenizer
 from tformer.yaml_text import dump_yaml
@@ -149,7 +149,7 @@ class Run:
 
         Returns their sha256.
         """
-        tensors = to_hf(model.config, model.state_dict())
+        tensors = to_hf(model.config, whole_tensors(dict(model.named_parameters())))
         written: list[tuple[int, str]] = []
         write_file(self.here / "model.safetensors", lambda file: written.append(write_tensors(file, tensors)))
         self.take_place()
@@ -209,9 +209,8 @@ class Run:
             sync_file(self.metrics)  # no line that the checkpoint has passed may be missing
             sweep(self.checkpoints)
             temporary.mkdir()
-            write(
-                "model.safetensors", to_hf(model.config, model.state_dict())
-            )  # a copy, which is let go before the next
+            # A copy, which is let go before the next.
+            write("model.safetensors", to_hf(model.config, whole_tensors(dict(model.named_parameters()))))
             write("optimizer.safetensors", optimizer)
             manifest["sha256"] = manifest_hash(manifest)  # the manifest last
             promised = (json.dumps(manifest, indent=2) + "\n").encode()
@@ -292,7 +291,10 @@ class Run:
 
 
 class UnwrittenRun(Run):
-    """The run of a process that trains with others, of which another one writes: nothing is written here."""
+    """The run of a process that trains with others, of which another one writes: nothing is written here.
+
+    What has to be put together for that it takes part in.
+    """
 
     def __init__(self, folder: Path):
         self.folder = self.here = folder
@@ -300,6 +302,7 @@ class UnwrittenRun(Run):
 
     def write_weights(self, model: Transformer) -> str:
         """Nothing, of no hash."""
+        give_tensors(dict(model.named_parameters()))
         return ""
 
     def log(self, values: dict[str, Any]) -> None:
@@ -321,6 +324,8 @@ class UnwrittenRun(Run):
         identity: dict[str, Any],
     ) -> Path:
         """Nothing."""
+        give_tensors(dict(model.named_parameters()))
+        give_tensors(optimizer)
         return self.checkpoints / checkpoint_name(state["step"])
 
 

@@ -287,7 +287,7 @@ def from_hf(config: ModelConfig, tensors: dict[str, Tensor], source: str) -> dic
     buffers = (*BUFFERS, "rotary_emb.inv_freq")
     tensors = {name: t for name, t in tensors.items() if not name.endswith(buffers)}
     copy = tensors.pop("lm_head.weight", None) if config.tied else None
-    expected = {name: t.shape for name, t in _layout(config, _without_weights(config).state_dict()).items()}
+    expected = {name: t.shape for name, t in _layout(config, without_weights(config).state_dict()).items()}
     if missing := sorted(expected.keys() - tensors.keys()):
         raise RequestError(f"{source} lacks tensors", "missing " + _some(missing))
     if extra := sorted(tensors.keys() - expected.keys()):
@@ -333,10 +333,14 @@ class _NoDraws(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _without_weights(config: ModelConfig) -> Transformer:
-    """The real modules, with shapes and no values."""
+def without_weights(config: ModelConfig) -> Transformer:
+    """The real modules, with shapes and no values but those of positions that nothing learns."""
     with torch.device("meta"), _NoDraws():
-        return Transformer(config)
+        model = Transformer(config)
+    if config.positions == "sinusoidal":
+        table = sinusoidal_positions(config.n_ctx, config.d_model)
+        model.register_buffer("position", table, persistent=False)
+    return model
 
 
 def _some(names: list[str]) -> str:
@@ -361,11 +365,8 @@ def load_model(
     config = as_trained(config, tensors)
     state = from_hf(config, tensors, str(folder))
     del tensors
-    model = _without_weights(config)
+    model = without_weights(config)
     model.load_state_dict(state, assign=True, strict=True)
-    if config.positions == "sinusoidal":
-        table = sinusoidal_positions(config.n_ctx, config.d_model)
-        model.register_buffer("position", table, persistent=False)
     if config.tied:
         model.unembed.weight = model.embed.weight
     return model.to(device).eval().requires_grad_(True)

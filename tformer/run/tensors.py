@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tformer.errors import RequestError
 from tformer.files import check_pointer, read_json
+from tformer.ranks import put_together
 from tformer.run.lacking import INDEX, missing_shards, no_model
 
 
@@ -83,9 +84,10 @@ def write_tensors(file: BinaryIO, tensors: dict[str, Tensor]) -> tuple[int, str]
     """Write a safetensors file; returns its length in bytes and its sha256.
 
     The bytes are those of `safetensors.torch.save`, which makes two copies of all tensors first: here one
-    tensor at a time is copied, and none that lies in order in the host's memory.
+    tensor at a time is copied, and none that lies in order in the host's memory. Of sharded ones, one at a
+    time is put together, for which the other processes `give_tensors`.
     """
-    header, names = safetensors_header({name: (t.dtype, t.shape) for name, t in tensors.items()})
+    header, names = safetensors_header(_described(tensors))
     digest, length = hashlib.sha256(), 0
 
     def write(data: memoryview) -> None:
@@ -100,5 +102,24 @@ def write_tensors(file: BinaryIO, tensors: dict[str, Tensor]) -> tuple[int, str]
     return length, digest.hexdigest()
 
 
+def whole_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sharded ones put together, one after another, on the CPU; others as they are."""
+    put = {}
+    for name in safetensors_header(_described(tensors))[1]:
+        found = put_together(tensors[name])
+        put[name] = found if found is tensors[name] else found.cpu()
+    return put
+
+
+def give_tensors(tensors: Mapping[str, Tensor]) -> None:
+    """Take part in the putting together of tensors that another process writes, or asks for whole."""
+    for name in safetensors_header(_described(tensors))[1]:
+        put_together(tensors[name])
+
+
+def _described(tensors: Mapping[str, Tensor]) -> Described:
+    return {name: (t.dtype, t.shape) for name, t in tensors.items()}
+
+
 def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return put_together(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

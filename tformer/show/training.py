@@ -16,6 +16,7 @@ from tformer.show.words import duration
 from tformer.training.budget import Clock
 from tformer.training.plan import Plan
 from tformer.training.session import Session
+from tformer.training.sharded import is_sharded
 
 SHARE = 0.02  # of the time that has passed, for pictures
 FIRST_PICTURE = 1.0  # seconds: what the first one is taken to cost, before one was drawn
@@ -108,9 +109,12 @@ def drawing_seconds(clock: Clock = time.perf_counter) -> float:
 def draw(session: Session) -> None:
     """Write `loss.svg` and `report.html` as things stand, with the weights of this step.
 
-    While another run stands in the directory, until this one has weights, the pictures are that one's.
+    While another run stands in the directory, until this one has weights, the pictures are that one's. Of a
+    sharded model, which no process has whole, it is the weights that the run keeps.
     """
-    if session.run.is_in_place:
+    if session.run.is_in_place and is_sharded(session.model) and session.kept:
+        _draw(session, session.kept_model(), session.kept.step)
+    elif session.run.is_in_place:
         _draw(session, session.model, session.state.step)
 
 

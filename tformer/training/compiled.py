@@ -7,6 +7,7 @@ forward and back once, and nothing of it is kept.
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from tformer.config import TrainConfig
 from tformer.device import autocast
 from tformer.loss import cross_entropy
+from tformer.model import Transformer
+from tformer.ranks import BY_ITSELF, Ranks
 from tformer.text.data import Batches
 
 
@@ -22,9 +25,15 @@ class CompileError(Exception):
 
 
 def compile_forward(
-    model: nn.Module, batches: Batches, train: TrainConfig, step: int
+    model: nn.Module,
+    batches: Batches,
+    train: TrainConfig,
+    step: int,
+    ranks: Ranks = BY_ITSELF,
+    compile: Callable[..., Any] | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """The forward of `model`, compiled, after a pass forward and back on (a micro batch of) the step's batch.
+    """The forward of `model`, compiled, after a pass forward and back on (a micro batch of) the step's batch,
+    or of what a process has of it.
 
     Steps have batches of that shape; another would be compiled anew. Weights, gradients (there are none yet)
     and random numbers are afterwards as they were before. Raises CompileError where compiling fails; a device
@@ -32,13 +41,13 @@ def compile_forward(
     """
     device = next(model.parameters()).device
     micro = train.micro_batch_size or train.batch_size
-    batch = batches.batch(step, train.batch_size)
-    inputs, targets = (torch.from_numpy(a).to(device)[:micro] for a in batch)
+    batch, own = batches.batch(step, train.batch_size), ranks.share(train.batch_size)
+    inputs, targets = (torch.from_numpy(a[own]).to(device)[:micro] for a in batch)
     try:
         # What a compiler advises (other precisions, larger devices) is not for whoever trains.
         with warnings.catch_warnings(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             warnings.simplefilter("ignore")
-            forward: Callable[[Tensor], Tensor] = torch.compile(model)
+            forward: Callable[[Tensor], Tensor] = (compile or torch.compile)(model)
             model.train()
             with autocast(train.precision, device):
                 logits = forward(inputs)
@@ -50,6 +59,16 @@ def compile_forward(
     finally:
         model.zero_grad(set_to_none=True)
     return forward
+
+
+def compile_blocks(model: Transformer) -> Transformer:
+    """Have each block compiled by itself, when it is first called; the same model.
+
+    So a sharded one is: what puts the weights of a block together stays outside.
+    """
+    for block in model.blocks:
+        block.forward = torch.compile(block.forward)
+    return model
 
 
 def _said_by(error: BaseException) -> str:

@@ -24,6 +24,7 @@ IMMATERIAL = {
         "compile",
         "kernels",
         "recompute",
+        "shard",
         "micro_batch_size",
         "eval_every",
         "checkpoint_every",

@@ -20,9 +20,10 @@ from tformer.device import autocast
 from tformer.errors import TformerError
 from tformer.fast.kernels import dropout_streams
 from tformer.loss import cross_entropy
-from tformer.ranks import BY_ITSELF, Ranks
+from tformer.ranks import BY_ITSELF, Ranks, here
 from tformer.text.data import STREAM_DROPOUT, Batches, rng
 from tformer.training.optim import Optimizers, lr_at
+from tformer.training.sharded import clip_gradients, holders, is_sharded
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,14 @@ class DivergedError(TformerError):
         super().__init__(f"training diverged {when}", found, advice)
 
 
-def spoilt(tensors: dict[str, Tensor]) -> str | None:
-    """The name of the first tensor that holds a number that is not finite."""
-    norm = torch.nn.utils.get_total_norm(tensors.values())
-    if math.isfinite(norm.item()):  # it may overflow, but hides nothing
+def spoilt(tensors: dict[str, Tensor], holders: Ranks = BY_ITSELF) -> str | None:
+    """The name of the first tensor with a number that is not finite, in any of those that hold parts."""
+    parts = [here(tensor) for tensor in tensors.values()]
+    norm = torch.nn.utils.get_total_norm(parts)
+    if not holders.any(not math.isfinite(norm.item())):  # it may overflow, but hides nothing
         return None
-    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+    bad = holders.sum(torch.tensor([int(not part.isfinite().all()) for part in parts]))
+    return next((name for name, n in zip(tensors, bad.tolist(), strict=True) if n), None)
 
 
 Validate = Callable[[], tuple[float, float]]  # loss in nats a token, bits per byte
@@ -120,6 +123,8 @@ class Learner:
     def adding(self, is_last: bool) -> AbstractContextManager[Any]:
         """Around a group of windows: gradients go to others with the last one of a step alone."""
         forward = self.forward
+        if is_sharded(self.model):
+            self.model.set_requires_gradient_sync(is_last)  # type: ignore[operator]
         if is_last or not isinstance(forward, DistributedDataParallel):
             return nullcontext()
         return forward.no_sync()
@@ -169,12 +174,12 @@ def fit(
                 (part * ranks.world).backward()  # the mean over the processes is taken of gradients
             loss += part.detach()
         ranks.sum(loss)
-        limit = train.grad_clip or math.inf
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
+        grad_norm = clip_gradients(model, train.grad_clip or math.inf, ranks)
         if not (math.isfinite(loss.item()) and math.isfinite(grad_norm)):
             found = f"loss {loss.item():.4g}, gradient norm {grad_norm:.4g}; the update was not made"
             raise DivergedError(f"at step {step + 1}", found, train)
-        if name := spoilt({name: p.detach() for name, p in model.named_parameters()}):
+        weights = {name: p.detach() for name, p in model.named_parameters()}
+        if name := spoilt(weights, holders(model, ranks)):
             found = f"{name} holds numbers that are not finite; the update was not made"
             raise DivergedError(f"at step {step + 1}", found, train)
         learner.whole = None

@@ -4,27 +4,31 @@ The first one opens the run as ever, and `lead`s; the others `follow`: configura
 training stands as JSON, weights and optimizer state as tensors. They speak to nobody and write nothing.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from tformer.config import Config
 from tformer.errors import TformerError
+from tformer.fast.parts import put_parts
 from tformer.model import Transformer
 from tformer.run.checkpoint import UnwrittenRun
+from tformer.run.huggingface import without_weights
 from tformer.run.record import Kept, Record
-from tformer.training.compiled import compile_forward
+from tformer.training.compiled import compile_blocks, compile_forward
 from tformer.training.fit import State
-from tformer.training.opening import Prepared
+from tformer.training.opening import Prepared, is_to_compile
 from tformer.training.optim import Optimizers
 from tformer.training.session import Session
+from tformer.training.sharded import shard
 
 
-def lead(session: Session) -> None:
-    """Tell the other processes what this one has opened."""
+def lead(session: Session, device: torch.device) -> Session:
+    """Tell the other processes what this one has opened; a sharded one is another from then on."""
     ranks, optimizers = session.ranks, session.optimizers
     if not ranks.are_several:
-        return
+        return session
     ranks.tell(
         {
             "folder": str(session.run.folder),
@@ -32,15 +36,30 @@ def lead(session: Session) -> None:
             "record": session.record.as_dict(),
             "state": session.state.as_dict(),
             "kept": session.kept.as_dict() if session.kept else None,
-            "is_compiled": session.forward is not None,
         }
     )
+    if session.config.train.shard:
+        return _in_parts(session, device)
     for parameter in session.model.parameters():
         ranks.firsts(parameter.detach())
     if session.state.step:
         tensors = optimizers.state_tensors()
         for name in sorted(optimizers.state_shapes()):
             ranks.firsts(tensors[name])
+    return session
+
+
+def _in_parts(session: Session, device: torch.device) -> Session:
+    """The session with what the first process has of model and optimizers, a part in each."""
+    model, ranks, train = session.model, session.ranks, session.config.train
+    before = session.optimizers.state_tensors()
+    if is_to_compile(session.config, session.state):
+        compile_blocks(model)
+    shard(model, ranks, device)
+    optimizers = Optimizers(model, train, bf16=train.precision == "bf16")
+    if session.state.step:
+        optimizers.receive(before, ranks)
+    return replace(session, optimizers=optimizers)
 
 
 def follow(prepared: Prepared) -> Session:
@@ -54,12 +73,15 @@ def follow(prepared: Prepared) -> Session:
             f"sha256 {str(prepared.data.facts.sha256)[:12]}…, expected {str(record.data.sha256)[:12]}…",
             "give each machine the same files",
         )
-    model = Transformer(config.model).to(prepared.device)
-    for parameter in model.parameters():
-        ranks.firsts(parameter.detach())
+    shards, device = config.train.shard, prepared.device
+    model = without_weights(config.model) if shards else Transformer(config.model).to(device)
+    put_parts(model, config.train, device)
+    if not shards:
+        for parameter in model.parameters():
+            ranks.firsts(parameter.detach())
     optimizers = Optimizers(model, config.train, bf16=config.train.precision == "bf16")
     state = State.from_dict(told["state"])
-    if state.step:
+    if state.step and not shards:
         of = {name: p for p, name in optimizers.names.items()}
         tensors = {}
         for name, shape in sorted(optimizers.state_shapes().items()):
@@ -77,6 +99,8 @@ def follow(prepared: Prepared) -> Session:
         kept=Kept.model_validate(told["kept"]) if told["kept"] else None,
         ranks=ranks,
     )
-    if told["is_compiled"]:
-        session.forward = compile_forward(model, session.data.batches, config.train, state.step)
+    if shards:
+        return _in_parts(session, device)
+    if is_to_compile(config, state):
+        session.forward = compile_forward(model, session.data.batches, config.train, state.step, ranks)
     return session

@@ -26,8 +26,7 @@ from torch import Tensor
 from tformer import __version__
 from tformer.config import Config
 from tformer.errors import RequestError
-from tformer.fast.kernels import attach, dropout_streams
-from tformer.fast.recompute import recompute_blocks
+from tformer.fast.parts import put_parts
 from tformer.model import Transformer
 from tformer.progress import DownloadProgress
 from tformer.ranks import BY_ITSELF, Ranks
@@ -41,7 +40,7 @@ from tformer.run.swap import CHECKPOINTS
 from tformer.text.data import Windows
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.budget import TimeLimit, settle
-from tformer.training.compiled import CompileError, compile_forward
+from tformer.training.compiled import CompileError, compile_blocks, compile_forward
 from tformer.training.fit import State, is_exhausted
 from tformer.training.further import steps_for, window_for
 from tformer.training.memory import free_bytes, windows_at_a_time
@@ -71,6 +70,11 @@ class Prepared:
     limit: TimeLimit | None = None  # its steps are still to be found
     overwrite: bool = False
     ranks: Ranks = BY_ITSELF
+
+    @property
+    def shards(self) -> bool:
+        """Whether several processes have a part of the model each."""
+        return self.config.train.shard and self.ranks.are_several
 
 
 def prepare(plan: Plan, progress: DownloadProgress = lambda done, total: None) -> Prepared:
@@ -180,10 +184,9 @@ def build_session(run: Run, prepared: Prepared) -> Session:
     weights = _weights(checkpoint, prepared.pretrained, record)
     if weights is not None:
         model.load_state_dict(weights)
-    model.to(device)
-    attach(model, config.train.kernels, device)
-    if config.train.recompute:
-        recompute_blocks(model, dropout_streams(model))
+    if not prepared.shards:  # that is done a block at a time
+        model.to(device)
+    put_parts(model, config.train, device)
     optimizers = Optimizers(model, config.train, bf16=config.train.precision == "bf16")
     if checkpoint:
         optimizers.load_state_tensors(checkpoint.optimizer)
@@ -218,7 +221,12 @@ def build_session(run: Run, prepared: Prepared) -> Session:
         kept=_kept(run, checkpoint, state) if checkpoint else None,
         ranks=prepared.ranks,
     )
-    return _compiled(session) if config.train.compile == "on" and state.step < config.train.steps else session
+    return _compiled(session, device) if is_to_compile(config, state) else session
+
+
+def is_to_compile(config: Config, state: State) -> bool:
+    """Whether there are steps to be taken by what a compiler makes."""
+    return config.train.compile == "on" and state.step < config.train.steps
 
 
 def _record(run: Run, prepared: Prepared) -> Record:
@@ -360,11 +368,22 @@ def _kept(run: Run, checkpoint: Checkpoint, state: State) -> Kept | None:
     return kept if kept.sha256 == here else None
 
 
-def _compiled(session: Session) -> Session:
-    """The session with its forward compiled; where that fails, without, and with a warning of it."""
+def _compiled(session: Session, device: torch.device) -> Session:
+    """The session with its forward compiled; where that fails, without, and with a warning of it.
+
+    Of a model that is to be sharded the blocks are, by themselves and later: the compiler is tried on one.
+    """
     train, record = session.config.train, session.record.without("compile_failed")
+    batches, step, ranks = session.data.batches, session.state.step, session.ranks
+    forward = None
     try:
-        forward = compile_forward(session.model, session.data.batches, train, session.state.step)
+        if train.shard and ranks.are_several:
+            with torch.random.fork_rng([]):
+                one = Transformer(session.config.updated("model", n_layers=1).model).to(device)
+            put_parts(one, train, device)
+            compile_forward(one, batches, train, step, ranks, compile_blocks)
+        else:
+            forward = compile_forward(session.model, batches, train, step, ranks)
     except CompileError as error:
         warning = f"torch.compile failed, training goes on without it: {error}"
         return replace(

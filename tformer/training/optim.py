@@ -6,6 +6,7 @@ Knows nothing of data or losses. Optimizer state goes in and out as tensors keye
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from tformer.config import TrainConfig
 from tformer.errors import TformerError
 from tformer.model import CausalSelfAttention
+from tformer.ranks import Ranks, here
+from tformer.training.sharded import on_whole, part_of
 
 
 def lr_at(step: int, train: TrainConfig) -> float:
@@ -59,7 +62,7 @@ class Muon(torch.optim.Optimizer):
     Training", section 2.2). Matrices of one shape are orthogonalised together. `parts[p]` are the row
     counts of the matrices that p stacks (queries, keys and values are three), each treated on its own.
     `dtype` is that of the Newton-Schulz products: bfloat16 is enough, float32 gives the same bits however
-    a batch is split.
+    a batch is split. Of sharded parameters each process orthogonalises some, whole.
     """
 
     def __init__(
@@ -78,25 +81,50 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            same_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(state["momentum"], group["momentum"])  # Nesterov's
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                rows = self.parts.get(p, (p.shape[0],))
-                for target, part in zip(p.split(rows), update.split(rows), strict=True):
-                    if part.shape[0] > part.shape[1]:
-                        target, part = target.mT, part.mT
-                    same_shape[part.shape[0], part.shape[1]].append((target, part))
-            for (_, columns), pairs in same_shape.items():
-                updates = orthogonalise(torch.stack([part for _, part in pairs]), self.dtype)
-                scale = group["lr"] * 0.2 * math.sqrt(columns)
-                torch._foreach_add_([target for target, _ in pairs], list(updates), alpha=-scale)
+            given = [p for p in group["params"] if p.grad is not None]
+            updates = [self._momentum(p, group["momentum"]) for p in given]
+            for p in given:
+                here(p).mul_(1 - group["lr"] * group["weight_decay"])
+            rows = [self.parts.get(p, (p.shape[0],)) for p in given]
+            if not given or here(given[0]) is given[0]:
+                self._subtract(given, updates, rows, group["lr"])
+                continue
+
+            moved = on_whole(updates, [p.shape for p in given], partial(self._moves, rows, group["lr"]))
+            torch._foreach_add_([here(p) for p in given], moved)
+
+    def _moves(
+        self, rows: list[tuple[int, ...]], lr: float, which: list[int], updates: list[Tensor]
+    ) -> list[Tensor]:
+        """What is to be added to some of the matrices, given whole."""
+        moved = [torch.zeros_like(update) for update in updates]
+        self._subtract(moved, updates, [rows[i] for i in which], lr)
+        return moved
+
+    def _momentum(self, p: Tensor, momentum: float) -> Tensor:
+        """What is to be orthogonalised of a parameter, Nesterov's; of a sharded one, the rows here."""
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        assert p.grad is not None
+        gradient, mean = here(p.grad), here(state["momentum"])
+        mean.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(mean, momentum)
+
+    def _subtract(
+        self, targets: list[Tensor], updates: list[Tensor], rows: list[tuple[int, ...]], lr: float
+    ) -> None:
+        """From each matrix its update, orthogonalised part by part."""
+        same_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for whole_target, update, counts in zip(targets, updates, rows, strict=True):
+            for target, part in zip(whole_target.split(counts), update.split(counts), strict=True):
+                if part.shape[0] > part.shape[1]:
+                    target, part = target.mT, part.mT
+                same_shape[part.shape[0], part.shape[1]].append((target, part))
+        for (_, columns), pairs in same_shape.items():
+            orthogonal = orthogonalise(torch.stack([part for _, part in pairs]), self.dtype)
+            scale = lr * 0.2 * math.sqrt(columns)
+            torch._foreach_add_([target for target, _ in pairs], list(orthogonal), alpha=-scale)
 
 
 class Optimizers:
@@ -190,6 +218,15 @@ class Optimizers:
             p = parameters[name]
             device = torch.device("cpu") if key == "step" and p.device.type == "cpu" else p.device
             self.owner[p].state[p][key] = tensor.to(device)
+
+    def receive(self, tensors: dict[str, Tensor], ranks: Ranks) -> None:
+        """The first process's `state_tensors` in all of them, one after another; each keeps its part."""
+        for p, name in self.names.items():
+            for key, shape in sorted(self._quantities(p).items()):
+                path = f"{name}/{key}"
+                given = tensors[path] if ranks.is_first else torch.empty(shape)
+                value = ranks.firsts(given.to(p.device))
+                self.owner[p].state[p][key] = part_of(value, p) if value.ndim else value
 
     def _quantities(self, parameter: Tensor) -> dict[str, torch.Size]:
         """What its optimizer keeps of a parameter, by name, with the shapes."""

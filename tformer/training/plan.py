@@ -25,6 +25,7 @@ from tformer.text.corpus import corpus_name, shadowed
 from tformer.training.settings import default_preset, training_config
 
 REVERSAL = ["reversal"]  # DATA that is no text
+UNSHARED = "train.shard shares nothing out: this process is alone (torchrun starts several)"
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def plan_training(request: TrainRequest) -> Plan:
             *shadowed([*sources, *request.val_data]),
             *(() if default == smaller else (larger,)),
             *(pretrained.notes if pretrained else ()),
+            *((UNSHARED,) if config.train.shard and not request.ranks.are_several else ()),
         ),
     )
 

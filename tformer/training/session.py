@@ -21,15 +21,17 @@ from tformer.ranks import BY_ITSELF, Ranks
 from tformer.run.card import keep_card
 from tformer.run.checkpoint import Run
 from tformer.run.data import Data
-from tformer.run.huggingface import load_model
+from tformer.run.huggingface import load_model, without_weights
 from tformer.run.manifest import Owner
 from tformer.run.pretrained import origin_folder
 from tformer.run.record import Kept, Record, Result, TimeBudget
+from tformer.run.tensors import give_tensors, whole_tensors
 from tformer.run.usage import Usage, read_usage
 from tformer.training.expected import expectation
 from tformer.training.fit import DivergedError, Learner, State, StepDone, Validate, fit, is_due, spoilt
 from tformer.training.optim import Optimizers
 from tformer.training.settings import kept_settings
+from tformer.training.sharded import holders, is_sharded, let_go
 
 STATES = 3  # a checkpoint holds weights and up to two moments of each
 VALIDATION = 1 << 32  # which fresh reversal sequences are judged on while training
@@ -116,10 +118,12 @@ class Session:
         if self.data.reversal:
             inputs, targets = self.data.reversal.fresh(512, index=VALIDATION)
             judged = batch_loss(self.model, inputs, targets, n_bytes, precision)
+            let_go(self.model)
             loss, bits_per_byte = self.ranks.agree(*judged)
             return loss, bits_per_byte
         assert self.data.val_ids is not None
         result = text_loss(self.model, self.data.val_ids, n_bytes, precision, ranks=self.ranks)
+        let_go(self.model)
         self.last_validation = result
         loss, bits_per_byte = self.ranks.agree(result.loss, result.bits_per_byte)
         return loss, bits_per_byte
@@ -132,9 +136,22 @@ class Session:
     def notes(self) -> dict[str, Any]:
         """What else is measured where it is evaluated, as a line of metrics has it."""
         entries: dict[str, Any] = {}
+        seen = replace(self, model=self._whole_model()) if is_sharded(self.model) else self
         for measured in self.at_evaluation:
-            entries |= measured(self)
+            entries |= measured(seen)
         return entries
+
+    def _whole_model(self) -> Transformer:
+        """A copy of a sharded model for the first process, which samples alone; the others give theirs."""
+        weights = dict(self.model.named_parameters())
+        if not self.ranks.is_first:
+            give_tensors(weights)
+            return self.model
+        copy = without_weights(self.model.config)
+        copy.load_state_dict(whole_tensors(weights), assign=True, strict=False)
+        if copy.config.tied:
+            copy.unembed.weight = copy.embed.weight
+        return copy.to(next(self.model.parameters()).device).eval()
 
     def train(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepDone]:
         """Train to the end or until `stop()`, writing metrics, weights and checkpoints as it goes."""
@@ -161,7 +178,7 @@ class Session:
 
     def _forward(self) -> Callable[[Tensor], Tensor] | None:
         """What stands in for the model's own forward: of several processes, one that adds gradients up."""
-        if not self.ranks.are_several:
+        if not self.ranks.are_several or is_sharded(self.model):
             return self.forward
         inner = self.model if self.forward is None else self.forward
         assert isinstance(inner, nn.Module)
@@ -200,7 +217,8 @@ class Session:
     def rescued(self) -> Iterator[None]:
         """Save before an error of any kind leaves the block, if that is worth it.
 
-        It is not where training diverged, nor in the middle of an update.
+        It is not where training diverged, nor in the middle of an update. Nor of a sharded model, of which
+        the others have parts, and go on meanwhile.
         """
         try:
             yield
@@ -208,7 +226,7 @@ class Session:
             raise
         except BaseException:
             whole = self.learner.whole if self.learner else None
-            if whole and whole.step > self.saved:
+            if whole and whole.step > self.saved and not is_sharded(self.model):
                 if whole.step > self.state.step:  # its evaluation came to nothing
                     self.state = whole
                 with suppress(TformerError):  # what ended it is the news
@@ -244,7 +262,7 @@ class Session:
 
     def kept_model(self) -> Transformer:
         """The model with the weights that are kept, which may be those of an earlier step."""
-        if self.kept and self.kept.step != self.state.step:
+        if is_sharded(self.model) or (self.kept and self.kept.step != self.state.step):
             return load_model(self.run.folder, next(self.model.parameters()).device)
         return self.model
 
@@ -274,7 +292,7 @@ class Session:
 
     def _check(self, tensors: dict[str, Tensor]) -> None:
         """Raise DivergedError before numbers that are not finite are written over ones that are."""
-        if name := spoilt(tensors):
+        if name := spoilt(tensors, holders(self.model, self.ranks)):
             found = f"{name} holds numbers that are not finite; it is not saved"
             raise DivergedError(f"at step {self.state.step}", found, self.config.train)
 

@@ -19,7 +19,7 @@ from tformer.training.further import further_layer
 # On --resume these may change: neither weights nor optimizer state depend on them.
 MAY_CHANGE = (
     *("steps", "eval_every", "checkpoint_every", "log_every", "keep", "keep_checkpoints", "patience"),
-    "recompute",
+    *("recompute", "shard"),
 )
 # What leaves a setting open: it was settled when the run began.
 SETTLED = {
