@@ -93,7 +93,7 @@ ALONE: list[Step] = [
         lambda d: "h100, sharded" in d.out and "compute-optimal" in d.out,
     ),
     (
-        "train rows.csv --field verse --config tiny.yaml --tokenizer char --out f",
+        "train rows.csv --field verse --documents file --config tiny.yaml --tokenizer char --out f",
         lambda d: recorded("f", "data.field") == "verse" and load("f")[1].encode("To"),
     ),
     (
@@ -107,6 +107,7 @@ ALONE: list[Step] = [
         lambda d: recorded("p", "train.beta2") == 0.99 and recorded("p", "model.n_layers") == 1,
     ),
     ("eval --run runs/text --device auto --precision fp32 --json", lambda d: d.json["loss"] > 0),
+    ("eval --run runs/text --data rows.csv --field verse --json", lambda d: d.json["bytes"] > 900),
     ("eval --run runs/reversal --precision bf16 --device cpu --json", lambda d: d.json["chance"] == 0.25),
     ("eval -n 40 --seed 2 --run runs/reversal --json", lambda d: d.json["positions"][0]["n"] == 40),
     (
@@ -201,7 +202,7 @@ TOGETHER: dict[str, list[Step]] = {  # each after the one before
         ),
         ("eval loss --run b --data hamlet.txt --precision bf16 --json", lambda d: d.json["bytes"] > 900),
         (
-            "eval loss --run runs/text --tokens 5 --out l.html --json",
+            "eval loss --run runs/text --data rows.csv --field verse --tokens 5 --out l.html --json",
             lambda d: len(d.json["text"]) == 5 and size("l.html"),
         ),
         ("eval loss --run runs/text --out l.html --overwrite --precision fp32", lambda d: size("l.html")),
@@ -413,17 +414,19 @@ PACKED = {
     "nanochat": """
         model.family=nanochat model.positions=rotary model.activation=relu2 model.n_heads=2 model.n_kv_heads=1
         model.rope_theta=500.0 model.logit_softcap=3.0 model.qk_norm=true model.tied=true model.vocab_size=40
-        data.tokenizer=char train.optimizer=muon train.momentum=0.9 train.decay=linear train.keep=best
+        data.documents=line data.val_split=documents data.tokenizer=char
+        train.optimizer=muon train.momentum=0.9 train.decay=linear train.keep=best
         train.precision=bf16 train.compile=on train.kernels=sdpa
         train.recompute=true""",
     "bare": """
         model.positions=none model.activation=relu model.bias=true model.qk_norm=false data.tokenizer=bpe
-        data.val_split=files
+        data.val_split=files data.documents=paragraph
         train.precision=auto train.compile=auto train.kernels=auto train.recompute=false
         train.shard=false""",
     "learned": """model.positions=learned model.activation=gelu_new data.tokenizer=runs/text
-        data.end_of_text=true data.val_split=end train.kernels=reference""",
-    "reversal": "data.task=reversal data.reversal_length=3 data.reversal_symbols=4 model.n_ctx=5",
+        data.end_of_text=true data.val_split=end data.documents=none train.kernels=reference""",
+    "reversal": """data.task=reversal data.reversal_length=3 data.reversal_symbols=4 model.n_ctx=5
+        data.val_split=auto""",
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     name: {key: parse_yaml(value, key) for key, _, value in (s.partition("=") for s in packed.split())}

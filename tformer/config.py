@@ -153,7 +153,12 @@ class DataConfig(Section):
     end_of_text: bool = Field(True, description="a token between documents, one row of a new vocabulary")
     field: str = Field("text", min_length=1, description="of a table: where its texts stand, nested by dots")
     val_fraction: float = Field(0.1, ge=0, lt=1, description="of the text, kept for validation")
-    val_split: Literal["end", "lines", "files"] = Field("end", description="the end, or drawn from all of it")
+    documents: str = Field(
+        "auto", min_length=1, description="none, line, paragraph, file (in a table: row), or what separates"
+    )
+    val_split: Literal["auto", "end", "lines", "documents", "files"] = Field(
+        "auto", description="the end, or drawn from all of it; auto: documents where there are many"
+    )
     window: int = Field(0, ge=0, description="inputs of a window, at most n_ctx; 0: n_ctx")
     stride: int = Field(0, ge=0, description="from window to window, at most its length; 0: disjoint")
     reversal_length: int = Field(10, ge=1, le=10_000, description="n: the random half of a sequence")

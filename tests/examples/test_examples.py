@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tformer.layers import file_layer, merge, preset_layer
+from tformer.text.documents import looks_like_a_list
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -46,6 +47,11 @@ def text(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_names_are_a_list():
+    names = run(sys.executable, EXAMPLES / "names.py", "500", cwd=EXAMPLES).splitlines()
+    assert len({*names}) == 500 and names == sorted(names) and looks_like_a_list("\n".join(names))
+
+
 def test_sweep_sorts_by_loss(tmp_path, text):
     table = run(EXAMPLES / "sweep.sh", "my.txt", "5", cwd=tmp_path).splitlines()
     losses = [float(line.split()[0]) for line in table]

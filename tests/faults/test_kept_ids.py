@@ -13,7 +13,8 @@ from tests.faults.test_kills import TRAIN, place, state
 from tests.faults.tiny import EVAL, TEXT
 from tformer.cli import app
 from tformer.errors import RequestError
-from tformer.run import data, kept_ids
+from tformer.run import kept_ids
+from tformer.text.corpus import load_corpus
 from tformer.text.tokenizer import Tokenizer
 
 
@@ -21,7 +22,7 @@ from tformer.text.tokenizer import Tokenizer
 def here(tmp_path, monkeypatch) -> Path:
     """A place where short texts are kept as well, and nobody looks at pictures."""
     monkeypatch.chdir(place(tmp_path / "here"))
-    monkeypatch.setattr(data, "LONG", 1)
+    monkeypatch.setattr(kept_ids, "LONG", 1)
     for name in ("show.training.loss_svg", "show.run_page.run_html"):
         monkeypatch.setattr(f"tformer.{name}", lambda *args, **options: "<svg/>")
     return tmp_path / "here"
@@ -41,9 +42,9 @@ def judged(capsys) -> dict[str, object]:
 
 
 def without_encoding(monkeypatch) -> None:
-    """What cuts a text to be encoded fails from now on."""
-    for name in ("slices", "documents"):
-        monkeypatch.setattr(data, name, lambda *args: pytest.fail("the text is encoded again"))
+    """What encodes a text fails from now on."""
+    for name in ("encode_array", "encode_documents"):
+        monkeypatch.setattr(Tokenizer, name, lambda *args: pytest.fail("the text is encoded again"))
 
 
 def test_a_run_that_goes_on_and_its_evaluation_encode_nothing_again(monkeypatch, capsys):
@@ -97,18 +98,18 @@ HARM = {
 
 @pytest.mark.parametrize("harm", HARM)
 def test_what_does_not_fit_is_passed_over_and_made_again(harm):
-    text = data.load_corpus(["text.txt"])
+    text = load_corpus(["text.txt"])
     tokenizer = Tokenizer.train("char", [TEXT])
     part = (tokenizer, text, 0, 500, False)
     here, key = kept_ids.KeptIds(Path()), kept_ids.key_of(*part)
-    ids = data.text_ids(*part, here)
+    ids = kept_ids.text_ids(*part, here)
     here.write(Path(), 0)
     (path,) = Path().glob("ids-*")
     whole = path.read_bytes()
     assert kept_ids._read(path, key, tokenizer.vocab_size).tobytes() == ids.tobytes()
     path.write_bytes(HARM[harm](whole))
     again = kept_ids.KeptIds(Path())
-    assert np.array_equal(data.text_ids(*part, again), ids)
+    assert np.array_equal(kept_ids.text_ids(*part, again), ids)
     again.write(Path(), 0)
     assert path.read_bytes() == whole
 
@@ -122,7 +123,7 @@ def test_ids_past_a_vocabulary_are_passed_over_whatever_their_hash_says():
 
 def test_another_text_tokenizer_or_part_has_another_key():
     (Path("two.txt")).write_text(TEXT[:9])
-    one, two = data.load_corpus(["text.txt"]), data.load_corpus(["two.txt", "text.txt"])
+    one, two = load_corpus(["text.txt"]), load_corpus(["two.txt", "text.txt"])
     a, b = (Tokenizer.train("char", [TEXT + more]) for more in ("", "#"))
     parts = [(a, one, 0, 9, True), (b, one, 0, 9, True), (a, two, 0, 9, True)]
     parts += [(a, one, 0, 10, True), (a, one, 1, 9, True), (a, one, 0, 9, False)]

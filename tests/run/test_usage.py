@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -12,7 +13,8 @@ from tokenizers import AddedToken
 from tests.conftest import save_run, tiny_model
 from tformer import load
 from tformer.cli import app
-from tformer.run.data import prepare_data, text_ids
+from tformer.run.data import prepare_data
+from tformer.run.kept_ids import text_ids
 from tformer.run.loaded import load_run
 from tformer.text.corpus import load_corpus
 from tformer.text.data import documents
@@ -43,7 +45,7 @@ def place(tmp_path, monkeypatch):
 
 def parts(ends, start, stop, text="abcdefghij"):
     """What the documents of a part are, E where the token that ends one stands."""
-    found = documents(text, ends, start, stop)
+    found = documents(text, np.array(ends), start, stop)
     return "".join("E" * d.begins + "".join(d.pieces) + "E" * d.ends for d in found)
 
 
@@ -68,7 +70,8 @@ def test_a_token_stands_between_documents_and_at_both_ends(ends, start, stop, ex
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_is_trained_on_as_documents(place, kind):
     tformer(
-        "train", "poems", *SMALL, *TINY, "--tokenizer", kind, "--set", "data.vocab_size=300", "--out", "run"
+        *("train", "poems", *SMALL, *TINY, "--tokenizer", kind, "--set", "data.vocab_size=300"),
+        *("--set", "data.val_split=end", "--out", "run"),
     )
     tokenizer = Tokenizer.load(Path("run"))
     end = tokenizer.end_id
@@ -91,7 +94,7 @@ def test_a_folder_is_trained_on_as_documents(place, kind):
 
 
 def test_the_loss_of_a_run_is_that_of_the_ids_it_was_trained_on(place, capsys):
-    tformer("train", "poems", *SMALL, *TINY, "--out", "run", "--json")
+    tformer("train", "poems", *SMALL, *TINY, "--set", "data.val_split=end", "--out", "run", "--json")
     trained = json.loads(capsys.readouterr().out)
     tformer("eval", "loss", "--run", "run", "--json", "--device", "cpu")
     judged = json.loads(capsys.readouterr().out)
@@ -107,7 +110,8 @@ def test_the_loss_of_a_run_is_that_of_the_ids_it_was_trained_on(place, capsys):
 def test_a_run_of_before_the_setting_goes_on_without_it(place, capsys):
     tformer("train", "poems", *SMALL, *TINY, "--out", "run", "--set", "data.end_of_text=false")
     values = yaml.safe_load(Path("run/tformer.yaml").read_text())
-    del values["data"]["end_of_text"]
+    for name in ("end_of_text", "documents", "val_split"):
+        del values["data"][name]
     Path("run/tformer.yaml").write_text(yaml.safe_dump(values))
     capsys.readouterr()
     tformer("train", "poems", "--out", "run", "--resume", "--steps", "6", "--json", "--device", "cpu")

@@ -12,6 +12,7 @@ import pytest
 
 from tformer.errors import RequestError
 from tformer.text.corpus import load_corpus
+from tformer.text.documents import TextReading
 from tformer.text.plain import list_folder
 from tformer.text.rows import read_rows
 
@@ -60,7 +61,7 @@ def test_a_field_is_nested_by_dots_unless_a_name_has_them(tmp_path):
     path.write_text('{"a": {"b": {"c": "deep"}}, "x.y": "flat"}\n')
     assert [row.text for row in read_rows(path, "a.b.c")] == ["deep"]
     assert [row.text for row in read_rows(path, "x.y")] == ["flat"]
-    hashes = {load_corpus([str(path)], field=field).sha256 for field in ("a.b.c", "x.y")}
+    hashes = {load_corpus([str(path)], reading=TextReading(field)).sha256 for field in ("a.b.c", "x.y")}
     assert len(hashes) == 2, "what a run records of its text tells the fields apart"
 
 
@@ -141,7 +142,9 @@ def test_a_folder_gives_its_tables_and_packed_files(tmp_path):
     (tmp_path / "a.md").write_text("a\n")
     (tmp_path / "d.zip").write_bytes(b"")
     assert [path.name for path in list_folder(tmp_path).files] == ["a.md", "b.txt.gz", "c.jsonl"]
-    assert load_corpus([str(tmp_path)]).text == "a\nb\nc\n"
+    one = load_corpus([str(tmp_path)], reading=TextReading(documents="none"))
+    assert one.text == "a\nb\nc\n"
+    assert load_corpus([str(tmp_path)]).text == "a\nb\nc", "a row is a document, and no line"
 
 
 def test_the_memory_of_rows_does_not_grow_with_the_file(tmp_path):

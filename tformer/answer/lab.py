@@ -18,13 +18,17 @@ from tformer.answer.tasks import Stream, Task
 from tformer.config import ModelConfig, TrainConfig
 from tformer.errors import RequestError, TformerError
 from tformer.model import Transformer
-from tformer.run.data import recorded_source
+from tformer.run.kept_ids import text_ids
 from tformer.run.loaded import LoadedRun, load_run
+from tformer.run.source import recorded_source
 from tformer.text.data import Batches, Reversal, rng
+from tformer.text.split import cut_of
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.fit import Learner, State, StepDone, fit
 from tformer.training.optim import Optimizers
 from tformer.watch import AttentionCall, attention_calls
+
+READ = 200_000  # characters of a text, at most
 
 # ---------------------------------------------------------------------------- the run of --run
 
@@ -77,25 +81,28 @@ def _text_ids(run: LoadedRun, tokenizer: Tokenizer | None) -> np.ndarray | None:
     if tokenizer is None:
         return None
     prose = "\n\n".join(question.text for question in answer.questions())
-    for text in (_validation_text(run), prose):
+    for read in (_validation_ids, lambda _, known: known.encode_array([prose])):
         try:
-            if text and len(ids := tokenizer.encode_array([text[:200_000]])):
+            if len(ids := read(run, tokenizer)):
                 return ids
         except TformerError:  # a character that its alphabet lacks
             continue
     return None
 
 
-def _validation_text(run: LoadedRun) -> str:
-    """Empty where the text cannot be read as it was; nothing is downloaded here."""
+def _validation_ids(run: LoadedRun, tokenizer: Tokenizer) -> np.ndarray:
+    """Of no text where it cannot be read as it was; nothing is downloaded here."""
+    none = np.zeros(0, dtype=np.int64)
     try:
         source = recorded_source(run.folder, run.record)
         if source.is_ids or not source.is_here:
-            return ""
+            return none
         corpus = source.corpus()
-        return source.text(corpus) if source.fraction else corpus.text
     except RequestError:
-        return ""
+        return none
+    start = cut_of(corpus, source.fraction) if source.fraction else 0
+    stop = min(start + READ, len(corpus.text))
+    return text_ids(tokenizer, corpus, start, stop, run.is_of_documents and corpus.n_documents > 1)
 
 
 # ---------------------------------------------------------------------------- building and training

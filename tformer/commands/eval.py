@@ -73,6 +73,10 @@ def eval_loss(
         list[str] | None,
         typer.Option(help="Score all of this text instead of the run's validation part."),
     ] = None,
+    field: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of a table in --data: where the texts stand; the run's own."),
+    ] = None,
     tokens: Annotated[
         int | None,
         typer.Option(
@@ -101,6 +105,8 @@ def eval_loss(
     if tokens is not None and len(run or ()) > 1:
         raise RequestError("--tokens is for one run", f"found {len(run or ())}", "leave it out, or name one")
     check_range("--tokens", tokens, 1)
+    if field is not None and not data:
+        raise RequestError("--field without --data", "expected the table that it is of", "--data FILE")
     from tformer.device import resolve_device
     from tformer.evals.judged import one_text
     from tformer.show import terminal
@@ -110,7 +116,7 @@ def eval_loss(
     folders = find_runs(run, "text")
     check_step(step, folders)
     check_stride(stride, folders)
-    text = one_text(folders, data or [])
+    text = one_text(folders, data or [], field)
     for note in (*shadowed(data or []), *text.notes):
         terminal.say(note)
     for folder in text.seen_by:
@@ -281,7 +287,7 @@ def _ids_to_show(run: "LoadedRun", prompts: list[str], data: list[str], seed: in
             what = f"no text to show the attention of {run.folder} on"
             raise RequestError(what, "", "give --prompt TEXT or --data FILE")
         return [int(i) for i in run.reversal.fresh(1, index=seed)[0][0]]
-    from tformer.run.data import text_ids
+    from tformer.run.kept_ids import text_ids
     from tformer.show import terminal
     from tformer.text.corpus import load_corpus, shadowed
     from tformer.text.tokenizer import encode_prompt
@@ -290,10 +296,12 @@ def _ids_to_show(run: "LoadedRun", prompts: list[str], data: list[str], seed: in
     if prompts:
         ids = encode_prompt(run.tokenizer, prompts[0])
     else:
-        corpus = load_corpus(data)
+        corpus = load_corpus(data, reading=run.record.reading)
         for note in (*shadowed(data), *corpus.notes):
             terminal.say(note)
-        ids = text_ids(run.tokenizer, corpus, 0, 64 * most, False).tolist()
+        has_ends = run.is_of_documents and corpus.n_documents > 1
+        stop = min(64 * most, len(corpus.text))
+        ids = text_ids(run.tokenizer, corpus, 0, stop, has_ends).tolist()
     if not ids:
         raise RequestError("the text is empty", "expected at least one token")
     if len(ids) > most or data:
@@ -312,10 +320,16 @@ def eval_generations(
     prompt: Annotated[
         list[str] | None,
         typer.Option(
-            help="A text to continue (repeatable); if left out, beginnings of lines of the validation text."
+            help="A text to continue (repeatable); if left out, beginnings of lines of the validation text, "
+            "or of documents nothing."
         ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", help="Samples of each prompt.")] = 4,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "-n", help="Samples of each prompt; 4 if left out, 100 of documents.", show_default=False
+        ),
+    ] = None,
     temperature: Annotated[
         list[float] | None,
         typer.Option(help="One to sample at (repeatable); 0.5, 0.8 and 1 if left out.", show_default=False),

@@ -182,6 +182,7 @@ def command(
         sys.stdout.flush()
 
     first = True
+    between = "" if loaded.record.reading.documents == "line" else "---\n"  # lines are apart as they are
     stops = [unescaped(text) for text in stop or []]
     if interactive:
         prompts: Iterable[str] = _asked()
@@ -197,7 +198,7 @@ def command(
         nonlocal first
         ids = encode_prompt(tokenizer, text, place, line) or [start]
         if live:
-            write(("" if first or interactive else "---\n") + text)
+            write(("" if first or interactive else between) + text)
         samples = continue_text(
             model,
             tokenizer,
@@ -215,11 +216,11 @@ def command(
             write("\n")
         elif logprobs is not None and not json:
             for sample in samples:
-                write("" if first else "---\n")
+                write("" if first else between)
                 coloured_sample(text, sample, tokenizer.token_bytes, terminal.out())
                 first = False
         else:
-            _write_all(text, samples, tokenizer.token_bytes, json, write, first)
+            _write_all(text, samples, tokenizer.token_bytes, json, write, "" if first else between, between)
         first = False
 
     for line, text in enumerate(prompts, 1):
@@ -300,7 +301,8 @@ def _write_all(
     token_bytes: list[bytes],
     json: bool,
     write: Callable[[str], None],
-    first: bool,
+    before: str,
+    between: str,
 ) -> None:
     for sample in samples:
         if json:
@@ -315,8 +317,8 @@ def _write_all(
                 | _logprobs_json(sample, token_bytes)
             )
         else:
-            write(("" if first else "---\n") + prompt + sample.text + "\n")
-            first = False
+            write(before + prompt + sample.text + "\n")
+            before = between
 
 
 def _logprobs_json(sample: "Sample", token_bytes: list[bytes]) -> dict[str, Any]:

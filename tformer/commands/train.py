@@ -146,6 +146,15 @@ def command(
             rich_help_panel=DATA,
         ),
     ] = None,
+    documents: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="What a document is, after which a token ends it: none, line, paragraph, file (of a table: "
+            "row), or the line that separates; what suits the text if left out.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     eval_data: Annotated[
         str | None,
         typer.Option(
@@ -200,6 +209,7 @@ def command(
     flags = {
         "data.tokenizer": tokenizer,
         "data.field": field,
+        "data.documents": documents,
         "train.steps": steps,
         "train.batch_size": batch_size,
         "train.lr": lr,

@@ -16,15 +16,16 @@ from tformer.errors import RequestError
 from tformer.evals.loss import token_losses
 from tformer.evals.writing import Measures, Written, beginnings, compare, continuations, rates, whole
 from tformer.progress import Progress
-from tformer.run.data import ANOTHER_TEXT, given_source, recorded_source
 from tformer.run.loaded import LoadedRun
 from tformer.run.record import VAL_FRACTION
+from tformer.run.source import ANOTHER_TEXT, given_source, recorded_source
 from tformer.sample import Sampling, continue_text
 from tformer.text.data import Split
 from tformer.text.tokenizer import encode_prompt
 
 TEMPERATURES = (0.5, 0.8, 1.0)
 N_PROMPTS = 4
+SAMPLES, DOCUMENTS = 4, 100  # samples of each prompt, and of documents from their beginning
 Stage = Callable[[str], AbstractContextManager[Progress]]  # shows work of that name
 
 
@@ -34,7 +35,7 @@ class Draws:
 
     temperatures: Sequence[float] = ()
     prompts: Sequence[str] = ()
-    n: int = 4  # samples of each prompt; a greedy one is drawn once
+    n: int | None = None  # samples of each prompt, 4 or of documents 100; a greedy one is drawn once
     max_tokens: int = 200
     seed: int = 1
 
@@ -47,6 +48,7 @@ class Drawn:
     text: str
     temperature: float
     seed: int
+    finish_reason: str = "length"
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,7 @@ class Generations:
                 **{name: values[name] for name in (*names, "equal_characters", "training")},
                 columns={column["temperature"]: _measures(column) for column in values["temperatures"]},
                 validation=_measures(values["validation"]),
-                samples=[
-                    Drawn(s["prompt"], s["text"], s["temperature"], s["seed"]) for s in values["samples"]
-                ],
+                samples=[Drawn(**sample) for sample in values["samples"]],
                 continuations=[(s["prompt"], s["text"]) for s in values["validation_samples"]],
             )
         except (KeyError, TypeError) as error:
@@ -121,7 +121,8 @@ class Generations:
 
 
 def _measures(values: Mapping[str, Any]) -> Measures:
-    return Measures(**{field.name: values[field.name] for field in fields(Measures)})
+    named = {field.name: values[field.name] for field in fields(Measures) if field.name in values}
+    return Measures(**named)
 
 
 def generations(
@@ -130,31 +131,42 @@ def generations(
     """Sample; measure what came; measure as much of the validation text in the same way."""
     split, tokenizer = text.split, run.tokenizer
     temperatures = list(dict.fromkeys(draws.temperatures or TEMPERATURES))
-    n = draws.n if any(temperatures) else 1  # greedy samples are all alike
-    some = split.val[:10_000]
-    room = draws.max_tokens * len(some) // len(tokenizer.encode(some))
-    spans = beginnings(split.val, n * (len(draws.prompts) or N_PROMPTS), room, draws.seed)
-    prompts = draws.prompts or [split.val[start:end] for start, end in spans[::n]]
+    whole_ones = bool(split.val_documents)  # documents
+    n = (
+        (draws.n or (DOCUMENTS if whole_ones and not draws.prompts else SAMPLES)) if any(temperatures) else 1
+    )  # greedy ones are alike
+    spans = [] if whole_ones else _spans(run, split, n, draws)
+    prompts = draws.prompts or [split.val[start:end] for start, end in spans[::n]] or [""]
     with stage("sampling") as progress:
-        placed = _sample(run, prompts, temperatures, replace(draws, n=n), progress)
+        placed = _sample(run, prompts, temperatures, n, draws, progress)
     sizes: list[list[int]] = [[] for _ in spans]
-    for one in placed:
+    for one in placed if spans else ():
         sizes[one.place].append(len(one.drawn.text))
-    real = continuations(split.val, spans, [round(sum(s) / len(s)) for s in sizes])
+    real = (
+        _some_documents(split.val_documents, n * len(prompts), draws.seed)
+        if whole_ones
+        else continuations(split.val, spans, [round(sum(s) / len(s)) for s in sizes])
+    )
     with stage("scoring"):
         columns = [
             [
-                _costed(run, Written(p.drawn.prompt, p.drawn.text), p.prompt_ids, p.ids, precision)
+                _costed(run, _written(p.drawn, split), p.prompt_ids, p.ids, precision)
                 for p in placed
                 if p.drawn.temperature == temperature
             ]
             for temperature in temperatures
         ]
+        end = [tokenizer.end_id] if whole_ones and tokenizer.end_id is not None else []
         unseen = [
-            _costed(run, w, tokenizer.encode(w.before), tokenizer.encode(w.text), precision) for w in real
+            _costed(run, w, end + tokenizer.encode(w.before), tokenizer.encode(w.text) + end, precision)
+            for w in real
         ]
+    known = frozenset(split.train_documents)
     with stage("looking for copies") as progress:
-        compared = compare(columns, unseen, split.train, split.val, progress)
+        compared = compare(columns, unseen, split.train, split.val, progress, known)
+    training = {name: ratio.value for name, ratio in rates([whole(split.train)]).items()}
+    if split.train_documents:
+        training["mean_length"] = sum(map(len, split.train_documents)) / len(split.train_documents)
     return Generations(
         source=text.source,
         seed=draws.seed,
@@ -164,9 +176,29 @@ def generations(
         equal_characters=compared.equal_characters,
         columns=dict(zip(temperatures, compared.columns, strict=True)),
         validation=compared.unseen,
-        training={name: ratio.value for name, ratio in rates([whole(split.train)]).items()},
+        training=training,
         samples=[one.drawn for one in placed],
         continuations=[(w.before, w.text) for w in real],
+    )
+
+
+def _spans(run: LoadedRun, split: Split, n: int, draws: Draws) -> list[tuple[int, int]]:
+    """Where `n` prompts stand in the validation text, for each that is given or for the usual number."""
+    some = split.val[:10_000]
+    room = draws.max_tokens * len(some) // len(run.tokenizer.encode(some))
+    return beginnings(split.val, n * (len(draws.prompts) or N_PROMPTS), room, draws.seed)
+
+
+def _some_documents(texts: Sequence[str], n: int, seed: int) -> list[Written]:
+    """As many of the validation text as are sampled, or all."""
+    chosen = np.random.default_rng(seed).permutation(len(texts))[:n]
+    return [Written("", texts[i], ended=True) for i in chosen]
+
+
+def _written(drawn: Drawn, split: Split) -> Written:
+    """A sample as it is measured: of a run on documents it has an end, or it has none."""
+    return Written(
+        drawn.prompt, drawn.text, ended=drawn.finish_reason == "eos" if split.val_documents else None
     )
 
 
@@ -177,7 +209,9 @@ def text_to_compare(run: LoadedRun, data: Sequence[str]) -> TextToCompare:
             f"{run.folder} is a run on reversal", "its sequences are no text", "name a run on text"
         )
     if data:
-        source = given_source(data, run.record.val_fraction or VAL_FRACTION, run.record.field)
+        source = given_source(
+            data, run.record.val_fraction or VAL_FRACTION, run.record.reading, run.record.val_split
+        )
     else:
         source = recorded_source(run.folder, run.record)
     split, names = source.split(run.tokenizer), " ".join(source.names)
@@ -194,11 +228,12 @@ def _sample(
     run: LoadedRun,
     prompts: Sequence[str],
     temperatures: Sequence[float],
+    n: int,
     draws: Draws,
     progress: Progress,
 ) -> list[_Placed]:
-    """`draws.n` samples of each prompt at each temperature; all temperatures draw with the same seeds."""
-    total, n = len(temperatures) * len(prompts) * draws.max_tokens, draws.n
+    """`n` samples of each prompt at each temperature; all temperatures draw with the same seeds."""
+    total = len(temperatures) * len(prompts) * draws.max_tokens
     done, placed = 0, []
     for temperature in temperatures:
         for i, prompt in enumerate(prompts):
@@ -223,7 +258,7 @@ def _sample(
                 on_text=on_text,
             )
             placed += [
-                _Placed(Drawn(prompt, s.text, temperature, s.seed), i * n + j, ids, s.ids)
+                _Placed(Drawn(prompt, s.text, temperature, s.seed, s.finish_reason), i * n + j, ids, s.ids)
                 for j, s in enumerate(samples)
             ]
             done += draws.max_tokens
@@ -237,4 +272,4 @@ def _costed(
     """A text with its cost to the model, given what is before it; bits and bytes are of the same ids."""
     losses = token_losses(run.model, np.array(before_ids + ids), precision)
     bits = float(losses[len(before_ids) - 1 :].sum()) / math.log(2)
-    return replace(written, bits=bits, bytes=int(run.tokenizer.n_bytes[ids].sum()))
+    return replace(written, bits=bits, bytes=int(run.n_bytes[ids].sum()))

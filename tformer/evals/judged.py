@@ -17,10 +17,12 @@ from tformer.evals.loss import LossResult, loss_result, token_losses
 from tformer.evals.statistics import Difference, Scored, difference
 from tformer.files import finite
 from tformer.progress import Progress, silent
-from tformer.run.data import ANOTHER_TEXT, Source, given_source, recorded_source
 from tformer.run.loaded import LoadedRun
 from tformer.run.record import Record, read_metrics, read_record
+from tformer.run.source import ANOTHER_TEXT, Source, given_source, recorded_source
+from tformer.text.corpus import Corpus
 from tformer.text.data import eval_contexts, eval_windows, token_hash
+from tformer.text.documents import TextReading
 from tformer.text.tokenizer import Tokenizer
 
 
@@ -38,8 +40,11 @@ class OneText:
     notes: tuple[str, ...] = ()  # for a person: what was read of a folder, and what not
 
 
-def one_text(folders: Sequence[Path], data: Sequence[str]) -> OneText:
+def one_text(folders: Sequence[Path], data: Sequence[str], field: str | None = None) -> OneText:
     """All of `data`, or where nothing is given the validation part of what the runs were trained on.
+
+    Each run reads `data` as it has read its own text: what a document is, and which `field` of a table has it
+    where none is named.
 
     Raises RequestError where there is no such text, where several runs have none in common, and where one
     of them cannot read it.
@@ -47,31 +52,42 @@ def one_text(folders: Sequence[Path], data: Sequence[str]) -> OneText:
     records = {folder: read_record(folder) for folder in folders}
     tokenizers = {folder: Tokenizer.load(folder) for folder in folders}
     first = folders[0]
-    source = (
-        given_source(data, field=records[first].field) if data else _validation_part(first, records[first])
-    )
     if not data:
         _check_same_text(records)
+    sources = {folder: _source(folder, records[folder], data, field) for folder in folders}
+    source = sources[first]
     notes: tuple[str, ...] = ()
     if source.is_ids:
         _check_same_vocabulary(tokenizers, source.names[0])
         ids = source.ids(tokenizers[first])
         of_runs, digest = dict.fromkeys(folders, ids), token_hash(ids)
     else:
-        corpus = source.corpus()
-        digest, notes = corpus.sha256, corpus.notes if data else ()
+        corpora: dict[TextReading, Corpus] = {}  # one text, cut into what each run takes for documents
 
         def encoded(folder: Path) -> np.ndarray:
-            as_trained = records[folder].end_of_text and not data
-            return source.text_ids(corpus, tokenizers[folder], as_trained)
+            reading = sources[folder].reading
+            if reading not in corpora:
+                corpora[reading] = sources[folder].corpus()
+            has_ends = records[folder].end_of_text and reading.documents != "none"
+            return source.text_ids(corpora[reading], tokenizers[folder], has_ends)
 
         if len(folders) == 1:
             of_runs = {first: encoded(first)}
         else:
             of_runs = {folder: _explained(folder, encoded) for folder in folders}
+        corpus = corpora[source.reading]
+        digest, notes = corpus.sha256, corpus.notes if data else ()
     # A validation part is of a text that was trained on, and was not trained on itself.
     seen_by = [f for f in folders if source.fraction == 1 and records[f].data.sha256 == digest]
     return OneText(of_runs, source.on, seen_by, notes)
+
+
+def _source(folder: Path, record: Record, data: Sequence[str], field: str | None) -> Source:
+    """`data`, read as the run has read its own, but for the field of a table if that is given."""
+    if not data:
+        return _validation_part(folder, record)
+    reading = record.reading if field is None else replace(record.reading, field=field)
+    return given_source(data, reading=reading)
 
 
 def _validation_part(folder: Path, record: Record) -> Source:
@@ -99,12 +115,21 @@ def _check_same_text(records: dict[Path, Record]) -> None:
         if len({*own}) > 1:
             found = " and ".join(f"sha256 {h[:12]}…" if h else "a part of its text" for h in own)
             raise RequestError(f"{first} and {other} have different validation texts", found, ANOTHER_TEXT)
-        if len({*fractions}) > 1 or len({*splits}) > 1:
+        ways = [_way(records[folder]) for folder in (first, other)]
+        if len({*fractions}) > 1 or len({*splits}) > 1 or len({*ways}) > 1:
             found = f"data.val_fraction {fractions[0]:g} and {fractions[1]:g}"
             if len({*splits}) > 1:
                 found = f"data.val_split {splits[0]} and {splits[1]}"
+            elif len({*ways}) > 1:
+                found = f"data.documents {ways[0]} and {ways[1]}"
             what = f"{first} and {other} have different validation parts"
             raise RequestError(what, found, ANOTHER_TEXT)
+
+
+def _way(record: Record) -> str:
+    """What a document is to a run; files and none are the same text, cut at the same place."""
+    documents = record.reading.documents
+    return "file" if documents == "none" else documents
 
 
 def _check_same_vocabulary(tokenizers: dict[Path, Tokenizer], name: str) -> None:
@@ -180,14 +205,17 @@ def judge(
     start = time.perf_counter()
     losses = token_losses(model, ids, precision, progress, stride)
     seconds = time.perf_counter() - start
-    sizes = run.tokenizer.n_bytes  # places in the text, to compare models at
+    sizes = run.n_bytes
+    places = np.cumsum(sizes[ids])  # in the text, to compare models at
+    if ids[0] == run.tokenizer.end_id:  # before the first document stands nothing
+        places -= sizes[ids[0]]
     return Judged(
         run.folder,
         run.step,
         run.name,
         run.shown,
         loss_result(losses, ids, sizes, n_ctx, stride),
-        Scored(losses, np.cumsum(sizes[ids]), n_ctx),
+        Scored(losses, places, n_ctx),
         seconds,
         model.n_parameters,
         tokens_seen(run),

@@ -7,7 +7,7 @@ mean little alone: a number is large or small beside that of text the model has 
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,6 +32,12 @@ class Written:
     text: str
     bits: float = 0.0  # of the text, given what is before it
     bytes: int = 0  # of the tokens that the bits are of
+    ended: bool | None = None  # of a document: whether it came to its end
+
+    @property
+    def closed(self) -> str:
+        """The text, and where it came to its end a line end: its last word is whole."""
+        return self.text + "\n" * bool(self.ended)
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,11 @@ class Measures:
     bits_per_byte: float | None
     unknown_words: list[tuple[str, int]]  # the most frequent, with how often they come
     errors: dict[str, float | None]
+    ended: float | None = None  # of documents, as all below: share that came to an end
+    mean_length: float | None = None  # characters
+    valid: float | None = None  # share
+    unique: float | None = None
+    novel: float | None = None
 
 
 class Ratio(NamedTuple):
@@ -81,9 +92,17 @@ class Ratio(NamedTuple):
     stderr: float | None
 
 
-def measures_of(written: Sequence[Written], vocabulary: frozenset[str], overlaps: Overlaps) -> Measures:
-    """Every measure of these continuations; `vocabulary` is `vocabulary_of` the training text."""
-    words = [whole_words(w.text, w.before) for w in written]
+def measures_of(
+    written: Sequence[Written],
+    vocabulary: frozenset[str],
+    overlaps: Overlaps,
+    known: Collection[str] = (),
+) -> Measures:
+    """Every measure of these continuations; `vocabulary` is `vocabulary_of` the training text.
+
+    `known` are the documents of that, if it has some.
+    """
+    words = [whole_words(w.closed, w.before) for w in written]
     unknown = [[word for word in some if word.casefold() not in vocabulary] for some in words]
     sizes = [len(text) for text in overlaps.texts]
     ratios = {
@@ -100,6 +119,7 @@ def measures_of(written: Sequence[Written], vocabulary: frozenset[str], overlaps
         ),
         "bits_per_byte": ratio_of([w.bits for w in written], [w.bytes for w in written]),
         **rates(written),
+        **of_documents(written, known),
     }
     stretch = longest_stretch(overlaps.texts, overlaps.training)
     return Measures(
@@ -135,8 +155,11 @@ def compare(
     training: str,
     validation: str,
     progress: Progress = silent,
+    known: Collection[str] = (),
 ) -> Compared:
     """The measures of each column, and of `unseen`, which is from the validation text.
+
+    `known` are the documents of the training text, if it has some.
 
     White space counts as one character, however long: the indentation of a verse is no copy of it.
     Overlap grows with the text that it is looked for in. So where the two texts are compared, it is
@@ -156,7 +179,7 @@ def compare(
         at += len(group)
         theirs = None if group is unseen else in_validation[here]
         found.append(
-            measures_of(group, vocabulary, Overlaps(texts[here], in_all[here], in_equal[here], theirs))
+            measures_of(group, vocabulary, Overlaps(texts[here], in_all[here], in_equal[here], theirs), known)
         )
     return Compared(found[:-1], found[-1], equal)
 
@@ -247,13 +270,38 @@ def rates(written: Sequence[Written]) -> dict[str, Ratio]:
     Ends are counted, not whole sentences measured: in short texts only short sentences are whole. A
     sentence ends in . ! ? or … before white space; a blank line is no line.
     """
-    words = [len(whole_words(w.text, w.before)) for w in written]
+    words = [len(whole_words(w.closed, w.before)) for w in written]
     sentences = [len(SENTENCE_END.findall(w.text)) for w in written]
-    ends = [len(re.findall(r"[^\n]\n", w.before[-1:] + w.text)) for w in written]
+    ends = [len(re.findall(r"[^\n]\n", w.before[-1:] + w.closed)) for w in written]
     characters = [len(w.text) - w.text.count("\n") for w in written]
     return {
         "words_per_sentence": ratio_of(words, sentences),
         "characters_per_line": ratio_of(characters, ends),
+    }
+
+
+def of_documents(written: Sequence[Written], known: Collection[str]) -> dict[str, Ratio]:
+    """What is asked of documents that a model writes; nothing of texts that are none.
+
+    `ended`: the share that came to an end; `mean_length` in characters; `valid`: the share that ended and is
+    not blank; `unique`: of those, the share that is left when each counts once; `novel`: of those that are
+    left, the share that is not among `known`. The last three are what generators of molecules are judged by
+    (Polykovskiy et al. 2020, "Molecular sets (MOSES)").
+    """
+    if not written or any(w.ended is None for w in written):
+        return {}
+    ones = [1] * len(written)
+    ended = [bool(w.ended) for w in written]
+    texts = [w.before + w.text for w in written]
+    valid = [text for text, has_end in zip(texts, ended, strict=True) if has_end and text.strip()]
+    different = list(dict.fromkeys(valid))
+    novel = [text not in known for text in different]
+    return {
+        "ended": ratio_of(ended, ones),
+        "mean_length": ratio_of([len(text) for text in texts], ones),
+        "valid": Ratio(len(valid) / len(written), None),
+        "unique": Ratio(len(different) / len(valid) if valid else None, None),
+        "novel": ratio_of(novel, [1] * len(different)),
     }
 
 

@@ -1,10 +1,8 @@
-"""The text of a run: read to train on it, and found again to judge by it.
-
-Text → split → ids → windows, in one place for every command. Knows nothing of models or terminals.
-"""
+"""The text of a run, to train on: text → split → ids → windows. Knows nothing of models or terminals."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +13,13 @@ from tformer.files import refuse_address
 from tformer.layers import Layer, merge
 from tformer.progress import DownloadProgress
 from tformer.run.find import tokenizer_path
-from tformer.run.kept_ids import LONG, KeptIds, key_of
-from tformer.run.record import FIELD, DataFacts, Record, check_hash
-from tformer.run.swap import CHECKPOINTS
+from tformer.run.kept_ids import KeptIds, text_ids
+from tformer.run.record import DataFacts, Record, check_hash
+from tformer.run.source import given_source
 from tformer.text.corpus import CORPORA, Corpus, load_corpus
 from tformer.text.data import (
     Batches,
     Reversal,
-    Split,
     Windows,
     documents,
     load_token_file,
@@ -30,122 +27,20 @@ from tformer.text.data import (
     split_at,
     token_hash,
 )
-from tformer.text.split import cut_of, kept_apart
-from tformer.text.tokenizer import KINDS, Tokenizer, UnknownCharacterError
+from tformer.text.documents import AUTO, TextReading, lengths_in, sizes_of
+from tformer.text.split import cut_of, kept_apart, way_for
+from tformer.text.tokenizer import KINDS, Tokenizer
 
 ANOTHER_RUN = "leave --resume out to start another run"
-ANOTHER_TEXT = "give --data FILE"
-
-# ---------------------------------------------------------------------------- to be judged by
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a text is, which part of it is scored, and the sha256 that it must have, if any."""
-
-    names: list[str]
-    fraction: float  # as a share of its characters or ids
-    sha256: str | None
-    on: str  # in words
-    field: str = FIELD  # of a table
-    trained: "Source | None" = None  # where it is a text of its own: that which was trained on
-    kept: KeptIds | None = None  # of the run that it is of
-    how: str = "end"  # that part is the end, or lines or files: `data.val_split`
-
-    @property
-    def is_ids(self) -> bool:
-        """Whether it is a token file."""
-        return len(self.names) == 1 and self.names[0].endswith(".npy")
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it can be read without a download."""
-        return all((CORPORA[name].path if name in CORPORA else Path(name)).exists() for name in self.names)
-
-    def all_ids(self, tokenizer: Tokenizer) -> np.ndarray:
-        """All ids of a token file. Raises RequestError where it is not what was recorded."""
-        ids = load_token_file(Path(self.names[0]), tokenizer.vocab_size)
-        check_hash(token_hash(ids), self.sha256, ANOTHER_TEXT)
-        return ids
-
-    def ids(self, tokenizer: Tokenizer) -> np.ndarray:
-        """Of a token file, what is scored."""
-        ids = self.all_ids(tokenizer)
-        return ids[split_at(len(ids), self.fraction) :]
-
-    def corpus(self) -> Corpus:
-        """All of a text, what is scored at its end. RequestError where it is not what was recorded."""
-        corpus = load_corpus(self.names, field=self.field)
-        check_hash(corpus.sha256, self.sha256, ANOTHER_TEXT)
-        return kept_apart(corpus, self.how, self.fraction)
-
-    def text(self, corpus: Corpus) -> str:
-        """Of a text, what is scored."""
-        return corpus.text[cut_of(corpus, self.fraction) :]
-
-    def text_ids(self, corpus: Corpus, tokenizer: Tokenizer, end_of_text: bool) -> np.ndarray:
-        """Of a text, the ids of what is scored, with the token between documents if that is wanted."""
-        stop = len(corpus.text)
-        return text_ids(tokenizer, corpus, cut_of(corpus, self.fraction), stop, end_of_text, self.kept)
-
-    def split(self, tokenizer: Tokenizer) -> Split:
-        """Both parts, as text; a token file is decoded."""
-        if self.trained:
-            return Split(self.trained.split(tokenizer).val, replace(self, trained=None).split(tokenizer).val)
-        if not self.is_ids:
-            corpus = self.corpus()
-            cut = cut_of(corpus, self.fraction)
-            return Split(corpus.text[:cut], corpus.text[cut:])
-        ids = self.all_ids(tokenizer)
-        cut = split_at(len(ids), self.fraction)
-        return Split(tokenizer.decode(ids[:cut].tolist()), tokenizer.decode(ids[cut:].tolist()))
-
-
-def given_source(names: Sequence[str], fraction: float = 1.0, field: str = FIELD) -> Source:
-    """The text of `--data`: all of it is scored, or its end."""
-    return Source(list(names), fraction, None, " ".join(names), field)
-
-
-def recorded_source(folder: Path, record: Record) -> Source:
-    """What a run was trained on; its validation part is scored.
-
-    Raises RequestError where that cannot be read again. A run that kept nothing for validation has a
-    fraction of 0.
-    """
-    sources = record.data.source
-    if not sources:
-        raise RequestError(f"{folder} does not say what it was trained on", "", ANOTHER_TEXT)
-    if "-" in sources:
-        raise RequestError(f"{folder} was trained on standard input", "", ANOTHER_TEXT)
-    for source in (*sources, *record.data.val_source):
-        if source not in CORPORA and not Path(source).exists():
-            raise RequestError(
-                f"{folder} was trained with {source}, which is not there any more", "", ANOTHER_TEXT
-            )
-    kept = KeptIds(folder / CHECKPOINTS)
-    if not record.data.val_source:
-        return Source(
-            list(sources),
-            record.val_fraction,
-            record.data.sha256,
-            "its validation part",
-            record.field,
-            kept=kept,
-            how=record.val_split,
-        )
-    trained = given_source(sources, field=record.field)
-    own, sha256 = record.data.val_source, record.data.val_sha256
-    trained = replace(trained, sha256=record.data.sha256)
-    return Source(own, 1.0, sha256, "its validation text", record.field, trained, kept)
-
 
 # ---------------------------------------------------------------------------- to train on
 
 
 @dataclass
 class Data:
-    """What a run learns from and is judged by."""
+    """What a run learns from and is judged by; the configuration with what the text has settled of it."""
 
+    config: Config
     tokenizer: Tokenizer
     batches: Batches
     val_ids: np.ndarray | None  # None for the reversal task, or where nothing is kept for validation
@@ -153,6 +48,16 @@ class Data:
     reversal: Reversal | None = None
     notes: tuple[str, ...] = ()  # for a person: what was read of a folder, and what not
     kept: KeptIds | None = None  # its ids, to be kept with the run
+
+    @property
+    def documents(self) -> str:
+        """What a document is: `data.documents`, settled."""
+        return self.config.data.documents
+
+    @cached_property
+    def n_bytes(self) -> np.ndarray:
+        """Bytes of each id in the text, by which bits are divided; of the end token what it stands for."""
+        return sizes_of(self.tokenizer, self.documents)
 
 
 def reversal_task(config: Config) -> Reversal:
@@ -200,21 +105,28 @@ def prepare_data(
                 f"expected {task.n_ctx}",
                 "set model.n_ctx or data.reversal_length",
             )
-        return Data(alphabet, task, None, DataFacts(source=["reversal"]), reversal=task)
+        config = config.updated("data", documents="none", val_split="end")
+        return Data(config, alphabet, task, None, DataFacts(source=["reversal"]), reversal=task)
     if len(sources) > 1 and any(source.endswith(".npy") for source in sources):
         raise RequestError(f"several DATA: {' '.join(sources)}", "a token file is given alone")
     if sources[0].endswith(".npy"):
         data = _token_file_data(config, Path(sources[0]), tokenizer, recorded.sha256, window_for)
         data = replace(data, kept=kept)
         return _validated(data, val_sources, recorded, config) if val_sources else data
-    corpus = load_corpus(sources, progress, config.data.field)
+    given = tokenizer or (None if config.data.tokenizer in KINDS else _named_tokenizer(config))
+    can_end = config.data.end_of_text and (given is None or given.end_id is not None)
+    corpus = load_corpus(sources, progress, TextReading(config.data.field, _documents(config, can_end)))
     check_hash(corpus.sha256, recorded.sha256, ANOTHER_RUN)
-    corpus = kept_apart(corpus, config.data.val_split, config.data.val_fraction)
+    if recorded.documents not in (None, corpus.n_documents):
+        found = f"{corpus.n_documents:,} documents, recorded are {recorded.documents:,}"
+        raise RequestError("the data of this run is cut in another way", found, ANOTHER_RUN)
+    how = config.data.val_split
+    corpus = kept_apart(corpus, way_for(corpus, can_end) if how == AUTO else how, config.data.val_fraction)
+    config = config.updated("data", documents=corpus.documents, val_split=corpus.how)
     text, cut = corpus.text, cut_of(corpus, config.data.val_fraction)
-    tokenizer = tokenizer or make_tokenizer(config, corpus)
-    end_of_text = config.data.end_of_text
-    train_ids = text_ids(tokenizer, corpus, 0, cut, end_of_text, kept)
-    val_ids = text_ids(tokenizer, corpus, cut, len(text), end_of_text, kept)
+    tokenizer = given or make_tokenizer(config, corpus)
+    train_ids = text_ids(tokenizer, corpus, 0, cut, can_end, kept)
+    val_ids = text_ids(tokenizer, corpus, cut, len(text), can_end, kept)
     facts = DataFacts(
         source=absolute(sources),
         sha256=corpus.sha256,
@@ -224,8 +136,39 @@ def prepare_data(
         val_tokens=len(val_ids),
     )
     data = _windows_data(config, tokenizer, train_ids, val_ids, facts, window_for)
-    data = replace(data, notes=corpus.notes, kept=kept)
+    data = replace(
+        data,
+        notes=corpus.notes + _about_documents(corpus, data, train_ids),
+        kept=kept,
+    )
     return _validated(data, val_sources, recorded, config) if val_sources else data
+
+
+def _documents(config: Config, can_end: bool) -> str:
+    """What a document is; none where no token could stand after one."""
+    wanted = config.data.documents
+    if not can_end and wanted not in (AUTO, "none"):
+        has = "data.end_of_text is off" if not config.data.end_of_text else "the tokenizer has no such token"
+        found = f"a token stands after each document, and {has}"
+        raise RequestError(f"data.documents is {wanted}", found, "--documents none")
+    return wanted if can_end else "none"
+
+
+def _about_documents(corpus: Corpus, data: Data, train_ids: np.ndarray) -> tuple[str, ...]:
+    """For a person: how many documents there are, what one is, how long, how many fit a window."""
+    end_id, windows = data.tokenizer.end_id, data.batches
+    if corpus.n_documents < 2 or corpus.documents == "none" or end_id is None:
+        return ()
+    lengths = lengths_in(train_ids, end_id)
+    if not len(lengths) or not isinstance(windows, Windows):
+        return ()
+    known = {"line": "lines", "paragraph": "paragraphs", "file": "files or rows"}
+    what = known.get(corpus.documents, f"between lines {corpus.documents!r}")
+    return (
+        f"{corpus.n_documents:,} documents ({what}), of {np.median(lengths):,.0f} tokens in the median; "
+        f"{(lengths < windows.n_ctx).mean():.0%} fit a window of {windows.n_ctx:,}; "
+        "if they are one text: --documents none",
+    )
 
 
 def _validated(data: Data, sources: Sequence[str], recorded: DataFacts, config: Config) -> Data:
@@ -238,14 +181,15 @@ def _validated(data: Data, sources: Sequence[str], recorded: DataFacts, config: 
     if missing:
         advice = "say where the validation text is: --val-data FILE"
         raise RequestError(f"no data at {missing[0]}", "expected a file or a folder", advice)
-    source, notes = replace(given_source(sources, field=config.data.field), kept=data.kept), data.notes
+    reading = TextReading(config.data.field, data.documents)
+    source, notes = replace(given_source(sources, reading=reading), kept=data.kept), data.notes
     if source.is_ids:
         ids = source.all_ids(data.tokenizer)
         sha256 = token_hash(ids)
     else:
         corpus = source.corpus()
         sha256, notes = corpus.sha256, data.notes + corpus.notes
-        ids = source.text_ids(corpus, data.tokenizer, config.data.end_of_text)
+        ids = source.text_ids(corpus, data.tokenizer, data.documents != "none")
     check_hash(sha256, recorded.val_sha256, ANOTHER_RUN)
     if len(ids) < 2:
         raise RequestError(f"{source.on} has {len(ids)} tokens", "expected at least 2 to validate on")
@@ -255,49 +199,28 @@ def _validated(data: Data, sources: Sequence[str], recorded: DataFacts, config: 
     return replace(data, val_ids=ids, facts=facts, notes=notes)
 
 
-def text_ids(
-    tokenizer: Tokenizer,
-    corpus: Corpus,
-    start: int,
-    stop: int,
-    end_of_text: bool,
-    kept: KeptIds | None = None,
-) -> np.ndarray:
-    """The ids of a text from one character to another, with the token between its documents if wanted.
-
-    Those that are `kept` are taken, and those of a long part are to be. Raises RequestError, with file, line
-    and column, for a character that the vocabulary lacks.
-    """
-    if kept and stop - start >= LONG:
-        key = key_of(tokenizer, corpus, start, stop, end_of_text)
-        part = (tokenizer, corpus, start, stop, end_of_text)
-        return kept.ids(key, tokenizer.vocab_size, lambda: text_ids(*part))
-    try:
-        if not end_of_text or tokenizer.end_id is None:
-            return tokenizer.encode_array(slices(corpus.text, start, stop))
-        return tokenizer.encode_documents(documents(corpus.text, corpus.ends, start, stop))
-    except UnknownCharacterError as error:
-        raise error.at(corpus.place(error.character)) from None
-
-
 def absolute(sources: Sequence[str]) -> list[str]:
     """Sources that mean the same from any working directory."""
     return [s if s == "-" or s in CORPORA else str(Path(s).resolve()) for s in sources]
 
 
 def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
-    """The tokenizer that the configuration names: a kind, trained here, or a file or run, loaded.
+    """A tokenizer of the kind that the configuration names, trained here.
 
     Word and BPE vocabularies come from the training part; the alphabet from the whole text, since a
     character that it lacks could not be written at all.
     """
-    wanted = config.data.tokenizer
-    if wanted not in KINDS:
-        return Tokenizer.load(tokenizer_path(wanted))
-    n = len(corpus.text)
-    end = n if wanted == "char" else cut_of(corpus, config.data.val_fraction)
-    data = config.data
-    return Tokenizer.train(wanted, slices(corpus.text, 0, end), data.vocab_size, data.end_of_text)
+    kind, data, text = config.data.tokenizer, config.data, corpus.text
+    assert kind in KINDS
+    end = len(text) if kind == "char" else cut_of(corpus, data.val_fraction)
+    if corpus.documents == "none":
+        return Tokenizer.train(kind, slices(text, 0, end), data.vocab_size, data.end_of_text)
+    texts = ("".join(document.pieces) for document in documents(text, corpus.ends, 0, end))
+    return Tokenizer.train(kind, texts, data.vocab_size, data.end_of_text, are_documents=True)
+
+
+def _named_tokenizer(config: Config) -> Tokenizer:
+    return Tokenizer.load(tokenizer_path(config.data.tokenizer))
 
 
 def _token_file_data(
@@ -307,7 +230,7 @@ def _token_file_data(
     expected_hash: str | None,
     window_for: Callable[[int], int] | None,
 ) -> Data:
-    if config.data.val_split != "end" and config.data.val_fraction:
+    if config.data.val_split not in (AUTO, "end") and config.data.val_fraction:
         raise RequestError(
             f"data.val_split is {config.data.val_split}",
             f"{path} holds ids",
@@ -320,7 +243,7 @@ def _token_file_data(
                 "expected the tokenizer that they are of",
                 "--tokenizer tokenizer.json",
             )
-        tokenizer = Tokenizer.load(tokenizer_path(config.data.tokenizer))
+        tokenizer = _named_tokenizer(config)
     ids = load_token_file(path, tokenizer.vocab_size)
     cut = split_at(len(ids), config.data.val_fraction)
     digest = token_hash(ids)
@@ -331,6 +254,8 @@ def _token_file_data(
         train_tokens=cut,
         val_tokens=len(ids) - cut,
     )
+    how = "file" if config.data.documents == AUTO else config.data.documents
+    config = config.updated("data", documents=how, val_split="end")
     return _windows_data(config, tokenizer, ids[:cut], ids[cut:], facts, window_for)
 
 
@@ -355,4 +280,4 @@ def _windows_data(
             f"give more text or set a smaller {name}",
         )
     windows = Windows(train_ids, length, config.train.seed, config.data.stride)
-    return Data(tokenizer, windows, val_ids if len(val_ids) > 1 else None, facts)
+    return Data(config, tokenizer, windows, val_ids if len(val_ids) > 1 else None, facts)

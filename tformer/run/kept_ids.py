@@ -21,13 +21,13 @@ from tformer import __version__
 from tformer.errors import TformerError
 from tformer.files import write_file
 from tformer.text.corpus import Corpus
-from tformer.text.data import slices
-from tformer.text.tokenizer import Tokenizer, id_dtype
+from tformer.text.data import documents, slices
+from tformer.text.tokenizer import Tokenizer, UnknownCharacterError, id_dtype
 
 LONG = 1 << 20  # characters of a part that is kept: a shorter one is encoded in about a second
 DTYPES = {"U16": np.uint16, "U32": np.uint32}
 MOST_HEADER = 1 << 16  # bytes
-LAYOUT = "1"
+LAYOUT = "2"
 
 
 def key_of(tokenizer: Tokenizer, corpus: Corpus, start: int, stop: int, end_of_text: bool) -> str:
@@ -36,7 +36,8 @@ def key_of(tokenizer: Tokenizer, corpus: Corpus, start: int, stop: int, end_of_t
     for piece in slices(corpus.text, start, stop):  # what was read of the files may be a field of them
         digest.update(piece.encode(errors="surrogatepass"))
     made_by = (LAYOUT, __version__, tokenizers.__version__)
-    parts = (made_by, tokenizer.to_json(), digest.hexdigest(), corpus.ends, start, stop, end_of_text)
+    ends = hashlib.sha256(np.ascontiguousarray(corpus.ends, dtype=np.int64).data).hexdigest()
+    parts = (made_by, tokenizer.to_json(), digest.hexdigest(), ends, start, stop, end_of_text)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -114,3 +115,28 @@ def _read(path: Path, key: str, vocab_size: int) -> np.ndarray | None:
         return None
     ids = np.frombuffer(data, dtype)
     return ids if n and int(ids.max()) < vocab_size else None
+
+
+def text_ids(
+    tokenizer: Tokenizer,
+    corpus: Corpus,
+    start: int,
+    stop: int,
+    end_of_text: bool,
+    kept: KeptIds | None = None,
+) -> np.ndarray:
+    """The ids of a text from one character to another, with the token between its documents if wanted.
+
+    Those that are `kept` are taken, and those of a long part are to be. Raises RequestError, with file, line
+    and column, for a character that the vocabulary lacks.
+    """
+    if kept and stop - start >= LONG:
+        key = key_of(tokenizer, corpus, start, stop, end_of_text)
+        part = (tokenizer, corpus, start, stop, end_of_text)
+        return kept.ids(key, tokenizer.vocab_size, lambda: text_ids(*part))
+    try:
+        if not end_of_text or tokenizer.end_id is None:
+            return tokenizer.encode_array(slices(corpus.text, start, stop))
+        return tokenizer.encode_documents(documents(corpus.text, corpus.ends, start, stop))
+    except UnknownCharacterError as error:
+        raise error.at(corpus.place(error.character)) from None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tformer.errors import RequestError
@@ -18,6 +19,7 @@ from tformer.run.record import Record, read_record, weights_hash
 from tformer.run.swap import CHECKPOINTS
 from tformer.run.usage import end_ids
 from tformer.text.data import Reversal
+from tformer.text.documents import sizes_of
 from tformer.text.merges import has_tokenizer
 from tformer.text.tokenizer import Tokenizer
 
@@ -78,12 +80,22 @@ class LoadedRun:
 
         A run on one text has not learned how texts begin: it starts after a line end.
         """
-        if self.record.data.documents == 1:
+        if self.record.data.documents == 1 or (self.record.settings and not self.is_of_documents):
             return self.tokenizer.start_id
         bos = read_json(self.folder / "config.json").get("bos_token_id")
         if isinstance(bos, int) and 0 <= bos < self.tokenizer.vocab_size:
             return bos
         return self.tokenizer.start_id
+
+    @cached_property
+    def n_bytes(self) -> np.ndarray:
+        """Bytes of each id in a text as the run reads it, by which bits are divided."""
+        return sizes_of(self.tokenizer, self.record.reading.documents)
+
+    @property
+    def is_of_documents(self) -> bool:
+        """Whether it is a run on texts that end."""
+        return self.record.reading.documents != "none"
 
     @cached_property
     def end_ids(self) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tformer.config import Config, DataConfig
 from tformer.errors import RequestError
 from tformer.files import append_line, read_whole
+from tformer.text.documents import TextReading
 from tformer.yaml_text import dump_yaml, parse_yaml
 
 NAME = "tformer.yaml"
@@ -159,7 +160,7 @@ class Record(Part):
 
     @property
     def val_split(self) -> str:
-        """What that is: the end of the text, or lines or files of it."""
+        """What that is: the end of the text, or lines, documents or files of it."""
         return str(self.settings.get("data", {}).get("val_split", "end"))
 
     @property
@@ -168,9 +169,10 @@ class Record(Part):
         return self.settings.get("data", {}).get("end_of_text") is True
 
     @property
-    def field(self) -> str:
-        """Where the texts of a table stand."""
-        return str(self.settings.get("data", {}).get("field", FIELD))
+    def reading(self) -> TextReading:
+        """How its files were read: where the texts of a table stand, and what a document is."""
+        data = self.settings.get("data", {})
+        return TextReading(str(data.get("field", FIELD)), str(data.get("documents", "none")))
 
     @property
     def is_finished(self) -> bool:
@@ -223,7 +225,9 @@ def record_of(values: Any, path: Path | str) -> Record:
         found = f"data.val_fraction: expected a number from 0 to 1, found {fraction!r}"[:200]
         raise RequestError(f"{path} is damaged", found)
     if "data" in settings:  # of a run of before there was the setting
-        settings["data"] = {"end_of_text": False} | settings["data"]
+        data = {"end_of_text": False} | {k: v for k, v in settings["data"].items() if v != "auto"}
+        documents = "file" if data["end_of_text"] is True else "none"
+        settings["data"] = {"documents": documents, "val_split": "end"} | data
     if "train" in settings:
         settings["train"] = {"kernels": "reference"} | settings["train"]
     try:

@@ -24,6 +24,10 @@ LEGEND = (
     "Text never seen overlaps too: copying is what lies well above the validation column. "
     "Equal texts: {equal} characters of each."
 )
+LEGEND_OF_DOCUMENTS = (
+    "Valid: ended by itself, and not blank. Unique: what is left of these when each counts once. Novel: of "
+    "what is left, what is no document of the training text."
+)
 
 
 def generations_view(run: str, result: "Generations", console: Console) -> None:
@@ -41,6 +45,8 @@ def generations_view(run: str, result: "Generations", console: Console) -> None:
         grid = _measures(result, console, errors=False)
     console.print(grid)
     legend = LEGEND.format(copied=COPIED, equal=f"{result.equal_characters:,}")
+    if first.ended is not None:
+        legend = f"{LEGEND_OF_DOCUMENTS} {legend}"
     console.print(Text(legend, style="dim"))
     _copies(result, console)
     _samples(result, console)

@@ -21,6 +21,11 @@ class Unit(Enum):
 # Of a measure its name, what a person calls it, how it is written; a row without a name is a title.
 ROWS = (
     ("characters", "characters", Unit.COUNT),
+    ("ended", "ended by itself", Unit.SHARE),
+    ("mean_length", "characters each", Unit.LENGTH),
+    ("valid", "valid", Unit.SHARE),
+    ("unique", "unique", Unit.SHARE),
+    ("novel", "novel", Unit.SHARE),
     ("known_words", "known words", Unit.SHARE),
     ("bits_per_byte", "bits per byte", Unit.BITS),
     ("repetition", "repeated 4-grams", Unit.SHARE),
@@ -40,6 +45,7 @@ ROWS = (
     ("equal_mean_overlap", "  mean, training", Unit.LENGTH),
     ("validation_mean_overlap", "  mean, validation", Unit.LENGTH),
 )
+OF_DOCUMENTS = ("ended", "mean_length", "valid", "unique", "novel")
 
 
 def cell(value: float | None, error: float | None, unit: Unit) -> str:
@@ -72,6 +78,8 @@ def table_rows(result: "Generations", errors: bool = True) -> list[tuple[str, ..
     for name, label, unit in ROWS:
         if not name:
             rows.append((label, *[""] * len(columns), ""))
+            continue
+        if name in OF_DOCUMENTS and all(getattr(measures, name) is None for measures in columns.values()):
             continue
         cells = [
             cell(getattr(measures, name), measures.errors.get(name) if errors else None, unit)

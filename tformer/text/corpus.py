@@ -13,14 +13,26 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
-from itertools import accumulate
 from pathlib import Path
+
+import numpy as np
 
 from tformer.errors import RequestError, TformerError
 from tformer.files import cannot_write, write_file
 from tformer.progress import DownloadProgress
-from tformer.text.plain import MARK, STDIN, Folder, existing, place_in, read_folder, whole_text
-from tformer.text.rows import is_rows, read_rows
+from tformer.text.documents import AUTO, TextReading, check_separator, cut, looks_like_a_list, suited
+from tformer.text.plain import (
+    MARK,
+    STDIN,
+    Folder,
+    existing,
+    open_file,
+    place_in,
+    read_folder,
+    read_text,
+    whole_text,
+)
+from tformer.text.rows import Row, is_rows, read_rows
 
 
 @dataclass(frozen=True)
@@ -129,7 +141,9 @@ LAMBADA = NamedCorpus(  # to judge by, not to train on: JSON lines, read by lamb
 class Corpus:
     """A whole text in memory, and the sha256 of the bytes that it came from.
 
-    `ends` are the places, in characters, where its documents end: a file is one, the last ends with the text.
+    `ends`, shape (documents,), are the places, in characters, where its documents end; the last ends with the
+    text. What stood between them is in none. `documents` says what one is (`documents.WAYS`, or what
+    separates them). Where there are none, a file is one all the same. `file_ends` are those of the files.
     One whose validation part was put to its end (`split.kept_apart`) says how that was chosen, and has the
     `cut` between the parts and the text as it was.
     """
@@ -138,12 +152,15 @@ class Corpus:
     text: str
     sha256: str
     source: str
-    ends: tuple[int, ...]
-    labels: tuple[str, ...] = ()  # of the documents: their files
+    ends: np.ndarray
+    labels: tuple[str, ...] = ()  # of the files
     notes: tuple[str, ...] = ()  # for a person: what was read of a folder, and what not
     how: str = "end"
     cut: int | None = None
     whole: "Corpus | None" = None
+    documents: str = "file"
+    file_ends: tuple[int, ...] = ()
+    lines: np.ndarray | None = None  # of its file, on which each document begins; None: the first
 
     @property
     def n_documents(self) -> int:
@@ -157,9 +174,11 @@ class Corpus:
         at = self.text.find(character)
         if at < 0 or not self.labels:
             return ""
-        document = bisect_right(self.ends, at)
-        start = self.ends[document - 1] if document else 0
-        return place_in(self.text[start : self.ends[document]], at - start, self.labels[document])
+        document = int(np.searchsorted(self.ends, at, side="right"))
+        start = int(self.ends[document - 1]) if document else 0
+        line = 1 if self.lines is None else int(self.lines[document])
+        label = self.labels[bisect_right(self.file_ends, at)]
+        return place_in(self.text[start : int(self.ends[document])], at - start, label, line)
 
 
 # ---------------------------------------------------------------------------- download
@@ -228,17 +247,36 @@ def _fetch(url: str, corpus: NamedCorpus, progress: DownloadProgress, timeout: f
 # ---------------------------------------------------------------------------- read
 
 
+@dataclass(frozen=True)
+class _File:
+    """What was read of a file: a plain text, or the rows of a table."""
+
+    label: str
+    text: str = ""
+    rows: tuple[Row, ...] = ()
+
+    def documents(self, how: str) -> list[tuple[str, int]]:
+        """Its documents with the lines on which they begin."""
+        if not self.rows:
+            return list(cut(self.text, how))
+        if how == "none":
+            return [("".join(f"{row.text}\n" for row in self.rows), self.rows[0].line)]
+        return [(row.text, row.line) for row in self.rows if row.text.strip()]
+
+
 def load_corpus(
-    names: Sequence[str], progress: DownloadProgress = lambda done, total: None, field: str = "text"
+    names: Sequence[str],
+    progress: DownloadProgress = lambda done, total: None,
+    reading: TextReading | None = None,
 ) -> Corpus:
     """One text from a corpus name, files, folders (their texts, in natural order) or `-`, joined in order.
 
-    Files are taken as they are but for a byte order mark; a table gives what stands under `field`, a line end
-    after each. Raises RequestError for what is missing, empty or not UTF-8.
+    Files are taken as they are but for a byte order mark, and cut into documents; a row of a table is one.
+    Raises RequestError for what is missing, empty or not UTF-8.
     """
+    reading = reading or TextReading()
     digest = hashlib.sha256()
-    texts: list[str] = []
-    labels: list[str] = []
+    files: list[_File] = []
     notes: list[str] = []
     for name in names:
         folder: Folder | None = None
@@ -251,24 +289,65 @@ def load_corpus(
             paths = [*folder.files]
         else:
             paths = [path]
-        before = len(texts)
+        before = len(files)
         for one in paths:
+            label = name if name in CORPORA else str(one or STDIN)
             if one is not None and is_rows(one):
-                digest.update(f"{field}\n".encode())  # other texts of one file are another text
-                text = "".join(f"{row.text}\n" for row in read_rows(one, field, digest.update))
+                digest.update(f"{reading.field}\n".encode())  # other texts of one file are another text
+                rows = tuple(read_rows(one, reading.field, digest.update))
+                files.append(_File(label, rows=rows))
             else:
                 text = whole_text(one, digest.update)
-            if text:
-                texts.append(CORPORA[name].clean(text) if name in CORPORA else text)
-                labels.append(name if name in CORPORA else str(one or STDIN))
+                files.append(_File(label, CORPORA[name].clean(text) if name in CORPORA else text))
         if folder:
-            notes.append(folder.note(sum(map(len, texts[before:]))))
-    text = "".join(texts)
-    if not text:
+            notes.append(folder.note(sum(map(_characters, files[before:]))))
+    plain = [file.text for file in files if file.text]
+    how = suited(plain) if reading.documents == AUTO else reading.documents
+    check_separator(how, plain)
+    texts: list[str] = []
+    lines: list[int] = []
+    labels: list[str] = []
+    counts: list[int] = []  # of the documents up to the end of each file
+    for file in files:
+        if found := file.documents(how):
+            texts += (text for text, _ in found)
+            lines += (line for _, line in found)
+            labels.append(file.label)
+            counts.append(len(texts))
+    if not texts:
         raise RequestError(f"{' '.join(names)} is empty", "expected text")
-    ends = tuple(accumulate(map(len, texts)))
-    source = " ".join(names)
-    return Corpus(corpus_name(names), text, digest.hexdigest(), source, ends, tuple(labels), tuple(notes))
+    ends = np.cumsum([len(text) for text in texts])
+    return Corpus(
+        corpus_name(names),
+        "".join(texts),
+        digest.hexdigest(),
+        " ".join(names),
+        ends,
+        tuple(labels),
+        tuple(notes),
+        documents=how,
+        file_ends=tuple(int(ends[count - 1]) for count in counts),
+        lines=np.array(lines),
+    )
+
+
+def _characters(file: _File) -> int:
+    return len(file.text) + sum(len(row.text) + 1 for row in file.rows)
+
+
+def are_lists(names: Sequence[str]) -> bool:
+    """Whether DATA is plain files of which each is a list, by its beginning; standard input is not read."""
+    for name in names:
+        path = Path(name)
+        if name in CORPORA or not path.is_file() or is_rows(path) or path.suffix == ".npy":
+            return False
+        try:
+            with open_file(path) as stream:
+                if not looks_like_a_list(next(read_text(stream, name), "")):
+                    return False
+        except TformerError:  # it is said where the text is read
+            return False
+    return True
 
 
 def shadowed(names: Sequence[str]) -> tuple[str, ...]:

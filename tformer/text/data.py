@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import sys
 import unicodedata
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,8 @@ import numpy as np
 from tformer.errors import RequestError
 from tformer.files import write_file
 from tformer.text.engines import char_engine
-from tformer.text.tokenizer import Document, Tokenizer, id_dtype
+from tformer.text.pieces import Document
+from tformer.text.tokenizer import Tokenizer, id_dtype
 
 # What a random stream is for; each has its own, so that none can disturb another.
 STREAM_ORDER, STREAM_OFFSET, STREAM_REVERSAL, STREAM_REVERSAL_EVAL, STREAM_DROPOUT, STREAM_SAMPLE = range(6)
@@ -47,6 +47,8 @@ class Split:
 
     train: str
     val: str
+    train_documents: Sequence[str] = ()  # where it is cut into some
+    val_documents: Sequence[str] = ()
 
 
 def split_text(text: str, val_fraction: float) -> Split:
@@ -65,18 +67,23 @@ def slices(text: str, start: int, end: int) -> Iterator[str]:
     return (text[i : min(i + SLICE, end)] for i in range(start, end, SLICE))
 
 
-def documents(text: str, ends: Sequence[int], start: int, stop: int) -> Iterator[Document]:
+def documents(text: str, ends: np.ndarray, start: int, stop: int) -> Iterator[Document]:
     """The part of a text between two characters as documents, with a token between each two of them.
 
     `ends` are where the documents of the whole text end, in characters. The token stands before the first one
     of a part as well, so that each begins after one; and after the last. A text that is one document has no
     end that could be learned, and none is put there.
     """
-    known = set(ends) if len(ends) > 1 else set()
-    inner = ends[bisect_right(ends, start) : bisect_left(ends, stop)]
-    for begin, end in itertools.pairwise([start, *inner, stop]):
-        begins = begin == start and (start == 0 or start in known)
-        yield Document(slices(text, begin, end), begins, end in known)
+    if len(ends) < 2:
+        yield Document(slices(text, start, stop), begins=start == 0)
+        return
+    first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(ends, stop, side="left")
+    edges = [start, *ends[first:last].tolist(), stop]
+    at_start = start == 0 or (first > 0 and ends[first - 1] == start)
+    at_stop = bool(last < len(ends) and ends[last] == stop)
+    for i, (begin, end) in enumerate(itertools.pairwise(edges)):
+        is_last = i == len(edges) - 2
+        yield Document(slices(text, begin, end), i == 0 and bool(at_start), at_stop if is_last else True)
 
 
 @dataclass

@@ -89,7 +89,7 @@ def with_end_of_text(engine: Engine) -> Engine:
 
 
 def cuts_safely(engine: Engine) -> bool:
-    """Whether `pieces.SAFE_CUT` holds: for our own pre-tokenizers and GPT-2's. Others get a text in one piece."""
+    """Whether `pieces.SAFE_CUT` holds: for our own pre-tokenizers and GPT-2's. Others get a text whole."""
     model = json.loads(engine.to_str())
     theirs = model["pre_tokenizer"] or {}
     gpt2 = theirs.get("type") == "ByteLevel" and theirs.get("use_regex", True)
@@ -143,16 +143,31 @@ def cut_long_stretches(text: str) -> list[str]:
     return re.findall(r"\s{1000}(?=\s)|\s*\S{1,1000}|\s+", text)
 
 
+def _groups(chunks: Iterable[str], size: int = 1 << 14) -> Iterator[list[str]]:
+    """Short chunks by several, of about so many characters: to hand one over takes a while."""
+    group: list[str] = []
+    n = 0
+    for chunk in chunks:
+        group.append(chunk)
+        n += len(chunk)
+        if n >= size:
+            yield group
+            group, n = [], 0
+    if group:
+        yield group
+
+
 def learn_merges(engine: Engine, chunks: Iterable[str], trainer: trainers.Trainer) -> None:
     """Train in a thread beside this one, which reads and takes signals: the engine looks at none."""
-    waiting: Queue[str] = Queue(maxsize=16)
+    waiting: Queue[list[str]] = Queue(maxsize=16)
     over = threading.Event()
     errors: list[BaseException] = []
 
     def pieces() -> Iterator[str]:
         while not (over.is_set() and waiting.empty()):
             with suppress(Empty):
-                yield from cut_long_stretches(waiting.get(timeout=0.05))
+                for chunk in waiting.get(timeout=0.05):
+                    yield from cut_long_stretches(chunk)
 
     def work() -> None:
         try:
@@ -163,10 +178,10 @@ def learn_merges(engine: Engine, chunks: Iterable[str], trainer: trainers.Traine
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        for chunk in chunks:
+        for group in _groups(chunks):
             while thread.is_alive():
                 with suppress(Full):
-                    waiting.put(chunk, timeout=0.2)
+                    waiting.put(group, timeout=0.2)
                     break
         over.set()
         while thread.is_alive():

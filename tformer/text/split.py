@@ -1,10 +1,9 @@
-"""Which part of a text is kept for validation: its end, or lines or files of it that a draw chooses.
+"""Which part of a text is kept for validation: its end, or lines, documents or files that a draw chooses.
 
 The draw is the same whatever the seed of a training is, so that all runs on a text are judged by one part.
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -14,6 +13,13 @@ from tformer.errors import RequestError
 from tformer.text.corpus import Corpus
 from tformer.text.data import STREAM_SPLIT, rng, split_at
 
+FOR_A_SPLIT = 20  # documents: with fewer, one more or less in the validation part would be much of it
+
+
+def way_for(corpus: Corpus, has_ends: bool) -> str:
+    """`data.val_split` where nobody says: documents of a text that has many with ends; else the end."""
+    return "documents" if has_ends and corpus.n_documents >= FOR_A_SPLIT else "end"
+
 
 def cut_of(corpus: Corpus, fraction: float) -> int:
     """The character at which the validation part of a text begins."""
@@ -21,53 +27,59 @@ def cut_of(corpus: Corpus, fraction: float) -> int:
 
 
 def kept_apart(corpus: Corpus, how: str, fraction: float) -> Corpus:
-    """The text with lines or files of it put to its end, which come to at most `fraction` of its characters.
+    """The text with lines, documents or files at its end which come to at most `fraction` of its characters.
 
-    `how` is `data.val_split`. Both parts are in the order of the text, and `cut` is where the second begins.
-    At least one line or file is in each. Raises RequestError for a text that has no two.
+    `how` is `data.val_split`. `cut` is where the second part begins. Both are in the order of the text; if
+    documents are drawn, which have nothing to do with each other, in the order of the draw, also where
+    nothing is kept: of a sorted list a model would learn from the name before how the next one begins.
+    At least one is in each part. Raises RequestError for a text that has no two.
     """
-    if how == "end" or not 0 < fraction < 1:
+    if how == "end" or not (0 < fraction < 1 or how == "documents"):
         return corpus
     if how == "lines":
-        stops = sorted({*(end.end() for end in re.finditer("\n", corpus.text)), *corpus.ends})
+        stops = sorted({*(end.end() for end in re.finditer("\n", corpus.text)), *corpus.ends.tolist()})
     elif how == "files":
-        stops = list(corpus.ends)
+        stops = list(corpus.file_ends)
     else:
-        raise RequestError(f"data.val_split {how!r}", "expected end, lines or files")
+        stops = corpus.ends.tolist()
     if len(stops) < 2:
         found = f"{corpus.source} is one {how.removesuffix('s')}"
-        advice = "data.val_split=lines, or end" if how == "files" else "data.val_split=end"
+        advice = "data.val_split=end" if how == "lines" else "data.val_split=lines, or end"
         raise RequestError(f"data.val_split is {how}", found, advice)
     places = np.array([0, *stops])
     sizes = np.diff(places)
-    chosen = chosen_among(sizes, fraction)
+    order = rng(0, STREAM_SPLIT, 0).permutation(len(sizes))
+    chosen = chosen_among(sizes, fraction, order) if fraction else np.zeros(len(sizes), dtype=bool)
     spans = list(pairwise(places.tolist()))
-    parts = [
-        "".join(corpus.text[a:b] for (a, b), is_in in zip(spans, chosen, strict=True) if is_in == wanted)
-        for wanted in (False, True)
-    ]
-    note = (
-        f"validation: {chosen.sum():,} of {len(sizes):,} {how}, {len(parts[1]):,} of {len(corpus.text):,} "
-        "characters, drawn from all of the text"
-    )
+    shown = order if how == "documents" else np.arange(len(sizes))
+    parts = [shown[~chosen[shown]], shown[chosen[shown]]]
+    texts = ["".join(corpus.text[slice(*spans[i])] for i in part) for part in parts]
+    notes = corpus.notes
+    if fraction:
+        notes += (
+            f"validation: {chosen.sum():,} of {len(sizes):,} {how}, {len(texts[1]):,} of "
+            f"{len(corpus.text):,} characters, drawn from all of the text",
+        )
     return replace(
         corpus,
-        text="".join(parts),
-        ends=_ends(corpus, places[:-1], sizes, chosen),
+        text="".join(texts),
+        ends=np.cumsum(sizes[np.concatenate(parts)])
+        if how == "documents"
+        else _ends(corpus, places[:-1], sizes, chosen),
         how=how,
-        cut=len(parts[0]),
+        cut=len(texts[0]),
         whole=corpus,
-        notes=(*corpus.notes, note),
+        notes=notes,
     )
 
 
-def chosen_among(sizes: np.ndarray, fraction: float) -> np.ndarray:
+def chosen_among(sizes: np.ndarray, fraction: float, order: np.ndarray) -> np.ndarray:
     """Which of some things of these sizes are drawn, shape (n,) of bool: as many as come to the fraction.
 
     In a random order each is taken that still fits; the smallest where none does.
     """
     left, chosen = fraction * int(sizes.sum()), np.zeros(len(sizes), dtype=bool)
-    for i in rng(0, STREAM_SPLIT, 0).permutation(len(sizes)):
+    for i in order:
         if sizes[i] <= left:
             chosen[i] = True
             left -= int(sizes[i])
@@ -76,13 +88,11 @@ def chosen_among(sizes: np.ndarray, fraction: float) -> np.ndarray:
     return chosen
 
 
-def _ends(corpus: Corpus, starts: np.ndarray, sizes: np.ndarray, chosen: np.ndarray) -> tuple[int, ...]:
+def _ends(corpus: Corpus, starts: np.ndarray, sizes: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Where what is left of each document ends, in the first part and then in the second."""
     if len(corpus.ends) == 1:
         return corpus.ends
     of = np.searchsorted(corpus.ends, starts, side="right")  # the document of each piece
-    lengths: Iterable[np.ndarray] = (
-        np.bincount(of[part], sizes[part], len(corpus.ends)) for part in (~chosen, chosen)
-    )
-    left = np.concatenate([*lengths]).astype(np.int64)
-    return tuple(np.cumsum(left[left > 0]).tolist())
+    lengths = [np.bincount(of[part], sizes[part], len(corpus.ends)) for part in (~chosen, chosen)]
+    left = np.concatenate(lengths).astype(np.int64)
+    return np.cumsum(left[left > 0])

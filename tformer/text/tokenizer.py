@@ -17,7 +17,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -42,7 +41,7 @@ from tformer.text.engines import (
 )
 from tformer.text.engines import KINDS as KINDS
 from tformer.text.merges import has_merges, in_place_of_tokenizer, merges_engine
-from tformer.text.pieces import CHUNK, cut_safely
+from tformer.text.pieces import CHUNK, Document, cut_safely, short_together
 from tformer.text.plain import place_in
 from tformer.text.words import WordIds, word_ids
 
@@ -73,15 +72,6 @@ class UnknownCharacterError(RequestError):
         return UnknownCharacterError(self.character, self.position, self.size, place)
 
 
-@dataclass(frozen=True)
-class Document:
-    """A text in pieces, or a part of one; whether the token that ends one stands before it, and after it."""
-
-    pieces: Iterable[str]
-    begins: bool = False
-    ends: bool = False
-
-
 class Tokenizer:
     """Encodes text to ids and decodes ids to the same bytes. `kind` is word, char or bpe.
 
@@ -100,9 +90,16 @@ class Tokenizer:
 
     @classmethod
     def train(
-        cls, kind: Kind, texts: Iterable[str], vocab_size: int = 4096, end_of_text: bool = False
+        cls,
+        kind: Kind,
+        texts: Iterable[str],
+        vocab_size: int = 4096,
+        end_of_text: bool = False,
+        are_documents: bool = False,
     ) -> "Tokenizer":
         """Learn a vocabulary; `vocab_size` is for word and bpe, and includes the 256 bytes.
+
+        `texts` are the pieces of one, or documents of their own: no token reaches from one into the next.
 
         word keeps the most frequent tokens, earlier ones first among equals, and like bpe none that comes
         once: from those a model learns the bytes that unseen words fall to. char takes every character, in
@@ -112,12 +109,12 @@ class Tokenizer:
         if kind in ("word", "bpe") and vocab_size < 257 + end_of_text:
             least = "its 256 bytes and the end of text" if end_of_text else "its 256 bytes"
             raise RequestError(f"a {kind} vocabulary of {vocab_size}", f"expected more than {least}")
-        engine = cls._trained(kind, texts, vocab_size - end_of_text)
+        chunks = chain.from_iterable(cut_safely([t]) for t in texts) if are_documents else cut_safely(texts)
+        engine = cls._trained(kind, chunks, vocab_size - end_of_text)
         return cls(with_end_of_text(engine) if end_of_text else engine)
 
     @staticmethod
-    def _trained(kind: Kind, texts: Iterable[str], vocab_size: int) -> Engine:
-        chunks = cut_safely(texts)
+    def _trained(kind: Kind, chunks: Iterator[str], vocab_size: int) -> Engine:
         if kind == "char":
             alphabet: set[str] = set()
             for chunk in chunks:
@@ -239,17 +236,35 @@ class Tokenizer:
         """The ids of a text given in pieces, in the smallest of uint16 and uint32 that holds them."""
         return self.encode_documents([Document(pieces)])
 
-    def encode_documents(self, documents: Iterable["Document"]) -> np.ndarray:
+    def encode_documents(self, documents: Iterable[Document]) -> np.ndarray:
         """The ids of one document after another, with the token that ends one where each says so."""
         dtype = id_dtype(self.vocab_size)
         end = np.asarray([] if self.end_id is None else [self.end_id], dtype=dtype)
         found = bytearray()  # grows where it is: parts that are joined at the end would be there twice
-        for document in documents:
-            found += end.data if document.begins else b""
-            for ids in self.encode_stream(document.pieces):
-                found += np.asarray(ids, dtype=dtype).data
-            found += end.data if document.ends else b""
+        for group, texts in short_together(documents):
+            short: Iterable[Iterable[np.ndarray | list[int]]] = ([ids] for ids in self._encode_texts(texts))
+            parts_of = short if texts else [self.encode_stream(group[0].pieces)]
+            for document, parts in zip(group, parts_of, strict=True):
+                found += end.data if document.begins else b""
+                for ids in parts:
+                    found += np.asarray(ids, dtype=dtype).data
+                found += end.data if document.ends else b""
         return np.frombuffer(found, dtype=dtype)
+
+    def _encode_texts(self, texts: list[str]) -> Iterator[np.ndarray | list[int]]:
+        """The ids of each of several short texts."""
+        if self.kind == "char":
+            ids, at = self._encode_chars("".join(texts), 0), 0
+            for text in texts:
+                yield ids[at : at + len(text)]
+                at += len(text)
+            return
+        if self._word_ids is None:
+            yield from self._encode_batch(texts)
+            return
+        for text in texts:
+            found = self._word_ids.encode(text)
+            yield from self._encode_batch([text]) if found is None else [found]
 
     def encode_stream(self, pieces: Iterable[str]) -> Iterator[np.ndarray | list[int]]:
         """Ids, chunk after chunk, in memory that does not grow with the text."""

@@ -145,7 +145,7 @@ def _validation(trial: Session, device: torch.device, clock: Clock) -> float:
     ids = trial.data.val_ids
     if ids is None:
         return 0.0
-    n_bytes, precision = trial.data.tokenizer.n_bytes, trial.config.train.precision
+    n_bytes, precision = trial.data.n_bytes, trial.config.train.precision
     part = ids[: SAMPLE + 1]
     text_loss(trial.model, part[: SAMPLE // 2 + 1], n_bytes, precision)  # uncounted
     took = _timed(lambda: text_loss(trial.model, part, n_bytes, precision), device, clock)

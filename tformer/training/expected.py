@@ -32,6 +32,8 @@ IMMATERIAL = {
         "keep_checkpoints",
     },
 }
+# What `auto` comes to on a text that is one document, or few.
+ONE_TEXT = {"documents": ("none", "file"), "val_split": ("end",)}
 UNITS = {"val_loss": "nats per token", "bits_per_byte": "bits per byte"}
 
 
@@ -153,5 +155,7 @@ def changes(config: Config, preset: Config) -> Sequence[tuple[str, Any, Any]]:
         (f"{section}.{key}", here[section][key], value)
         for section, values in there.items()
         for key, value in values.items()
-        if key not in IMMATERIAL.get(section, ()) and here[section][key] != value
+        if key not in IMMATERIAL.get(section, ())
+        and here[section][key] != value
+        and not (value == "auto" and here[section][key] in ONE_TEXT.get(key, ()))
     ]

@@ -32,7 +32,7 @@ def sampled_line(session: Session) -> dict[str, Any]:
     device = next(session.model.parameters()).device
     sampler = Sampler(Sampling(TEMPERATURE), int(rng(seed, STREAM_SAMPLE, step).integers(2**63)), 1)
     size = tokenizer.vocab_size
-    of_documents = session.config.data.end_of_text and (session.data.facts.documents or 0) > 1
+    of_documents = session.data.documents != "none" and (session.data.facts.documents or 0) > 1
     end = tokenizer.end_id if of_documents else None
     stream = TextStream(tokenizer, end_ids=[] if end is None else [end])
     start = torch.tensor([[tokenizer.start_id if end is None else end]], device=device)

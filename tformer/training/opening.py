@@ -98,7 +98,7 @@ def prepare(plan: Plan, progress: DownloadProgress = lambda done, total: None) -
         partial(_window_for, plan) if plan.pretrained else None,
         KeptIds(plan.folder / CHECKPOINTS),
     )
-    config = decide(plan.config, plan.device, data.tokenizer.vocab_size)
+    config = decide(data.config, plan.device, data.tokenizer.vocab_size)
     if plan.pretrained and isinstance(data.batches, Windows):
         config = _completed(plan, config, data.batches)
     words = read_next_words(request.eval_data, recorded, config, data)

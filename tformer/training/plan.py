@@ -21,7 +21,7 @@ from tformer.run.find import new_run_folder, unfinished_run
 from tformer.run.pretrained import Pretrained, is_origin, read_pretrained
 from tformer.run.record import Record, read_record
 from tformer.run.swap import is_untouched, recover
-from tformer.text.corpus import corpus_name, shadowed
+from tformer.text.corpus import are_lists, corpus_name, shadowed
 from tformer.training.settings import default_preset, training_config
 
 REVERSAL = ["reversal"]  # DATA that is no text
@@ -90,7 +90,9 @@ def plan_training(request: TrainRequest) -> Plan:
     pretrained = _pretrained(request.init_from, folder, recorded)
     default = default_preset(sources, device, on_gpu=not (preset or resuming or pretrained))
     smaller = default_preset(sources, device, on_gpu=False)
-    larger = f"a GPU: preset {default}, the larger one (the other: --preset {smaller})"
+    chosen = f"a GPU: preset {default}, the larger one (the other: --preset {smaller})"
+    if default == "text" and not (preset or resuming or pretrained) and _is_list(request):
+        default, chosen = "list", "a list: preset list (the other: --preset text)"
     config = training_config(default, preset, request.layers, recorded, pretrained)
     if (config.data.task == "reversal") != (sources == REVERSAL):
         raise RequestError(
@@ -101,7 +103,7 @@ def plan_training(request: TrainRequest) -> Plan:
     if resuming and request.val_data and not recorded.data.val_source:
         what = f"{folder} is validated on a part of its text"
         raise RequestError(what, "found --val-data", "leave it out, or --resume, to start another run")
-    if request.val_data and config.data.val_split != "end":
+    if request.val_data and config.data.val_split not in ("auto", "end") and not resuming:
         what = f"--val-data and data.val_split={config.data.val_split} both say what it is validated on"
         raise RequestError(what, "", "leave one out")
     if request.val_data or recorded.data.val_source:
@@ -120,11 +122,17 @@ def plan_training(request: TrainRequest) -> Plan:
         config,
         notes=(
             *shadowed([*sources, *request.val_data]),
-            *(() if default == smaller else (larger,)),
+            *(() if default == smaller else (chosen,)),
             *(pretrained.notes if pretrained else ()),
             *((UNSHARED,) if config.train.shard and not request.ranks.are_several else ()),
         ),
     )
+
+
+def _is_list(request: TrainRequest) -> bool:
+    """Whether DATA is a list, and no setting says that it is something else."""
+    said = [layer.values.get("data", {}).get("documents", "auto") for layer in request.layers]
+    return {*said} <= {"auto", "line"} and are_lists(request.sources)
 
 
 def _folder(request: TrainRequest, name: str) -> Path:

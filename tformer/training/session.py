@@ -113,7 +113,7 @@ class Session:
 
     def validate(self) -> tuple[float, float]:
         """Loss in nats a token and bits per byte on the whole validation part."""
-        n_bytes = self.data.tokenizer.n_bytes
+        n_bytes = self.data.n_bytes
         precision = self.config.train.precision
         if self.data.reversal:
             inputs, targets = self.data.reversal.fresh(512, index=VALIDATION)

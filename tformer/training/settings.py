@@ -30,6 +30,8 @@ SETTLED = {
     "compile": "auto",
     "kernels": "auto",
     "window": 0,
+    "documents": "auto",
+    "val_split": "auto",
 }
 
 

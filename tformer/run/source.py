@@ -1,0 +1,132 @@
+"""Texts to be judged by: that of `--data`, or what was kept for validation of a run's own, found again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tformer.errors import RequestError
+from tformer.run.kept_ids import KeptIds, text_ids
+from tformer.run.record import Record, check_hash
+from tformer.run.swap import CHECKPOINTS
+from tformer.text.corpus import CORPORA, Corpus, load_corpus
+from tformer.text.data import Split, documents, load_token_file, split_at, token_hash
+from tformer.text.documents import TextReading
+from tformer.text.split import cut_of, kept_apart
+from tformer.text.tokenizer import Tokenizer
+
+ANOTHER_TEXT = "give --data FILE"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a text is, which part of it is scored, and the sha256 that it must have, if any."""
+
+    names: list[str]
+    fraction: float  # as a share of its characters or ids
+    sha256: str | None
+    on: str  # in words
+    reading: TextReading
+    trained: "Source | None" = None  # where it is a text of its own: that which was trained on
+    kept: KeptIds | None = None  # of the run that it is of
+    how: str = "end"  # that part is the end, or lines, documents or files: `data.val_split`
+
+    @property
+    def is_ids(self) -> bool:
+        """Whether it is a token file."""
+        return len(self.names) == 1 and self.names[0].endswith(".npy")
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it can be read without a download."""
+        return all((CORPORA[name].path if name in CORPORA else Path(name)).exists() for name in self.names)
+
+    def all_ids(self, tokenizer: Tokenizer) -> np.ndarray:
+        """All ids of a token file. Raises RequestError where it is not what was recorded."""
+        ids = load_token_file(Path(self.names[0]), tokenizer.vocab_size)
+        check_hash(token_hash(ids), self.sha256, ANOTHER_TEXT)
+        return ids
+
+    def ids(self, tokenizer: Tokenizer) -> np.ndarray:
+        """Of a token file, what is scored."""
+        ids = self.all_ids(tokenizer)
+        return ids[split_at(len(ids), self.fraction) :]
+
+    def corpus(self) -> Corpus:
+        """All of a text, what is scored at its end. RequestError where it is not what was recorded."""
+        corpus = load_corpus(self.names, reading=self.reading)
+        check_hash(corpus.sha256, self.sha256, ANOTHER_TEXT)
+        return kept_apart(corpus, self.how, self.fraction)
+
+    def text(self, corpus: Corpus) -> str:
+        """Of a text, what is scored."""
+        return corpus.text[cut_of(corpus, self.fraction) :]
+
+    def text_ids(self, corpus: Corpus, tokenizer: Tokenizer, end_of_text: bool) -> np.ndarray:
+        """Of a text, the ids of what is scored, with the token between documents if that is wanted."""
+        stop = len(corpus.text)
+        return text_ids(tokenizer, corpus, cut_of(corpus, self.fraction), stop, end_of_text, self.kept)
+
+    def split(self, tokenizer: Tokenizer) -> Split:
+        """Both parts, as text, each document on lines of its own; a token file is decoded."""
+        if self.trained:
+            train, val = self.trained.split(tokenizer), replace(self, trained=None).split(tokenizer)
+            return Split(train.val, val.val, train.val_documents, val.val_documents)
+        if not self.is_ids:
+            corpus = self.corpus()
+            cut, end = cut_of(corpus, self.fraction), len(corpus.text)
+            if corpus.documents == "none" or corpus.n_documents < 2:
+                return Split(corpus.text[:cut], corpus.text[cut:])
+            train_texts, val_texts = (
+                ["".join(document.pieces) for document in documents(corpus.text, corpus.ends, *part)]
+                for part in ((0, cut), (cut, end))
+            )
+            return Split(_lines(train_texts), _lines(val_texts), train_texts, val_texts)
+        ids = self.all_ids(tokenizer)
+        cut = split_at(len(ids), self.fraction)
+        return Split(tokenizer.decode(ids[:cut].tolist()), tokenizer.decode(ids[cut:].tolist()))
+
+
+def _lines(texts: Sequence[str]) -> str:
+    return "".join(text if text.endswith("\n") else text + "\n" for text in texts)
+
+
+def given_source(
+    names: Sequence[str], fraction: float = 1.0, reading: TextReading | None = None, how: str = "end"
+) -> Source:
+    """The text of `--data`: all of it is scored, or a part, chosen as `data.val_split` has it."""
+    return Source(list(names), fraction, None, " ".join(names), reading or TextReading(), how=how)
+
+
+def recorded_source(folder: Path, record: Record) -> Source:
+    """What a run was trained on; its validation part is scored.
+
+    Raises RequestError where that cannot be read again. A run that kept nothing for validation has a
+    fraction of 0.
+    """
+    sources = record.data.source
+    if not sources:
+        raise RequestError(f"{folder} does not say what it was trained on", "", ANOTHER_TEXT)
+    if "-" in sources:
+        raise RequestError(f"{folder} was trained on standard input", "", ANOTHER_TEXT)
+    for source in (*sources, *record.data.val_source):
+        if source not in CORPORA and not Path(source).exists():
+            raise RequestError(
+                f"{folder} was trained with {source}, which is not there any more", "", ANOTHER_TEXT
+            )
+    kept = KeptIds(folder / CHECKPOINTS)
+    if not record.data.val_source:
+        return Source(
+            list(sources),
+            record.val_fraction,
+            record.data.sha256,
+            "its validation part",
+            record.reading,
+            kept=kept,
+            how=record.val_split,
+        )
+    trained = given_source(sources, reading=record.reading)
+    own, sha256 = record.data.val_source, record.data.val_sha256
+    trained = replace(trained, sha256=record.data.sha256)
+    return Source(own, 1.0, sha256, "its validation text", record.reading, trained, kept)
