@@ -4,8 +4,7 @@
 Importing this package imports no torch, so that the command line answers at once.
 """
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # of `typing`, which takes time: Ctrl-C is answered once this is imported
 if TYPE_CHECKING:
     from tformer.run.loaded import load as load
 

@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import sys
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -19,7 +18,9 @@ from typer.core import TyperGroup
 from tformer import __version__
 from tformer.commands import answer, eval, sample, tokenize, train
 from tformer.commands.options import epilog
-from tformer.errors import FAILED, REQUEST, SIGNALLED, Stopped, TformerError, harmless
+from tformer.errors import FAILED, REQUEST, Stopped, TformerError, harmless
+from tformer.show.listener import whoever_listens
+from tformer.signals import SIGNALLED, answered_by, leave_at_once
 
 SIGPIPE = getattr(signal, "SIGPIPE", 13)  # Windows has none
 NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "unable to allocate", "bad_alloc")
@@ -77,20 +78,20 @@ def _options(
 
 
 def main() -> NoReturn:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and leave with its exit code.
+
+    Work goes on when nobody listens to standard error any more; whoever closed it is told by 141.
+    """
+    answered_by(leave_at_once)
     _open_closed_streams()
     _write_any_character()
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `python -m tformer` began
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: so do we
-            signal.signal(number, _stop)
-    try:
-        code = app(prog_name="tformer", standalone_mode=False)
-        sys.stdout.flush()
-    except BaseException as error:
-        code = _exit_code(error)
-    leave(int(code or 0))
+    with whoever_listens() as listener:
+        try:
+            code = app(prog_name="tformer", standalone_mode=False)
+            sys.stdout.flush()
+        except BaseException as error:
+            code = _exit_code(error)
+    leave(int(code or 0) or listener.is_gone * (SIGNALLED + SIGPIPE))
 
 
 def _open_closed_streams() -> None:
@@ -117,10 +118,6 @@ def _write_any_character() -> None:
             sys.stdout.reconfigure(errors="replace")
         else:
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise Stopped(number)
 
 
 def leave(code: int) -> NoReturn:

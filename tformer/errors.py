@@ -6,8 +6,9 @@ error and makes it an exit code.
 
 import re
 
+from tformer.signals import SIGNALLED
+
 DONE, FAILED, REQUEST = 0, 1, 2
-SIGNALLED = 128  # a process ended by signal n exits with 128 + n, as a shell reports it
 
 
 # What moves a cursor, begins a sequence or turns the direction of a line: C0 but line ends and tabs, DEL, C1,

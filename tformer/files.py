@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tformer.errors import RequestError, TformerError
+from tformer.temporary import temporary_for
 
-TEMPORARY = ".tmp-"
 ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>[^/].*)")
 POINTER = b"version https://git-lfs.github.com/spec/"
 MOST_BYTES = 1 << 24  # of a configuration, a record, an index of shards
@@ -52,17 +52,13 @@ def write_file(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
 
     Raises TformerError if the system refuses; an error of the function itself passes through.
     """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
-        write_new(temporary, (lambda file: file.write(data)) if isinstance(data, bytes) else data)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise cannot_write(path, error) from None
-        raise
+        with temporary_for(path) as temporary:
+            write_new(temporary, (lambda file: file.write(data)) if isinstance(data, bytes) else data)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from None
 
 
 def cannot_write(path: Path, error: OSError) -> TformerError:

@@ -16,8 +16,11 @@ import pytest
 from safetensors.torch import save_file
 
 from tests.conftest import tiny_model
+from tests.faults.kill import load
+from tests.faults.kill import run as in_a_copy
 from tformer.cli import main
 from tformer.config import Config
+from tformer.errors import Stopped
 from tformer.files import write_json
 from tformer.run import huggingface
 from tformer.run.huggingface import to_hf, to_hf_config
@@ -35,7 +38,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TFORMER_RUNS", raising=False)
     (tmp_path / "hamlet.txt").write_text(TEXT)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield tmp_path
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -165,25 +168,37 @@ def test_a_tokenizer_with_an_id_far_from_its_size_is_refused_at_once(place, tfor
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
 )
-def test_a_signal_while_a_tokenizer_loads_ends_the_command_as_anywhere(
-    place, tformer, monkeypatch, number, code
-):
+def test_a_signal_while_a_tokenizer_loads_ends_the_command_as_anywhere(place, monkeypatch, number, code):
     (place / "t.json").write_text(Tokenizer.train("char", [TEXT]).to_json())
+    load()  # before it is changed
     monkeypatch.setattr(tokenizer, "kind_of", lambda engine: signal.raise_signal(number))
-    assert tformer("tokenize", "hamlet.txt", "--tokenizer", "t.json") == (code, "", "")
+    assert in_a_copy(["tokenize", "hamlet.txt", "--tokenizer", "t.json"], place) == (code, "")
 
 
-def test_learning_is_left_at_once_when_a_signal_comes(place, tformer):
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Stopped(signal.SIGTERM)])
+def test_what_ends_a_program_while_a_tokenizer_loads_is_no_fault_of_the_file(place, monkeypatch, error):
+    (place / "t.json").write_text(Tokenizer.train("char", [TEXT]).to_json())
+
+    def ended(engine):
+        raise error
+
+    monkeypatch.setattr(tokenizer, "kind_of", ended)
+    with pytest.raises(type(error)):
+        Tokenizer.load(place / "t.json")
+
+
+def test_learning_is_left_at_once_when_a_signal_comes(place):
     """The engine would take many seconds over all the pairs of this text, and looks at no signal itself."""
     draw = random.Random(0)
     blocks = ("".join(draw.choices("abcdefgh", k=999)) for _ in range(1000))
     whole = " ".join(blocks)
     text = " ".join(whole.translate({97: digit}) for digit in range(48, 58))
     (place / "long.txt").write_text(text)
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    train = ["tokenize", "--train", "long.txt", "--tokenizer", "bpe", "--vocab-size", "1000000"]
+    load()
     start = time.monotonic()
-    train = ("tokenize", "--train", "long.txt", "--tokenizer", "bpe", "--vocab-size", 1_000_000)
-    assert tformer(*train, "--out", "t.json") == (143, "", "")
+    alarm = lambda: threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()  # noqa: E731
+    assert in_a_copy([*train, "--out", "t.json"], place, prepare=alarm) == (143, "")
     assert time.monotonic() - start < 4
     assert not (place / "t.json").exists()
 

@@ -592,6 +592,33 @@ def test_a_file_name_that_is_not_utf_8_ends_no_command(place):
     assert json.loads(done.stdout)["tokenizer"] == name
 
 
+OF_TEXT = (
+    ["sample", "TEXT", "--run", "hamlet", "--max-tokens", "2"],
+    ["sample", "To", "--stop", "TEXT", "--run", "hamlet", "--max-tokens", "2", "--greedy"],
+    ["eval", "attention", "--prompt", "TEXT", "--run", "hamlet"],
+    ["eval", "generations", "--prompt", "TEXT", "--run", "hamlet", "-n", "1", "--max-tokens", "2"],
+)
+
+
+@pytest.mark.parametrize("args", OF_TEXT, ids=" ".join)
+def test_a_text_of_the_command_line_that_is_none_is_named(place, args):
+    args = [word.replace("TEXT", os.fsdecode(b"To \xff be")) for word in args]
+    name = next((word for word in args if word in ("--stop", "--prompt")), "PROMPT")
+    done = tformer(*args, cwd=place, check=2)
+    assert done.stderr == f"tformer: error: {name} is not UTF-8 (expected text)\n"
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="arguments are text there")
+@pytest.mark.parametrize("args", OF_TEXT[:3], ids=" ".join)
+def test_a_text_of_the_command_line_is_utf_8_whatever_the_systems_habit(place, args):
+    args = [word.replace("TEXT", "¿") for word in args]
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    usual = tformer(*args, cwd=place, check=0 if "--stop" in args else 2)
+    there = tformer(*args, cwd=place, env=ascii_only, check=usual.returncode)
+    assert there.stdout == usual.stdout
+    assert "U+00BF" in there.stderr or "--stop" in args, "the character that the vocabulary lacks"
+
+
 def test_a_closed_pipe_needs_no_signal_of_that_name(place):
     """Windows has no SIGPIPE."""
     code = (

@@ -31,7 +31,7 @@ def tformer(tmp_path, monkeypatch, capsys):
     Path("text.txt").write_text(TEXT)
     tokenizer = Tokenizer.train("bpe", [TEXT], 300)
     save_run(tmp_path / "run", tiny_model(vocab_size=tokenizer.vocab_size), tokenizer)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["tformer", *map(str, words)])

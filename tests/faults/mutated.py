@@ -160,7 +160,7 @@ def call(args: list[str]) -> tuple[int, str]:
     """The command line's entry function in this process: its exit code, and what it said on stderr."""
     from tformer.cli import main
 
-    out, err = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO())
+    out, err = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO(), errors="backslashreplace")
     before = sys.argv, sys.stdout, sys.stderr, sys.stdin
     sys.argv, sys.stdout, sys.stderr, sys.stdin = ["tformer", *args], out, err, io.TextIOWrapper(io.BytesIO())
     code: object = 0

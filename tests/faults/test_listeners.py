@@ -36,9 +36,9 @@ def train(*arguments: str) -> None:
     app([*TRAIN, *arguments], standalone_mode=False)
 
 
-def process(here: Path, **streams) -> subprocess.Popen:
+def process(here: Path, arguments=TRAIN, **streams) -> subprocess.Popen:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("TFORMER_")}
-    command = [sys.executable, "-m", "tformer", *TRAIN]
+    command = [sys.executable, "-m", "tformer", *arguments]
     return subprocess.Popen(command, cwd=here, env=clean | {"OMP_NUM_THREADS": "1"}, **streams)
 
 
@@ -71,6 +71,59 @@ def test_training_goes_on_when_its_terminal_goes_away(here, whole):
     os.close(ours)
     assert running.wait(timeout=120) == 141
     assert state(here / "run") == whole
+
+
+JUDGE = ["eval", "loss", "--run", "run", "--device", "cpu"]
+OTHERS = {  # what is on stdout then
+    "eval": ([*JUDGE, "--json"], '"perplexity"'),
+    "sample": (["sample", "T", "--run", "run", "--max-tokens", "3", "--device", "cpu"], "T"),
+    "answer": (["answer", "5", "--run", "run"], "mask"),
+    "tokenize": (["tokenize", "text.txt", "--stats"], "characters"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_command_is_done_when_nobody_reads_its_lines_any_more(name, here):
+    train()
+    (here / "runs").mkdir()
+    (here / "run").rename(here / "runs" / "run")
+    arguments, has = OTHERS[name]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = process(here, arguments, stdout=subprocess.PIPE, stderr=writer)
+    os.close(writer)
+    out = done.communicate(timeout=120)[0].decode()
+    said_something = name in ("answer", "tokenize")
+    assert done.returncode == (141 if said_something else 0)
+    assert has in out
+
+
+def lines_of_evaluations(here: Path) -> int:
+    path = here / "run" / "evals.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.mark.parametrize("arguments", [JUDGE, [*JUDGE, "--json"], ["eval", "causality", *JUDGE[2:]]])
+def test_an_evaluation_is_kept_when_nobody_reads_its_result(arguments, here):
+    train()
+    before = lines_of_evaluations(here)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = process(here, arguments, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.communicate(timeout=120)[1], done.returncode) == (b"", 141)
+    assert lines_of_evaluations(here) == before + 1
+
+
+def test_a_report_is_written_when_nobody_reads_the_answers(here):
+    train()
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = ["answer", "5", "--run", "run", "--report", "page.md"]
+    done = process(here, arguments, stdout=writer, stderr=subprocess.DEVNULL)
+    os.close(writer)
+    assert done.wait(timeout=120) == 141
+    assert "mask" in (here / "page.md").read_text()
 
 
 # ---------------------------------------------------------------------------- pictures

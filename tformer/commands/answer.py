@@ -1,5 +1,7 @@
 """`tformer answer`: the first-principles questions, in words and with evidence."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -140,18 +142,31 @@ def _with_evidence(
 
     console = terminal.out()
     answers = []
+    unheard: list[BrokenPipeError] = []
+
+    def show(what: Callable[[], object]) -> None:  # a page is worth finishing when nobody reads the rest
+        try:
+            if not unheard:
+                what()
+        except BrokenPipeError as error:
+            if report is None:
+                raise
+            unheard.append(error)
+
     for q in asked:
         if not json:
-            show_question(q, console)
+            show(partial(show_question, q, console))
         with experiments_progress() as shown:
             answers.append(investigate(q, FULL if full else QUICK, seed, subject, shown))
         if json:
-            print_json(answers[-1].as_dict())
+            show(partial(print_json, answers[-1].as_dict()))
         else:
-            show_evidence(answers[-1], console)
+            show(partial(show_evidence, answers[-1], console))
     if len(asked) > 1 and not json:
-        show_summary(answers, console)
+        show(partial(show_summary, answers, console))
     if report is not None:
         write_report(report, answers, subject.folder if subject else None)
         terminal.say(f"wrote {report}")
+    if unheard:
+        raise unheard[0]
     return all(a.passed for a in answers)

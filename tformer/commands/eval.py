@@ -1,4 +1,4 @@
-"""`tformer eval`: judge a run. A function a task, with its own options: parse, load, measure, show, keep.
+"""`tformer eval`: judge a run. A function a task, with its own options: parse, load, measure, keep, show.
 
 `attention` keeps nothing: it shows, and judges nothing.
 """
@@ -24,7 +24,7 @@ from tformer.commands.evaluation import (
     tell,
     write_out,
 )
-from tformer.commands.options import Device, Json, StepOption, check_range, epilog
+from tformer.commands.options import Device, Json, StepOption, check_range, epilog, text_of
 from tformer.commands.tasks import EvalCommand, EvalGroup
 from tformer.errors import RequestError
 
@@ -148,8 +148,8 @@ def eval_reversal(
     from tformer.show.reversal import reversal_table
 
     result = reversal(loaded.model, _reversal_of(loaded), n, precision, index=seed)
-    tell(loaded, asdict(result), json, lambda console: reversal_table(result, console))
     keep(loaded, "reversal", asdict(result), f"{n:,} fresh sequences")
+    tell(loaded, asdict(result), json, lambda console: reversal_table(result, console))
     if not result.passed:
         raise typer.Exit(1)
 
@@ -199,8 +199,8 @@ def eval_lambada(
     with steps_progress("predicting last words") as progress:
         result = lambada(loaded.model, passages, precision, progress)
     name = " ".join(data or ()) or "the LAMBADA test set"
-    tell(loaded, asdict(result), json, lambda console: lambada_table(loaded.shown, result, name, console))
     keep(loaded, "lambada", asdict(result), passages_of(result, name))
+    tell(loaded, asdict(result), json, lambda console: lambada_table(loaded.shown, result, name, console))
 
 
 @evaluation("causality", "tformer eval causality --json", "tformer eval causality --run gpt2 --positions 8")
@@ -224,8 +224,8 @@ def eval_causality(
 
     with steps_progress("changing tokens") as progress:
         result = causality(loaded.model, positions, precision, seed, progress)
-    tell(loaded, asdict(result), json, lambda console: causality_picture(result, console))
     keep(loaded, "causality", asdict(result))
+    tell(loaded, asdict(result), json, lambda console: causality_picture(result, console))
     if not result.passed:
         raise typer.Exit(1)
 
@@ -259,7 +259,7 @@ def eval_attention(
     from tformer.show.attention import attention_view
     from tformer.show.svg import attention_picture
 
-    ids = _ids_to_show(loaded, prompt or [], data or [], seed)
+    ids = _ids_to_show(loaded, [text_of(text, "--prompt") for text in prompt or []], data or [], seed)
     maps = head_maps(loaded.model, ids)
     heads = mirror(loaded.model, loaded.reversal, n, index=seed) if loaded.reversal else None
     tokens = [loaded.tokenizer.text_of(i) for i in ids]
@@ -360,8 +360,9 @@ def eval_generations(
     for note in shadowed(data or []):
         terminal.say(note)
     text = text_to_compare(loaded, data or [])
-    draws = Draws(temperature or (), prompt or (), n, max_tokens, seed)
+    prompts = [text_of(text, "--prompt") for text in prompt or []]
+    draws = Draws(temperature or (), prompts, n, max_tokens, seed)
     result = generations(loaded, text, draws, precision, steps_progress)
     values = result.as_dict()
-    tell(loaded, values, json, lambda console: generations_view(loaded.shown, result, console))
     keep(loaded, "generations", values, text.source)
+    tell(loaded, values, json, lambda console: generations_view(loaded.shown, result, console))

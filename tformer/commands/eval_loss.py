@@ -85,8 +85,8 @@ def judge_alone(folder: Path, text: "OneText", options: LossOptions) -> None:
             surprise_text(surprises, console)
 
     also = surprises.as_dict() if surprises and tokens else {}  # too long to be kept
-    tell(run, judged.as_dict() | also, options.json, show)
     keep(run, "loss", judged.as_dict(), text.on)
+    tell(run, judged.as_dict() | also, options.json, show)
 
 
 def compare_runs(folders: Sequence[Path], text: "OneText", on: str, options: LossOptions) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from io import BufferedReader
@@ -52,6 +53,16 @@ def print_json(values: Any) -> None:
     from tformer.files import plain
 
     print(json.dumps(plain(values), ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def text_of(argument: str, name: str) -> str:
+    """An argument as text, UTF-8 also where the system's habit is another. Raises RequestError for others."""
+    if not re.search("[\ud800-\udfff]", argument):
+        return argument
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeError:
+        raise RequestError(f"{name} is not UTF-8", "expected text") from None
 
 
 def stdin_is_piped() -> bool:

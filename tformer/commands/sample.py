@@ -1,6 +1,7 @@
 """`tformer sample`: text from a run, as it is generated."""
 
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -19,6 +20,7 @@ from tformer.commands.options import (
     print_json,
     stdin_is_piped,
     stdin_lines,
+    text_of,
 )
 from tformer.errors import RequestError
 
@@ -124,8 +126,8 @@ def command(
     if prompt_file is not None and (prompt is not None or null):
         other = "--null" if prompt is None else "PROMPT"
         raise RequestError(f"--prompt-file and {other} both say what is continued", "", "leave one out")
-    if prompt and not prompt.isascii() and any("\ud800" <= c <= "\udfff" for c in prompt):
-        raise RequestError("PROMPT is not UTF-8", "expected text")
+    prompt = None if prompt is None else text_of(prompt, "PROMPT")
+    stop = [text_of(text, "--stop") for text in stop or []]
     if interactive:
         others: dict[str, bool] = {
             "PROMPT": prompt is not None,
@@ -232,6 +234,8 @@ def command(
 
 def _asked() -> Iterator[str]:
     """What a person enters, a line at a time, until Ctrl-D; Ctrl-C begins the line again."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with suppress(ImportError):  # Windows has none
         import readline  # noqa: F401 (gives `input` a history, and keys to edit with)
     while True:

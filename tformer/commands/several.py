@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tformer.errors import SIGNALLED, RequestError, Stopped
+from tformer.errors import RequestError, Stopped
+from tformer.signals import answered_by, leave_at_once, restore
 
 if TYPE_CHECKING:
     from tformer.ranks import Ranks
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 SPEAKS = 30.0  # seconds in which the first one of a machine says what is wrong
 AGAIN = 2.0  # seconds after which a signal to one of several processes is a second one
-SHOW_CURSOR = "\x1b[?25h"  # a live line hides it
 
 
 def follow_first(request: "TrainRequest") -> None:
@@ -59,11 +59,13 @@ def is_ended_within(seconds: float) -> bool:
 
     So the first one has the time to speak.
     """
-    try:
-        time.sleep(seconds)
-    except Stopped:
-        return True
-    return False
+    seen: list[int] = []
+    before = answered_by(lambda number, frame: seen.append(number))
+    until = time.monotonic() + seconds
+    while not seen and time.monotonic() < until:
+        time.sleep(0.05)
+    restore(before)
+    return bool(seen)
 
 
 @contextmanager
@@ -83,22 +85,18 @@ def signals_noted(ranks: "Ranks") -> Iterator[list[int]]:
             os.write(2, text.encode())
 
     def note(number: int, frame: object) -> None:
-        live = os.isatty(2)
         if seen and ranks.are_several and time.monotonic() - told_at[0] < AGAIN:
             return
         if seen:
-            tell(SHOW_CURSOR if live else "")
-            os._exit(SIGNALLED + number)
+            leave_at_once(number)
         seen.append(number)
         told_at.append(time.monotonic())
         if not ranks.is_first:
             return
-        tell(("\n" if live else "") + "stopping after this step; once more to leave at once\n")
+        tell(("\n" if os.isatty(2) else "") + "stopping after this step; once more to leave at once\n")
 
-    watched = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]
-    before = {n: signal.signal(n, note) for n in watched if signal.getsignal(n) is not signal.SIG_IGN}
+    before = answered_by(note)
     try:
         yield seen
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore(before)

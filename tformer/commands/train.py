@@ -253,14 +253,10 @@ def command(
     if estimate:
         _estimate(request, gpus, accelerator, json)
         return
-    from tformer.show.listener import whoever_listens
-
-    with whoever_listens() as listener, ExitStack() as stack:
+    with ExitStack() as stack:
         passed = _train(_open(request, stack), json)
     if not passed:
         raise typer.Exit(1)
-    if listener.is_gone:  # the training was worth finishing; whoever asked for it is told all the same
-        raise BrokenPipeError
 
 
 def check_minutes(minutes: float | None, command_line: "Layer") -> None:

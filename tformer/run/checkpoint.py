@@ -22,7 +22,6 @@ from torch import Tensor
 from tformer.config import Config
 from tformer.errors import RequestError, TformerError
 from tformer.files import (
-    TEMPORARY,
     append_line,
     cannot_write,
     plain,
@@ -47,9 +46,11 @@ from tformer.run.manifest import (
     step_of,
 )
 from tformer.run.record import NAME, Record, read_metrics, read_record
-from tformer.run.swap import CHECKPOINTS, begin_apart, discard, lock, sweep, take_place
+from tformer.run.swap import CHECKPOINTS, begin_apart, discard, sweep, take_place
 from tformer.run.tensors import give_tensors, whole_tensors, write_tensors
 from tformer.run.usage import Usage, own_usage
+from tformer.signals import undone_by_signal
+from tformer.temporary import TEMPORARY, lock
 from tformer.text.tokenizer import Tokenizer
 from tformer.yaml_text import dump_yaml
 
@@ -333,10 +334,15 @@ class UnwrittenRun(Run):
 def open_run(folder: Path) -> Iterator[Run]:
     """A run directory, locked while the block runs."""
     run = Run(folder)
-    try:
-        yield run
-    finally:
+
+    def close() -> None:
         run.close()
         if run.is_new:
             with contextlib.suppress(OSError):  # only an empty one: nothing came of it
                 folder.rmdir()
+
+    try:
+        with undone_by_signal(close):
+            yield run
+    finally:
+        close()

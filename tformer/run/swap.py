@@ -12,11 +12,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tformer.files import TEMPORARY, cannot_write, sync_folder
+from tformer.files import cannot_write, sync_folder
+from tformer.temporary import TEMPORARY, TEMPORARY_FILE, lock, remove_left
 
 BUILT = f"{TEMPORARY}run"  # while it is being made
 WHOLE = ".tformer-run"  # it is the run of the directory, and on its way into place
-OURS = re.compile(rf"{re.escape(TEMPORARY)}(run|step-\d+|\d+-.+)")  # what a process that was killed leaves
+# What a process that was killed leaves: whole folders, and files.
+OURS = re.compile(rf"{re.escape(TEMPORARY)}(run|step-\d+)|{TEMPORARY_FILE.pattern}")
 CHECKPOINTS = "checkpoints"
 # In the order in which they are moved up. While the first is not, nothing is; the last makes it a run.
 RUN_FILES = (
@@ -35,35 +37,20 @@ RUN_FILES = (
 PATIENCE = 5.0  # seconds that a reader waits for whoever is moving a run into place
 
 
-def lock(folder: Path) -> int | None:
-    """Hold a folder: a descriptor, to be closed; None where the system has no locks.
-
-    Raises BlockingIOError where another process holds it.
-    """
-    if os.name == "nt":
-        return None
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise
-    except OSError:  # a file system without locks
-        pass
-    return descriptor
-
-
 def is_untouched(folder: Path) -> bool:
     """Whether a folder holds nothing but what a process that was killed left there."""
     return all(OURS.fullmatch(entry.name) for entry in folder.iterdir())
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes that were killed left in a folder. Whoever calls it holds the folder."""
+    """Remove what processes that were killed left in a folder. Whoever calls it holds the folder.
+
+    Not all that write there hold it: `eval` renews the page of a run that somebody trains.
+    """
     for entry in folder.iterdir():
-        if OURS.fullmatch(entry.name):
+        if TEMPORARY_FILE.fullmatch(entry.name):
+            remove_left(entry)
+        elif OURS.fullmatch(entry.name):
             discard(entry)
 
 

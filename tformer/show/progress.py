@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from rich.progress import (
@@ -19,6 +19,7 @@ from rich.text import Text
 
 from tformer.show.terminal import err, say
 from tformer.show.words import duration, printable
+from tformer.signals import undone_by_signal
 
 if TYPE_CHECKING:  # it imports torch
     from tformer.training.fit import StepDone
@@ -45,15 +46,15 @@ class TrainingProgress:
             refresh_per_second=8,
         )
         self.task = self.progress.add_task("", total=steps, completed=start, numbers="")
+        self.live = ExitStack()
 
     def __enter__(self) -> "TrainingProgress":
         if self.console.is_terminal:
-            self.progress.start()
+            self.live.enter_context(_shown(self.progress))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.console.is_terminal:
-            self.progress.stop()
+        self.live.close()
 
     def update(self, done: "StepDone") -> None:
         """Show a step."""
@@ -89,17 +90,26 @@ class TrainingProgress:
 
 
 @contextmanager
+def _shown(progress: Progress) -> Iterator[Progress]:
+    """A bar while the block runs. A signal that ends the process takes it away, and shows the cursor."""
+    with progress, nullcontext() if progress.disable else undone_by_signal(progress.stop):
+        yield progress
+
+
+@contextmanager
 def steps_progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for work of known size on a terminal; nothing elsewhere."""
     console = err()
-    with Progress(
-        TextColumn(label, markup=False),
-        BarColumn(),
-        TaskProgressColumn(show_speed=True),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
+    with _shown(
+        Progress(
+            TextColumn(label, markup=False),
+            BarColumn(),
+            TaskProgressColumn(show_speed=True),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
     ) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
@@ -109,14 +119,16 @@ def steps_progress(label: str) -> Iterator[Callable[[int, int], None]]:
 def experiments_progress() -> Iterator[Callable[[str, int, int], None]]:
     """What is being measured, and how far along; a plain line for each experiment where no terminal is."""
     console = err()
-    with Progress(
-        BarColumn(bar_width=20),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
+    with _shown(
+        Progress(
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
     ) as progress:
         task = progress.add_task("", total=None)
         before = ""
@@ -135,14 +147,16 @@ def experiments_progress() -> Iterator[Callable[[str, int, int], None]]:
 def download_progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
     """Bytes, rate and time left of a download; one plain line where there is no terminal."""
     console = err()
-    with Progress(
-        TextColumn(label, markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
+    with _shown(
+        Progress(
+            TextColumn(label, markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
     ) as progress:
         task = progress.add_task(label, total=None, visible=False)
         said = False

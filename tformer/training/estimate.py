@@ -1,14 +1,19 @@
 """`tformer train … --estimate`: what a run costs, by formula and by a measured second."""
 
+import os
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tformer.errors import RequestError
 from tformer.run.checkpoint import open_run
+from tformer.run.swap import discard
+from tformer.signals import undone_by_signal
+from tformer.temporary import lock
 from tformer.training.budget import Clock, costs_beside, synchronise
 from tformer.training.costs import (
     ACCELERATORS,
@@ -32,6 +37,7 @@ from tformer.training.opening import Prepared, build_session
 from tformer.training.session import Session
 
 MEASURED = 1.0  # seconds of training that are timed, about
+PREFIX, MINUTE = "tformer-estimate-", 60.0  # of its directory; seconds in which a new one is held
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,12 @@ def _check_disk(disk: Disk, folder: Path) -> None:
 def _measured(prepared: Prepared, clock: Clock = time.perf_counter) -> Here:
     """About a second of training, in a directory that is thrown away."""
     config = prepared.config
-    with tempfile.TemporaryDirectory(prefix="tformer-") as place, open_run(Path(place) / "run") as run:
+    _sweep_estimates()
+    with (
+        tempfile.TemporaryDirectory(prefix=PREFIX) as place,
+        undone_by_signal(lambda: discard(Path(place))),
+        open_run(Path(place) / "run") as run,
+    ):
         session = build_session(run, replace(prepared, limit=None, overwrite=False))
         step = step_seconds(session, clock)
         costs = costs_beside(session, step, 0.0, clock)
@@ -180,6 +191,18 @@ def _measured(prepared: Prepared, clock: Clock = time.perf_counter) -> Here:
         flops_per_token(config.model, length) * per_step / step,
         costs.of(config.train.steps, config.train),
     )
+
+
+def _sweep_estimates() -> None:
+    """Remove the directories of estimates that were killed: each may hold a whole checkpoint."""
+    for place in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            old = time.time() - place.stat().st_mtime > MINUTE
+            if old and (descriptor := lock(place / "run")) is not None:
+                try:
+                    discard(place)
+                finally:
+                    os.close(descriptor)
 
 
 def step_seconds(session: Session, clock: Clock) -> float:
