@@ -240,6 +240,10 @@ TOGETHER: dict[str, list[Step]] = {  # each after the one before
             "tokenize rows.csv --field verse --tokenizer k.json --stats --json",
             lambda d: d.json["characters"] == len(TEXT),
         ),
+        (
+            "tokenize rows.csv --field verse --documents file --tokenizer runs/text --stats --json",
+            lambda d: d.json["documents"] == 24,
+        ),
         ("tokenize hamlet.txt --tokenizer k.json --out k.npy", lambda d: size("k.npy") > 500),
         ("tokenize k.npy --tokenizer k.json --decode", lambda d: d.out == TEXT),
     ],

@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 
 from tformer.errors import RequestError
 from tformer.text.corpus import load_corpus
-from tformer.text.documents import TextReading, cut, lengths_in, looks_like_a_list, separator_bytes, sizes_of
-from tformer.text.split import kept_apart, way_for
+from tformer.text.documents import (
+    TextReading,
+    cut,
+    documents_in,
+    lengths_in,
+    looks_like_a_list,
+    separator_bytes,
+    sizes_of,
+)
+from tformer.text.split import are_apart, ids_apart, kept_apart, way_for
 from tformer.text.tokenizer import KINDS, Tokenizer
 
 NAMES = [f"{a}{b}{c}" for a in "abcdefgh" for b in "aeiou" for c in "rst"]  # 120, sorted
@@ -160,3 +168,18 @@ def test_the_end_token_counts_what_it_stands_for():
 
 def test_lengths_are_between_ends():
     assert lengths_in(np.array([9, 1, 2, 9, 3, 9, 4]), 9).tolist() == [2, 1]
+
+
+def test_ids_are_drawn_by_document_as_texts_are():
+    draws = np.random.default_rng(0)
+    texts = [draws.integers(1, 9, size=draws.integers(1, 9)).tolist() for _ in range(50)]
+    ids = np.array([0, *(i for text in texts for i in (*text, 0)), 0, 7], dtype=np.uint16)
+    found, cut = ids_apart(ids, 0, 0.2)
+    parts = [[part.tolist() for part in documents_in(some, 0)] for some in (found[:cut], found[cut:])]
+    assert sorted(parts[0] + parts[1]) == sorted([*texts, [7]]) and found.dtype == ids.dtype
+    assert found[0] == found[cut] == found[-1] == found[cut - 1] == 0
+    assert len(found) == sum(map(len, texts)) + 1 + 51 + 2, "a token in front of each part, and after each"
+    assert 0.15 < (len(found) - cut) / len(found) < 0.25
+    again, everything = ids_apart(ids, 0, 0.0), [0, *found[1:cut], *found[cut + 1 :]]
+    assert sorted(again[0].tolist()) == sorted([*map(int, everything), 0]) and again[1] == len(again[0]) - 1
+    assert are_apart(ids, 0) and not are_apart(ids, None) and not are_apart(ids[:40], 0)

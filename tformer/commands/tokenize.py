@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -12,6 +13,10 @@ from tformer.commands.options import Json, check_overwrite, print_json, refuse_e
 from tformer.errors import RequestError, harmless
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from tformer.text.corpus import Corpus
+    from tformer.text.pieces import Document
     from tformer.text.plain import Trail
     from tformer.text.tokenizer import Tokenizer
 
@@ -41,6 +46,14 @@ def command(
     field: Annotated[
         str, typer.Option(metavar="NAME", help="Of .jsonl, .csv, .tsv, .parquet: where the texts stand.")
     ] = "text",
+    documents: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="Cut into documents, with the token that ends one after each: line, paragraph, file (of a "
+            "table: row), the line that separates, or auto; with --decode, put back what separates.",
+        ),
+    ] = None,
     decode: Annotated[bool, typer.Option("--decode", help="Ids back to exactly their bytes.")] = False,
     train: Annotated[
         bool, typer.Option("--train", help="Train a tokenizer on FILE and write --out.")
@@ -76,7 +89,7 @@ def command(
     if not (end_of_text or train):
         raise RequestError("--no-end-of-text without --train", "", "a trained tokenizer has its rows")
     if train:
-        _train(names, field, tokenizer, vocab_size, end_of_text, out, overwrite, json)
+        _train(names, field, documents, tokenizer, vocab_size, end_of_text, out, overwrite, json)
         return
     if json and (decode or show):
         raise RequestError(f"--json with {chosen[0]}", "it is for ids and for --stats")
@@ -91,21 +104,27 @@ def command(
                 f"--out {out}", "a token file ends in .npy", f"--out {out.with_suffix('.npy')}"
             )
     loaded = _load(tokenizer)
+    if documents not in (None, "none") and loaded.end_id is None:
+        found = "the tokenizer has no token that ends a document"
+        raise RequestError(f"--documents {documents}", found, "leave it out, or --documents none")
     if decode:
-        _decode(names, loaded)
+        _decode(names, loaded, documents)
         return
     from tformer.text.plain import Trail
     from tformer.text.tokenizer import UnknownCharacterError
 
     trail = Trail()
 
+    if documents is not None and documents != "none":
+        _of_documents(names, field, documents, loaded, show, stats, out, json)
+        return
     try:
         if show:
-            _show(_pieces(names, field, trail), loaded)
+            _show(loaded.encode_stream(_pieces(names, field, trail)), loaded)
         elif stats:
             _stats(_pieces(names, field, trail), loaded, json)
         elif out:
-            _write_npy(_pieces(names, field, trail), loaded, out)
+            _write_npy(loaded.encode_stream(_pieces(names, field, trail)), loaded, out)
         else:
             _encode(_pieces(names, field, trail), loaded, json)
     except UnknownCharacterError as error:
@@ -159,9 +178,62 @@ def _pieces(names: Iterable[str], field: str, trail: "Trail | None" = None) -> I
             print(harmless(folder.note(trail.characters - before)), file=sys.stderr)
 
 
+def _of_documents(
+    names: list[str],
+    field: str,
+    how: str,
+    tokenizer: "Tokenizer",
+    show: bool,
+    stats: bool,
+    out: Path | None,
+    json: bool,
+) -> None:
+    """Ids with a token before the first document and after each; as JSON an object a document, without it."""
+    from tformer.text.documents import lengths_in
+    from tformer.text.tokenizer import UnknownCharacterError
+
+    corpus, texts = _cut(names, field, how)
+    try:
+        ids = tokenizer.encode_documents(texts)
+    except UnknownCharacterError as error:
+        raise error.at(corpus.place(error.character)) from None
+    assert tokenizer.end_id is not None
+    lengths = lengths_in(ids, tokenizer.end_id)
+    said = f"{corpus.n_documents:,} documents, {len(ids):,} ids with a token that ends each"
+    if stats:
+        counts = {"documents": corpus.n_documents, "tokens": len(ids), "shortest": int(lengths.min())}
+        _tell(counts | {"mean": float(lengths.mean()), "longest": int(lengths.max())}, json)
+    elif show:
+        _show([ids], tokenizer)
+    elif out:
+        _write_npy([ids], tokenizer, out)
+        print(harmless(said), file=sys.stderr)
+    elif json:
+        stops = (ids == tokenizer.end_id).nonzero()[0].tolist()
+        for start, stop in pairwise(stops if len(stops) > 1 else [0, len(ids)]):
+            own = ids[start + 1 : stop].tolist()
+            print_json({"ids": own, "tokens": [tokenizer.text_of(i) for i in own]})
+    else:
+        sys.stdout.write(" ".join(map(str, ids.tolist())) + "\n")
+
+
+def _cut(names: list[str], field: str, how: str) -> "tuple[Corpus, Iterator[Document]]":
+    """The text in memory, and its documents, with what was read of a folder said on stderr."""
+    from tformer.text.corpus import CORPORA, load_corpus
+    from tformer.text.data import documents
+    from tformer.text.documents import TextReading
+
+    files = [f"./{name}" if name in CORPORA else name for name in names]
+    corpus = load_corpus(files, reading=TextReading(field, how))
+    for note in corpus.notes:
+        print(harmless(note), file=sys.stderr)
+    return corpus, documents(corpus.text, corpus.ends, 0, len(corpus.text))
+
+
 def _train(
     names: list[str],
     field: str,
+    documents: str | None,
     kind: str | None,
     vocab_size: int | None,
     end_of_text: bool,
@@ -182,9 +254,12 @@ def _train(
             "--train without --out", "expected where to write the tokenizer", "--out tokenizer.json"
         )
     refuse_existing(out, overwrite)
-    trained = Tokenizer.train(
-        kind, _pieces(names, field), 4096 if vocab_size is None else vocab_size, end_of_text
-    )
+    size = 4096 if vocab_size is None else vocab_size
+    if documents in (None, "none"):
+        trained = Tokenizer.train(kind, _pieces(names, field), size, end_of_text)
+    else:
+        texts = ("".join(document.pieces) for document in _cut(names, field, documents)[1])
+        trained = Tokenizer.train(kind, texts, size, end_of_text, are_documents=True)
     write_file(out, trained.to_json().encode())
     if json:
         print_json({"tokenizer": str(out), "kind": kind, "vocab_size": trained.vocab_size})
@@ -209,11 +284,24 @@ def _encode(pieces: Iterable[str], tokenizer: "Tokenizer", json: bool) -> None:
         print_json({"ids": [], "tokens": []})
 
 
-def _decode(names: list[str], tokenizer: "Tokenizer") -> None:
+def _decode(names: list[str], tokenizer: "Tokenizer", documents: str | None) -> None:
+    from tformer.text.documents import separator
+
+    between = None if documents is None else separator(documents).encode()
     for stream, label in _streams(names):
         source = _token_file_ids(label, tokenizer) if label.endswith(".npy") else _ids(stream, label)
+        is_first = True
         for ids in source:
-            sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
+            if between is None:
+                sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
+                continue
+            start = 0
+            for place in [*(i for i, found in enumerate(ids) if found == tokenizer.end_id), len(ids)]:
+                sys.stdout.buffer.write(tokenizer.decode_bytes(ids[start:place]))
+                if place < len(ids) and not (is_first and place == 0):
+                    sys.stdout.buffer.write(between)
+                start = place + 1
+            is_first = is_first and not ids
     sys.stdout.buffer.flush()
 
 
@@ -243,12 +331,12 @@ def _number(word: bytes, label: str) -> int:
     return int(word)
 
 
-def _show(pieces: Iterable[str], tokenizer: "Tokenizer") -> None:
+def _show(chunks: "Iterable[np.ndarray | list[int]]", tokenizer: "Tokenizer") -> None:
     from tformer.show import terminal
 
     rows: list[tuple[int, str]] = []
     total = 0
-    for chunk in tokenizer.encode_stream(pieces):
+    for chunk in chunks:
         rows += [(int(i), tokenizer.show(int(i))) for i in chunk[: SHOWN - len(rows)]]
         total += len(chunk)
     terminal.token_table(rows, terminal.out())
@@ -257,7 +345,6 @@ def _show(pieces: Iterable[str], tokenizer: "Tokenizer") -> None:
 
 
 def _stats(pieces: Iterable[str], tokenizer: "Tokenizer", json: bool) -> None:
-    from tformer.show import terminal
     from tformer.text.pieces import cut_safely
 
     n_bytes = n_chars = unknown = 0
@@ -283,6 +370,13 @@ def _stats(pieces: Iterable[str], tokenizer: "Tokenizer", json: bool) -> None:
         "bytes_per_token": n_bytes / total if total else 0.0,
         "unknown": unknown,
     }
+    _tell(values, json)
+
+
+def _tell(values: dict[str, Any], json: bool) -> None:
+    """Counts, as JSON or as a table."""
+    from tformer.show import terminal
+
     if json:
         print_json(values)
         return
@@ -292,8 +386,8 @@ def _stats(pieces: Iterable[str], tokenizer: "Tokenizer", json: bool) -> None:
     terminal.fact_table(terminal.out(), facts)
 
 
-def _write_npy(pieces: Iterable[str], tokenizer: "Tokenizer", out: Path) -> None:
+def _write_npy(chunks: "Iterable[np.ndarray | list[int]]", tokenizer: "Tokenizer", out: Path) -> None:
     from tformer.text.data import write_token_file
 
-    n = write_token_file(out, tokenizer.encode_stream(pieces), tokenizer.vocab_size)
+    n = write_token_file(out, chunks, tokenizer.vocab_size)
     print(harmless(f"{out}: {n:,} ids"), file=sys.stderr)

@@ -22,13 +22,13 @@ from tformer.text.data import (
     Reversal,
     Windows,
     documents,
-    load_token_file,
+    load_token_files,
     slices,
     split_at,
     token_hash,
 )
 from tformer.text.documents import AUTO, TextReading, lengths_in, sizes_of
-from tformer.text.split import cut_of, kept_apart, way_for
+from tformer.text.split import are_apart, cut_of, ids_apart, kept_apart, way_for
 from tformer.text.tokenizer import KINDS, Tokenizer
 
 ANOTHER_RUN = "leave --resume out to start another run"
@@ -107,10 +107,11 @@ def prepare_data(
             )
         config = config.updated("data", documents="none", val_split="end")
         return Data(config, alphabet, task, None, DataFacts(source=["reversal"]), reversal=task)
-    if len(sources) > 1 and any(source.endswith(".npy") for source in sources):
-        raise RequestError(f"several DATA: {' '.join(sources)}", "a token file is given alone")
-    if sources[0].endswith(".npy"):
-        data = _token_file_data(config, Path(sources[0]), tokenizer, recorded.sha256, window_for)
+    are_ids = [source.endswith(".npy") for source in sources]
+    if any(are_ids) and not all(are_ids):
+        raise RequestError(f"token files and texts: {' '.join(sources)}", "expected one kind of them")
+    if are_ids[0]:
+        data = _token_file_data(config, [Path(s) for s in sources], tokenizer, recorded.sha256, window_for)
         data = replace(data, kept=kept)
         return _validated(data, val_sources, recorded, config) if val_sources else data
     given = tokenizer or (None if config.data.tokenizer in KINDS else _named_tokenizer(config))
@@ -225,37 +226,43 @@ def _named_tokenizer(config: Config) -> Tokenizer:
 
 def _token_file_data(
     config: Config,
-    path: Path,
+    paths: Sequence[Path],
     tokenizer: Tokenizer | None,
     expected_hash: str | None,
     window_for: Callable[[int], int] | None,
 ) -> Data:
-    if config.data.val_split not in (AUTO, "end") and config.data.val_fraction:
-        raise RequestError(
-            f"data.val_split is {config.data.val_split}",
-            f"{path} holds ids",
-            "data.val_split=end, or --val-data FILE",
-        )
+    how = config.data.val_split
+    if how not in (AUTO, "end", "documents") and config.data.val_fraction:
+        advice = "data.val_split=documents or end, or --val-data FILE"
+        raise RequestError(f"data.val_split is {how}", f"{paths[0]} holds ids", advice)
     if tokenizer is None:
         if config.data.tokenizer in KINDS:
             raise RequestError(
-                f"{path} holds ids",
+                f"{paths[0]} holds ids",
                 "expected the tokenizer that they are of",
                 "--tokenizer tokenizer.json",
             )
         tokenizer = _named_tokenizer(config)
-    ids = load_token_file(path, tokenizer.vocab_size)
-    cut = split_at(len(ids), config.data.val_fraction)
+    ids = load_token_files(paths, tokenizer.vocab_size)
     digest = token_hash(ids)
     check_hash(digest, expected_hash, ANOTHER_RUN)
+    if how == AUTO:
+        how = "documents" if are_apart(ids, tokenizer.end_id) else "end"
+    if how == "documents":
+        if tokenizer.end_id is None or not (ids == tokenizer.end_id).any():
+            found = f"{paths[0]} has no token that ends one"
+            raise RequestError("data.val_split is documents", found, "data.val_split=end")
+        ids, cut = ids_apart(ids, tokenizer.end_id, config.data.val_fraction)
+    else:
+        cut = split_at(len(ids), config.data.val_fraction)
     facts = DataFacts(
-        source=absolute([str(path)]),
+        source=absolute([str(path) for path in paths]),
         sha256=digest,
         train_tokens=cut,
         val_tokens=len(ids) - cut,
     )
-    how = "file" if config.data.documents == AUTO else config.data.documents
-    config = config.updated("data", documents=how, val_split="end")
+    one = "file" if config.data.documents == AUTO else config.data.documents
+    config = config.updated("data", documents=one, val_split=how)
     return _windows_data(config, tokenizer, ids[:cut], ids[cut:], facts, window_for)
 
 

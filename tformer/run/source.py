@@ -11,9 +11,9 @@ from tformer.run.kept_ids import KeptIds, text_ids
 from tformer.run.record import Record, check_hash
 from tformer.run.swap import CHECKPOINTS
 from tformer.text.corpus import CORPORA, Corpus, load_corpus
-from tformer.text.data import Split, documents, load_token_file, split_at, token_hash
-from tformer.text.documents import TextReading
-from tformer.text.split import cut_of, kept_apart
+from tformer.text.data import Split, documents, load_token_files, split_at, token_hash
+from tformer.text.documents import TextReading, documents_in
+from tformer.text.split import cut_of, ids_apart, kept_apart
 from tformer.text.tokenizer import Tokenizer
 
 ANOTHER_TEXT = "give --data FILE"
@@ -34,8 +34,8 @@ class Source:
 
     @property
     def is_ids(self) -> bool:
-        """Whether it is a token file."""
-        return len(self.names) == 1 and self.names[0].endswith(".npy")
+        """Whether it is token files."""
+        return all(name.endswith(".npy") for name in self.names)
 
     @property
     def is_here(self) -> bool:
@@ -43,15 +43,21 @@ class Source:
         return all((CORPORA[name].path if name in CORPORA else Path(name)).exists() for name in self.names)
 
     def all_ids(self, tokenizer: Tokenizer) -> np.ndarray:
-        """All ids of a token file. Raises RequestError where it is not what was recorded."""
-        ids = load_token_file(Path(self.names[0]), tokenizer.vocab_size)
+        """All ids of token files. Raises RequestError where they are not what was recorded."""
+        ids = load_token_files([Path(name) for name in self.names], tokenizer.vocab_size)
         check_hash(token_hash(ids), self.sha256, ANOTHER_TEXT)
         return ids
 
     def ids(self, tokenizer: Tokenizer) -> np.ndarray:
-        """Of a token file, what is scored."""
+        """Of token files, what is scored."""
+        ids, cut = self._ids_and_cut(tokenizer)
+        return ids[cut:]
+
+    def _ids_and_cut(self, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
         ids = self.all_ids(tokenizer)
-        return ids[split_at(len(ids), self.fraction) :]
+        if self.how == "documents" and tokenizer.end_id is not None:
+            return ids_apart(ids, tokenizer.end_id, self.fraction)
+        return ids, split_at(len(ids), self.fraction)
 
     def corpus(self) -> Corpus:
         """All of a text, what is scored at its end. RequestError where it is not what was recorded."""
@@ -83,8 +89,13 @@ class Source:
                 for part in ((0, cut), (cut, end))
             )
             return Split(_lines(train_texts), _lines(val_texts), train_texts, val_texts)
-        ids = self.all_ids(tokenizer)
-        cut = split_at(len(ids), self.fraction)
+        ids, cut = self._ids_and_cut(tokenizer)
+        if self.how == "documents":
+            train_texts, val_texts = (
+                [tokenizer.decode(part.tolist()) for part in documents_in(some, tokenizer.end_id)]
+                for some in (ids[:cut], ids[cut:])
+            )
+            return Split(_lines(train_texts), _lines(val_texts), train_texts, val_texts)
         return Split(tokenizer.decode(ids[:cut].tolist()), tokenizer.decode(ids[cut:].tolist()))
 
 

@@ -245,6 +245,12 @@ def load_token_file(path: Path, vocab_size: int) -> np.ndarray:
     return ids
 
 
+def load_token_files(paths: Sequence[Path], vocab_size: int) -> np.ndarray:
+    """The ids of files, one after another: of one it is mapped, of several it is in memory."""
+    parts = [load_token_file(path, vocab_size) for path in paths]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
 def token_hash(ids: np.ndarray) -> str:
     """sha256 of the bytes of ids."""
     return hashlib.sha256(np.ascontiguousarray(ids).data).hexdigest()

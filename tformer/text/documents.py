@@ -116,15 +116,19 @@ def check_separator(how: str, texts: Iterable[str]) -> None:
         )
 
 
+def separator(how: str) -> str:
+    """What stands between two documents of a text; auto is taken for lines."""
+    known = {"none": "", "file": "", AUTO: "\n", "line": "\n", "paragraph": "\n\n"}
+    return known.get(how, f"\n{how}\n")
+
+
 def separator_bytes(how: str) -> int:
     """Bytes of a text that the token after a document stands for, of bits per byte.
 
     A line end is one, an empty line another one; a line that separates has its own. Between files, and
     between the rows of a table, stands nothing of a text.
     """
-    if how in ("none", "file"):
-        return 0
-    return {"line": 1, "paragraph": 2}.get(how, len(how.encode()) + 2)
+    return len(separator(how).encode())
 
 
 def sizes_of(tokenizer: Tokenizer, how: str) -> np.ndarray:
@@ -134,6 +138,12 @@ def sizes_of(tokenizer: Tokenizer, how: str) -> np.ndarray:
     sizes = tokenizer.n_bytes.copy()
     sizes[tokenizer.end_id] = separator_bytes(how)
     return sizes
+
+
+def documents_in(ids: np.ndarray, end_id: int | None) -> list[np.ndarray]:
+    """The ids of each document, of ids in which one ends each."""
+    parts = np.split(ids, np.flatnonzero(ids == end_id))
+    return [part[part != end_id] for part in parts if (part != end_id).any()]
 
 
 def lengths_in(ids: np.ndarray, end_id: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from tformer.text.corpus import Corpus
 from tformer.text.data import STREAM_SPLIT, rng, split_at
 
 FOR_A_SPLIT = 20  # documents: with fewer, one more or less in the validation part would be much of it
+IN_MEMORY = 1 << 28  # ids
 
 
 def way_for(corpus: Corpus, has_ends: bool) -> str:
@@ -71,6 +72,32 @@ def kept_apart(corpus: Corpus, how: str, fraction: float) -> Corpus:
         whole=corpus,
         notes=notes,
     )
+
+
+def ids_apart(ids: np.ndarray, end_id: int, fraction: float) -> tuple[np.ndarray, int]:
+    """`kept_apart` by documents, of ids in which a token ends each; and where the second part begins.
+
+    In front of each part stands the token. Of documents without any id nothing is left, and what is after the
+    last token is a document as well.
+    """
+    stops = np.append(np.flatnonzero(ids == end_id), len(ids))
+    starts = np.append(0, stops[:-1] + 1)
+    spans = [(int(a), int(b)) for a, b in zip(starts, stops, strict=True) if b > a]
+    sizes = np.array([stop - start + 1 for start, stop in spans])
+    order = rng(0, STREAM_SPLIT, 0).permutation(len(sizes))
+    chosen = chosen_among(sizes, fraction, order) if fraction else np.zeros(len(sizes), dtype=bool)
+    end = np.array([end_id], dtype=ids.dtype)
+    parts = [
+        [end, *(part for i in some for part in (ids[slice(*spans[i])], end))]
+        for some in (order[~chosen[order]], order[chosen[order]])
+    ]
+    train, val = (np.concatenate(part) for part in parts)
+    return np.concatenate((train, val)), len(train)
+
+
+def are_apart(ids: np.ndarray, end_id: int | None) -> bool:
+    """Whether a token file has many documents, and is not so large that it is better left on the disk."""
+    return end_id is not None and len(ids) <= IN_MEMORY and int((ids == end_id).sum()) > FOR_A_SPLIT
 
 
 def chosen_among(sizes: np.ndarray, fraction: float, order: np.ndarray) -> np.ndarray:
