@@ -22,6 +22,7 @@ import torch
 from tests.faults import (
     beside,
     broken,
+    catalogue,
     chained,
     every_change,
     flipped,
@@ -42,6 +43,7 @@ ROWS: tuple[Row, ...] = (
     beside.ROW,
     mutated.ROW,
     flipped.ROW,
+    catalogue.ROW,
     piped.ROW,
     broken.ROW,
 )

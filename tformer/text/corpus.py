@@ -315,7 +315,8 @@ def load_corpus(
             labels.append(file.label)
             counts.append(len(texts))
     if not texts:
-        raise RequestError(f"{' '.join(names)} is empty", "expected text")
+        read = " ".join(STDIN if name == "-" else str(name) for name in names)
+        raise RequestError(f"{read} is empty", "expected text")
     ends = np.cumsum([len(text) for text in texts])
     return Corpus(
         corpus_name(names),
