@@ -32,8 +32,6 @@ IMMATERIAL = {
         "keep_checkpoints",
     },
 }
-# What `auto` comes to on a text that is one document, or few.
-ONE_TEXT = {"documents": ("none", "file"), "val_split": ("end",)}
 UNITS = {"val_loss": "nats per token", "bits_per_byte": "bits per byte"}
 
 
@@ -157,5 +155,5 @@ def changes(config: Config, preset: Config) -> Sequence[tuple[str, Any, Any]]:
         for key, value in values.items()
         if key not in IMMATERIAL.get(section, ())
         and here[section][key] != value
-        and not (value == "auto" and here[section][key] in ONE_TEXT.get(key, ()))
+        and value != "auto"  # what the preset leaves open, the text has settled
     ]
