@@ -54,9 +54,9 @@ def config(kind: str = "gpt2-adamw-dropout", **train) -> Config:
         "precision": "fp32",
         "compile": "off",
     }
-    return Config.model_validate(
-        {"model": small | KINDS[kind]["model"], "train": steps | KINDS[kind]["train"] | train}
-    )
+    settled = {"documents": "file", "val_split": "end"}  # as a run on one text has settled it
+    sections = {"model": small | KINDS[kind]["model"], "train": steps | KINDS[kind]["train"] | train}
+    return Config.model_validate(sections | {"data": settled})
 
 
 def begin(run: Run, text: Path, wanted: Config) -> Session:
