@@ -9,6 +9,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("COLUMNS", None)  # pytest-xdist's, not that of whoever reads the output
 
+import hypothesis
 import pytest
 import torch
 from rich.console import Console
@@ -20,6 +21,8 @@ from tformer.run.record import Record
 from tformer.text.tokenizer import Tokenizer
 
 torch.set_num_threads(1)  # tests run side by side
+hypothesis.settings.register_profile("tests", deadline=None)  # an example is slow where the machine is busy
+hypothesis.settings.load_profile("tests")
 
 TINY = {"vocab_size": 23, "n_ctx": 16, "n_layers": 2, "n_heads": 2, "d_model": 16}
 SHARED = Path(__file__).parents[2] / "shared" / "data"
