@@ -25,7 +25,7 @@ SMALL = """--steps 2 --batch-size 2 --device cpu --set model.n_layers=1 --set mo
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("names.txt").write_text("\n".join(NAMES) + "\n")
-    Path("apart.txt").write_text("\n%%\n".join(STORIES) + "\n%%\n")
+    Path("apart.txt").write_text("\n%%\n".join(STORIES) + "\n")
     Path("rows.jsonl").write_text("".join(json.dumps({"text": story}) + "\n" for story in STORIES))
 
 
@@ -65,7 +65,7 @@ def test_every_document_goes_to_ids_and_back(kind, file, monkeypatch, capsys):
     for source in ("t.npy", "ids.txt"):
         Path("ids.txt").write_text(" ".join(map(str, wanted)))
         back = decoded(f"tokenize --decode {source} --documents {how} --tokenizer t.json", monkeypatch)
-        assert back == (Path(file).read_text() if how != "file" else "".join(STORIES))
+        assert back == (Path(file).read_text() if how != "file" else "\n".join(STORIES))
     tformer(f"tokenize {file} --documents {how} --tokenizer t.json --stats --json")
     counts = json.loads(capsys.readouterr().out)
     lengths = [len(tokenizer.encode(text)) for text in texts]
@@ -109,12 +109,64 @@ def test_token_files_are_trained_on_by_document_one_or_several(capsys):
         tformer(f"train a.npy names.txt --tokenizer t.json {SMALL} --out three")
 
 
+def test_a_text_of_one_document_ends_too_so_that_several_files_are_several(monkeypatch, capsys):
+    tformer("tokenize --train names.txt --documents line --tokenizer bpe --vocab-size 300 --out t.json")
+    end = Tokenizer.load(Path("t.json")).end_id
+    for name, text in (("a", "Ab\n"), ("b", "Once.\nTwice.\n")):
+        Path(f"{name}.txt").write_text(text)
+        tformer(f"tokenize {name}.txt --documents file --tokenizer t.json --out {name}.npy")
+        ids = np.load(f"{name}.npy").tolist()
+        assert ids[0] == ids[-1] == end and ids.count(end) == 2
+    assert "1 document," in capsys.readouterr().err
+    back = decoded("tokenize a.npy b.npy --decode --documents file --tokenizer t.json", monkeypatch)
+    assert back == "Ab\nOnce.\nTwice.\n"
+    tformer("tokenize a.txt --documents auto --tokenizer t.json --stats --json")
+    assert json.loads(capsys.readouterr().out)["documents"] == 1
+    tformer("tokenize a.txt --documents auto --tokenizer t.json --json")
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_ids_of_one_text_are_split_at_the_end_though_they_have_the_token(capsys):
+    tformer("tokenize --train names.txt --documents line --tokenizer char --out t.json")
+    tformer("tokenize names.txt --documents line --tokenizer t.json --out n.npy")
+    for out, more in (("none", "--documents none"), ("off", "--set data.end_of_text=false")):
+        tformer(f"train n.npy --tokenizer t.json {more} {SMALL} --out {out}")
+        settings = read_record(Path(out)).settings["data"]
+        assert (settings["documents"], settings["val_split"]) == ("none", "end")
+        assert "endoftext" not in Path(out, "metrics.jsonl").read_text()
+
+
+def test_what_is_written_is_compared_with_documents_however_ids_are_split(capsys):
+    tformer("tokenize --train names.txt --documents line --tokenizer char --out t.json")
+    Path("few.txt").write_text("\n".join(NAMES[:15]) + "\n")
+    for name in ("names", "few"):
+        tformer(f"tokenize {name}.txt --documents line --tokenizer t.json --out {name}.npy")
+    line = f"--tokenizer t.json --documents line {SMALL}"
+    tformer(f"train few.npy {line} --set data.val_fraction=0.3 --out few")
+    tformer(f"train names.npy {line} --set data.val_split=end --out end")
+    tformer(f"train names.txt --val-data few.npy {line} --out val")
+    capsys.readouterr()
+    for run in ("few", "end", "val"):
+        tformer(f"eval generations --run {run} --temperature 1 -n 2 --max-tokens 3 --json")
+        found = json.loads(capsys.readouterr().out)
+        assert found["temperatures"][0]["ended"] is not None
+        assert all(sample["text"] in str(NAMES) for sample in found["validation_samples"])
+
+
 def test_documents_that_cannot_end_or_are_not_there_are_refused():
     tformer("tokenize --train names.txt --tokenizer char --no-end-of-text --out t.json")
     with pytest.raises(RequestError, match="the tokenizer has no token that ends a document"):
         tformer("tokenize names.txt --documents line --tokenizer t.json")
     tformer("tokenize names.txt --documents none --tokenizer t.json --stats")
     tformer("tokenize --train names.txt --tokenizer char --out u.json")
+    for blank in ("''", "' '", "'a\nb'"):
+        for more in (
+            "--tokenizer u.json",
+            "--tokenizer u.json --decode",
+            "--train --tokenizer char --out v.json",
+        ):
+            with pytest.raises(RequestError, match=r"data\.documents is .*expected none, line"):
+                tformer(f"tokenize names.txt --documents {blank} {more}")
     with pytest.raises(RequestError, match="no line of the text is 'lines', and nothing else"):
         tformer("tokenize names.txt --documents lines --tokenizer u.json")
     Path("new.txt").write_text("abe\nzoe\n")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tformer.errors import RequestError
-from tformer.text.corpus import load_corpus
+from tformer.text.corpus import are_lists, load_corpus
 from tformer.text.documents import (
     TextReading,
     cut,
@@ -74,6 +74,18 @@ def test_a_list_is_known_and_verse_prose_and_columns_are_none():
         "empty": "",
     }
     assert [what for what, text in others.items() if looks_like_a_list(text)] == []
+
+
+def test_what_is_cut_at_line_feeds_alone_is_a_list_by_them_alone():
+    for end in ("\r", "\x85", "\u2028", "\x0c"):
+        assert not looks_like_a_list(end.join(NAMES))
+    assert looks_like_a_list("\r\n".join(NAMES) + "\r\n")
+
+
+def test_a_list_with_lines_that_separate_is_none(tmp_path):
+    for name, between in (("a", "\n"), ("b", "\n<|endoftext|>\n")):
+        (tmp_path / name).write_text("\n".join(NAMES) + between + "\n".join(NAMES[:5]))
+    assert are_lists([str(tmp_path / "a")]) and not are_lists([str(tmp_path / "b")])
 
 
 def test_of_a_long_list_the_beginning_is_looked_at():
@@ -180,6 +192,6 @@ def test_ids_are_drawn_by_document_as_texts_are():
     assert found[0] == found[cut] == found[-1] == found[cut - 1] == 0
     assert len(found) == sum(map(len, texts)) + 1 + 51 + 2, "a token in front of each part, and after each"
     assert 0.15 < (len(found) - cut) / len(found) < 0.25
-    again, everything = ids_apart(ids, 0, 0.0), [0, *found[1:cut], *found[cut + 1 :]]
-    assert sorted(again[0].tolist()) == sorted([*map(int, everything), 0]) and again[1] == len(again[0]) - 1
+    again, everything = ids_apart(ids, 0, 0.0), [*found[:cut], *found[cut + 1 :]]
+    assert sorted(again[0].tolist()) == sorted(everything) and again[1] == len(again[0])
     assert are_apart(ids, 0) and not are_apart(ids, None) and not are_apart(ids[:40], 0)

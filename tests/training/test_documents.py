@@ -86,6 +86,43 @@ def test_a_text_is_read_as_documents_and_judged_by_all_of_its_bytes(data, capsys
     assert tokenizer.end_id == tokenizer.vocab_size - 1
 
 
+@pytest.mark.parametrize("data", ["names.txt", "stories.jsonl", "few", "names.npy --documents line"])
+def test_nothing_is_validated_on_where_nothing_is_kept(data, capsys):
+    Path("few").mkdir()
+    for i in range(3):
+        Path(f"few/{i}.txt").write_text(STORIES[i])
+    tformer("tokenize --train names.txt --documents line --tokenizer char --out t.json")
+    tformer("tokenize names.txt --documents line --tokenizer t.json --out names.npy")
+    tokenizer = SMALL.replace("char", "t.json") if ".npy" in data else SMALL
+    tformer(f"train {data} {tokenizer} --set data.val_fraction=0 --out run")
+    record = read_record(Path("run"))
+    assert record.result.val_loss is None and record.data.val_tokens == 0
+    for task in ("loss", "generations"):
+        with pytest.raises(RequestError):
+            tformer(f"eval {task} --run run")
+
+
+def test_rows_are_documents_and_no_lines():
+    with pytest.raises(RequestError, match=r"data\.documents is line .*stories.jsonl is a table"):
+        tformer(f"train stories.jsonl {SMALL} --documents line --out run")
+    Path("mixed").mkdir()
+    for name in ("stories.jsonl", "names.txt"):
+        Path("mixed", name).write_bytes(Path(name).read_bytes())
+    tformer(f"train mixed {SMALL} --documents line --out run")
+    assert read_record(Path("run")).data.documents == 160
+
+
+def test_a_text_that_is_given_need_not_have_the_separator(capsys):
+    tformer(f"train dashes.txt {SMALL} --documents=--- --val-data flat.txt --out run")
+    assert read_record(Path("run")).result.val_loss > 0
+    capsys.readouterr()
+    tformer("eval loss --run run --data flat.txt --json")
+    tformer("eval generations --run run --data flat.txt -n 2 --temperature 1 --max-tokens 3 --json")
+    Path("other.txt").write_text("Once \u20ac " * 50)
+    with pytest.raises(RequestError, match="at the text to compare with, line 1"):
+        tformer("eval generations --run run --data other.txt -n 2 --temperature 1")
+
+
 def test_the_same_documents_are_the_same_ids_whatever_holds_them():
     tformer(f"train apart.txt {SMALL} --out a")
     tformer(f"train stories.jsonl {SMALL} --out b")

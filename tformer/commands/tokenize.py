@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from tformer.commands.options import Json, check_overwrite, print_json, refuse_existing, stdin_is_piped
+from tformer.commands.tokenize_documents import cut_texts, write_documents
 from tformer.errors import RequestError, harmless
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tformer.text.corpus import Corpus
-    from tformer.text.pieces import Document
     from tformer.text.plain import Trail
     from tformer.text.tokenizer import Tokenizer
 
@@ -88,6 +87,10 @@ def command(
         raise RequestError("--vocab-size without --train", "", "a trained tokenizer has its size")
     if not (end_of_text or train):
         raise RequestError("--no-end-of-text without --train", "", "a trained tokenizer has its rows")
+    if documents is not None:
+        from tformer.text.documents import check_separator
+
+        check_separator(documents, [])
     if train:
         _train(names, field, documents, tokenizer, vocab_size, end_of_text, out, overwrite, json)
         return
@@ -190,18 +193,22 @@ def _of_documents(
 ) -> None:
     """Ids with a token before the first document and after each; as JSON an object a document, without it."""
     from tformer.text.documents import lengths_in
+    from tformer.text.pieces import Document
     from tformer.text.tokenizer import UnknownCharacterError
 
-    corpus, texts = _cut(names, field, how)
+    corpus, texts = cut_texts(names, field, how)
     try:
-        ids = tokenizer.encode_documents(texts)
+        ids = tokenizer.encode_documents(
+            Document([text], begins=i == 0, ends=True) for i, text in enumerate(texts)
+        )
     except UnknownCharacterError as error:
         raise error.at(corpus.place(error.character)) from None
     assert tokenizer.end_id is not None
     lengths = lengths_in(ids, tokenizer.end_id)
-    said = f"{corpus.n_documents:,} documents, {len(ids):,} ids with a token that ends each"
+    n = corpus.n_documents
+    said = f"{n:,} document{'s' * (n != 1)}, {len(ids):,} ids with a token that ends each"
     if stats:
-        counts = {"documents": corpus.n_documents, "tokens": len(ids), "shortest": int(lengths.min())}
+        counts = {"documents": n, "tokens": len(ids), "shortest": int(lengths.min())}
         _tell(counts | {"mean": float(lengths.mean()), "longest": int(lengths.max())}, json)
     elif show:
         _show([ids], tokenizer)
@@ -209,25 +216,11 @@ def _of_documents(
         _write_npy([ids], tokenizer, out)
         print(harmless(said), file=sys.stderr)
     elif json:
-        stops = (ids == tokenizer.end_id).nonzero()[0].tolist()
-        for start, stop in pairwise(stops if len(stops) > 1 else [0, len(ids)]):
+        for start, stop in pairwise((ids == tokenizer.end_id).nonzero()[0].tolist()):
             own = ids[start + 1 : stop].tolist()
             print_json({"ids": own, "tokens": [tokenizer.text_of(i) for i in own]})
     else:
         sys.stdout.write(" ".join(map(str, ids.tolist())) + "\n")
-
-
-def _cut(names: list[str], field: str, how: str) -> "tuple[Corpus, Iterator[Document]]":
-    """The text in memory, and its documents, with what was read of a folder said on stderr."""
-    from tformer.text.corpus import CORPORA, load_corpus
-    from tformer.text.data import documents
-    from tformer.text.documents import TextReading
-
-    files = [f"./{name}" if name in CORPORA else name for name in names]
-    corpus = load_corpus(files, reading=TextReading(field, how))
-    for note in corpus.notes:
-        print(harmless(note), file=sys.stderr)
-    return corpus, documents(corpus.text, corpus.ends, 0, len(corpus.text))
 
 
 def _train(
@@ -258,7 +251,7 @@ def _train(
     if documents in (None, "none"):
         trained = Tokenizer.train(kind, _pieces(names, field), size, end_of_text)
     else:
-        texts = ("".join(document.pieces) for document in _cut(names, field, documents)[1])
+        texts = cut_texts(names, field, documents)[1]
         trained = Tokenizer.train(kind, texts, size, end_of_text, are_documents=True)
     write_file(out, trained.to_json().encode())
     if json:
@@ -285,24 +278,18 @@ def _encode(pieces: Iterable[str], tokenizer: "Tokenizer", json: bool) -> None:
 
 
 def _decode(names: list[str], tokenizer: "Tokenizer", documents: str | None) -> None:
-    from tformer.text.documents import separator
-
-    between = None if documents is None else separator(documents).encode()
-    for stream, label in _streams(names):
-        source = _token_file_ids(label, tokenizer) if label.endswith(".npy") else _ids(stream, label)
-        is_first = True
-        for ids in source:
-            if between is None:
-                sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
-                continue
-            start = 0
-            for place in [*(i for i, found in enumerate(ids) if found == tokenizer.end_id), len(ids)]:
-                sys.stdout.buffer.write(tokenizer.decode_bytes(ids[start:place]))
-                if place < len(ids) and not (is_first and place == 0):
-                    sys.stdout.buffer.write(between)
-                start = place + 1
-            is_first = is_first and not ids
-    sys.stdout.buffer.flush()
+    out = sys.stdout.buffer
+    chunks = (
+        ids
+        for stream, label in _streams(names)
+        for ids in (_token_file_ids(label, tokenizer) if label.endswith(".npy") else _ids(stream, label))
+    )
+    if documents is None:
+        for ids in chunks:
+            out.write(tokenizer.decode_bytes(ids))
+    else:
+        write_documents(chunks, tokenizer, documents, out)
+    out.flush()
 
 
 def _token_file_ids(label: str, tokenizer: "Tokenizer") -> Iterator[list[int]]:

@@ -158,7 +158,7 @@ def generations(
         ]
         end = [tokenizer.end_id] if whole_ones and tokenizer.end_id is not None else []
         unseen = [
-            _costed(run, w, end + tokenizer.encode(w.before), tokenizer.encode(w.text) + end, precision)
+            _costed(run, w, end + _encoded(run, w.before), _encoded(run, w.text) + end, precision)
             for w in real
         ]
     known = frozenset(split.train_documents)
@@ -185,8 +185,13 @@ def generations(
 def _spans(run: LoadedRun, split: Split, n: int, draws: Draws) -> list[tuple[int, int]]:
     """Where `n` prompts stand in the validation text, for each that is given or for the usual number."""
     some = split.val[:10_000]
-    room = draws.max_tokens * len(some) // len(run.tokenizer.encode(some))
+    room = draws.max_tokens * len(some) // len(_encoded(run, some))
     return beginnings(split.val, n * (len(draws.prompts) or N_PROMPTS), room, draws.seed)
+
+
+def _encoded(run: LoadedRun, text: str) -> list[int]:
+    """The ids of a part of the text to compare with."""
+    return encode_prompt(run.tokenizer, text, "the text to compare with")
 
 
 def _some_documents(texts: Sequence[str], n: int, seed: int) -> list[Written]:

@@ -118,6 +118,9 @@ def prepare_data(
     can_end = config.data.end_of_text and (given is None or given.end_id is not None)
     corpus = load_corpus(sources, progress, TextReading(config.data.field, _documents(config, can_end)))
     check_hash(corpus.sha256, recorded.sha256, ANOTHER_RUN)
+    if corpus.is_of_rows and config.data.documents not in (AUTO, "none", "file"):
+        found = f"{corpus.source} is a table, of which a row is a document"
+        raise RequestError(f"data.documents is {config.data.documents}", found, "leave it out")
     if recorded.documents not in (None, corpus.n_documents):
         found = f"{corpus.n_documents:,} documents, recorded are {recorded.documents:,}"
         raise RequestError("the data of this run is cut in another way", found, ANOTHER_RUN)
@@ -246,8 +249,9 @@ def _token_file_data(
     ids = load_token_files(paths, tokenizer.vocab_size)
     digest = token_hash(ids)
     check_hash(digest, expected_hash, ANOTHER_RUN)
+    has_ends = config.data.end_of_text and config.data.documents != "none"
     if how == AUTO:
-        how = "documents" if are_apart(ids, tokenizer.end_id) else "end"
+        how = "documents" if has_ends and are_apart(ids, tokenizer.end_id) else "end"
     if how == "documents":
         if tokenizer.end_id is None or not (ids == tokenizer.end_id).any():
             found = f"{paths[0]} has no token that ends one"
@@ -261,7 +265,9 @@ def _token_file_data(
         train_tokens=cut,
         val_tokens=len(ids) - cut,
     )
-    one = "file" if config.data.documents == AUTO else config.data.documents
+    one = config.data.documents
+    if one == AUTO:
+        one = "file" if has_ends else "none"
     config = config.updated("data", documents=one, val_split=how)
     return _windows_data(config, tokenizer, ids[:cut], ids[cut:], facts, window_for)
 

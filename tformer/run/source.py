@@ -61,13 +61,11 @@ class Source:
 
     def corpus(self) -> Corpus:
         """All of a text, what is scored at its end. RequestError where it is not what was recorded."""
-        corpus = load_corpus(self.names, reading=self.reading)
+        corpus = load_corpus(self.names, reading=self.reading, must_be_separated=False)
         check_hash(corpus.sha256, self.sha256, ANOTHER_TEXT)
-        return kept_apart(corpus, self.how, self.fraction)
-
-    def text(self, corpus: Corpus) -> str:
-        """Of a text, what is scored."""
-        return corpus.text[cut_of(corpus, self.fraction) :]
+        # A text that is given, and has not the documents that a run has, is cut at its end.
+        how = "end" if self.how == "documents" and corpus.n_documents < 2 else self.how
+        return kept_apart(corpus, how, self.fraction)
 
     def text_ids(self, corpus: Corpus, tokenizer: Tokenizer, end_of_text: bool) -> np.ndarray:
         """Of a text, the ids of what is scored, with the token between documents if that is wanted."""
@@ -90,7 +88,7 @@ class Source:
             )
             return Split(_lines(train_texts), _lines(val_texts), train_texts, val_texts)
         ids, cut = self._ids_and_cut(tokenizer)
-        if self.how == "documents":
+        if tokenizer.end_id is not None and (ids == tokenizer.end_id).any():
             train_texts, val_texts = (
                 [tokenizer.decode(part.tolist()) for part in documents_in(some, tokenizer.end_id)]
                 for some in (ids[:cut], ids[cut:])

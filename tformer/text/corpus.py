@@ -20,7 +20,16 @@ import numpy as np
 from tformer.errors import RequestError, TformerError
 from tformer.files import cannot_write, write_file
 from tformer.progress import DownloadProgress
-from tformer.text.documents import AUTO, TextReading, check_separator, cut, looks_like_a_list, suited
+from tformer.text.documents import (
+    AUTO,
+    TextReading,
+    check_separator,
+    cut,
+    has_line,
+    looks_like_a_list,
+    suited,
+)
+from tformer.text.engines import END_OF_TEXT
 from tformer.text.plain import (
     MARK,
     STDIN,
@@ -161,6 +170,7 @@ class Corpus:
     documents: str = "file"
     file_ends: tuple[int, ...] = ()
     lines: np.ndarray | None = None  # of its file, on which each document begins; None: the first
+    is_of_rows: bool = False  # all of it: no plain text is in it
 
     @property
     def n_documents(self) -> int:
@@ -268,11 +278,13 @@ def load_corpus(
     names: Sequence[str],
     progress: DownloadProgress = lambda done, total: None,
     reading: TextReading | None = None,
+    must_be_separated: bool = True,
 ) -> Corpus:
     """One text from a corpus name, files, folders (their texts, in natural order) or `-`, joined in order.
 
     Files are taken as they are but for a byte order mark, and cut into documents; a row of a table is one.
-    Raises RequestError for what is missing, empty or not UTF-8.
+    Raises RequestError for what is missing, empty or not UTF-8, and where no text has the separator, unless
+    it need not.
     """
     reading = reading or TextReading()
     digest = hashlib.sha256()
@@ -303,7 +315,8 @@ def load_corpus(
             notes.append(folder.note(sum(map(_characters, files[before:]))))
     plain = [file.text for file in files if file.text]
     how = suited(plain) if reading.documents == AUTO else reading.documents
-    check_separator(how, plain)
+    if must_be_separated:
+        check_separator(how, plain)
     texts: list[str] = []
     lines: list[int] = []
     labels: list[str] = []
@@ -329,6 +342,7 @@ def load_corpus(
         documents=how,
         file_ends=tuple(int(ends[count - 1]) for count in counts),
         lines=np.array(lines),
+        is_of_rows=not plain,
     )
 
 
@@ -344,8 +358,9 @@ def are_lists(names: Sequence[str]) -> bool:
             return False
         try:
             with open_file(path) as stream:
-                if not looks_like_a_list(next(read_text(stream, name), "")):
-                    return False
+                head = next(read_text(stream, name), "")
+            if has_line(head, END_OF_TEXT) or not looks_like_a_list(head):
+                return False
         except TformerError:  # it is said where the text is read
             return False
     return True

@@ -74,6 +74,8 @@ def documents(text: str, ends: np.ndarray, start: int, stop: int) -> Iterator[Do
     of a part as well, so that each begins after one; and after the last. A text that is one document has no
     end that could be learned, and none is put there.
     """
+    if start == stop:
+        return
     if len(ends) < 2:
         yield Document(slices(text, start, stop), begins=start == 0)
         return

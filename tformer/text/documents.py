@@ -25,6 +25,7 @@ LEAST_LINES = 100
 SHARE_OF_LINES = 0.95
 MOST_WORDS, MOST_CHARACTERS = 3, 40  # of a line
 SHARE_OF_DIFFERENT = 0.9
+IN_A_MESSAGE = 60  # characters of a separator, in a message
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def suited(texts: Iterable[str]) -> str:
 
 def looks_like_a_list(text: str) -> bool:
     """Whether nearly all lines have a few short words, and nearly no two are alike: names, and no verse."""
-    lines = text[:LOOKED_AT].splitlines()
+    head = text[:LOOKED_AT]
+    lines = head.removesuffix("\n").split("\n")  # what `cut` takes for lines, and no other
     if len(text) > LOOKED_AT:
         lines.pop()  # it is cut
     few = sum(0 < len(line.split()) <= MOST_WORDS and len(line) <= MOST_CHARACTERS for line in lines)
@@ -105,13 +107,15 @@ def cut(text: str, how: str) -> Iterator[tuple[str, int]]:
 
 
 def check_separator(how: str, texts: Iterable[str]) -> None:
-    """Raises RequestError for a separator that no plain text has; tables are in rows, and need none."""
+    """Raises RequestError for a separator that is no line, or that no plain text has; tables need none."""
     if how in WAYS:
         return
+    if not how.strip() or len(how.splitlines()) > 1:
+        raise RequestError(f"data.documents is {how[:IN_A_MESSAGE]!r}", f"expected {WHAT_THEY_ARE}")
     plain = list(texts)
     if plain and not any(has_line(text, how) for text in plain):
         raise RequestError(
-            f"no line of the text is {how!r}, and nothing else",
+            f"no line of the text is {how[:IN_A_MESSAGE]!r}, and nothing else",
             f"expected of data.documents: {WHAT_THEY_ARE}",
         )
 

@@ -77,8 +77,8 @@ def kept_apart(corpus: Corpus, how: str, fraction: float) -> Corpus:
 def ids_apart(ids: np.ndarray, end_id: int, fraction: float) -> tuple[np.ndarray, int]:
     """`kept_apart` by documents, of ids in which a token ends each; and where the second part begins.
 
-    In front of each part stands the token. Of documents without any id nothing is left, and what is after the
-    last token is a document as well.
+    In front of each part that has any stands the token. Of documents without any id nothing is left, and what
+    is after the last token is a document as well.
     """
     stops = np.append(np.flatnonzero(ids == end_id), len(ids))
     starts = np.append(0, stops[:-1] + 1)
@@ -87,11 +87,12 @@ def ids_apart(ids: np.ndarray, end_id: int, fraction: float) -> tuple[np.ndarray
     order = rng(0, STREAM_SPLIT, 0).permutation(len(sizes))
     chosen = chosen_among(sizes, fraction, order) if fraction else np.zeros(len(sizes), dtype=bool)
     end = np.array([end_id], dtype=ids.dtype)
-    parts = [
-        [end, *(part for i in some for part in (ids[slice(*spans[i])], end))]
+    train, val = (
+        np.concatenate([end, *(part for i in some for part in (ids[slice(*spans[i])], end))])
+        if len(some)
+        else ids[:0]
         for some in (order[~chosen[order]], order[chosen[order]])
-    ]
-    train, val = (np.concatenate(part) for part in parts)
+    )
     return np.concatenate((train, val)), len(train)
 
 
