@@ -33,9 +33,9 @@ def sampled_line(session: Session) -> dict[str, Any]:
     sampler = Sampler(Sampling(TEMPERATURE), int(rng(seed, STREAM_SAMPLE, step).integers(2**63)), 1)
     size = tokenizer.vocab_size
     of_documents = session.data.documents != "none" and (session.data.facts.documents or 0) > 1
-    end = tokenizer.end_id
+    end = tokenizer.end_id if of_documents else None
     stream = TextStream(tokenizer, end_ids=[] if end is None else [end])
-    start = torch.tensor([[end if end is not None and of_documents else tokenizer.start_id]], device=device)
+    start = torch.tensor([[tokenizer.start_id if end is None else end]], device=device)
     for column in generate(session.model, start, CHARACTERS, lambda logits: sampler(logits[:, :size])):
         stream.feed(int(column[0]))
         if len(stream.text) >= CHARACTERS or stream.finish_reason:
