@@ -246,6 +246,10 @@ TOGETHER: dict[str, list[Step]] = {  # each after the one before
         ),
         ("tokenize hamlet.txt --tokenizer k.json --out k.npy", lambda d: size("k.npy") > 500),
         ("tokenize k.npy --tokenizer k.json --decode", lambda d: d.out == TEXT),
+        (
+            "tokenize rows.csv --field verse --tokenizer runs/text --out ids/ --processes 1 --json",
+            lambda d: d.json["documents"] == 24 and size("ids/ids-00000.npy") > 500,
+        ),
     ],
     "reports": [
         ("answer heads --full --run runs/text --report a.md", lambda d: size("a.md")),

@@ -5,12 +5,22 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tformer.commands.options import Json, check_overwrite, print_json, refuse_existing, stdin_is_piped
-from tformer.commands.tokenize_documents import cut_texts, write_documents
+from tformer.commands.options import (
+    Json,
+    check_overwrite,
+    check_range,
+    print_json,
+    refuse_existing,
+    stdin_is_piped,
+)
+from tformer.commands.tokenize_decode import decode as decode_ids
+from tformer.commands.tokenize_decode import streams_of
+from tformer.commands.tokenize_documents import cut_texts
+from tformer.commands.tokenize_shards import is_folder, write_shards
 from tformer.errors import RequestError, harmless
 
 if TYPE_CHECKING:
@@ -20,7 +30,7 @@ if TYPE_CHECKING:
     from tformer.text.tokenizer import Tokenizer
 
 SHOWN = 500  # rows of --show
-DECODED = 1 << 16  # bytes or ids decoded at a time
+MOST_PROCESSES = 1024
 
 EXAMPLES = (
     "tformer tokenize --train my.txt --tokenizer bpe --out bpe.json",
@@ -64,8 +74,15 @@ def command(
     show: Annotated[bool, typer.Option("--show", help="Tokens with their ids, as a table.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Counts instead of ids.")] = False,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Write a token file (.npy) that train takes; with --train, the tokenizer."),
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="A token file (.npy) that train takes; FOLDER/ of them, for a text of any size, which goes "
+            "on where it was ended; with --train, the tokenizer.",
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Of --out FOLDER/: how many encode; one for each core if left out.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     json: Json = False,
@@ -82,7 +99,12 @@ def command(
     ]
     if len(chosen) > 1:
         raise RequestError(f"{' and '.join(chosen)} at once", "expected one of them")
-    check_overwrite(overwrite, "--out", out)
+    into_folder = out is not None and not train and is_folder(out)
+    file = None if out is None else Path(out)
+    check_overwrite(overwrite, "--out", file)
+    if processes is not None and not into_folder:
+        raise RequestError("--processes without --out FOLDER/", "", "leave it out")
+    check_range("--processes", processes, 1, MOST_PROCESSES)
     if vocab_size is not None and not train:
         raise RequestError("--vocab-size without --train", "", "a trained tokenizer has its size")
     if not (end_of_text or train):
@@ -92,7 +114,7 @@ def command(
 
         check_separator(documents, [])
     if train:
-        _train(names, field, documents, tokenizer, vocab_size, end_of_text, out, overwrite, json)
+        _train(names, field, documents, tokenizer, vocab_size, end_of_text, file, overwrite, json)
         return
     if json and (decode or show):
         raise RequestError(f"--json with {chosen[0]}", "it is for ids and for --stats")
@@ -100,18 +122,20 @@ def command(
         raise RequestError(
             f"--out with {chosen[0]}", "it writes the ids of a text", "redirect stdout instead"
         )
-    if out:
-        refuse_existing(out, overwrite)
-        if out.suffix != ".npy":
-            raise RequestError(
-                f"--out {out}", "a token file ends in .npy", f"--out {out.with_suffix('.npy')}"
-            )
+    if file and not into_folder:
+        refuse_existing(file, overwrite)
+        if file.suffix != ".npy":
+            advice = f"--out {file.with_suffix('.npy')}, or --out {file}/ for a folder of them"
+            raise RequestError(f"--out {file}", "a token file ends in .npy", advice)
     loaded = _load(tokenizer)
     if documents not in (None, "none") and loaded.end_id is None:
         found = "the tokenizer has no token that ends a document"
         raise RequestError(f"--documents {documents}", found, "leave it out, or --documents none")
     if decode:
-        _decode(names, loaded, documents)
+        decode_ids(names, loaded, documents)
+        return
+    if file and into_folder:
+        write_shards(names, field, documents, loaded, file, overwrite, processes, json)
         return
     from tformer.text.plain import Trail
     from tformer.text.tokenizer import UnknownCharacterError
@@ -119,15 +143,15 @@ def command(
     trail = Trail()
 
     if documents is not None and documents != "none":
-        _of_documents(names, field, documents, loaded, show, stats, out, json)
+        _of_documents(names, field, documents, loaded, show, stats, file, json)
         return
     try:
         if show:
             _show(loaded.encode_stream(_pieces(names, field, trail)), loaded)
         elif stats:
             _stats(_pieces(names, field, trail), loaded, json)
-        elif out:
-            _write_npy(loaded.encode_stream(_pieces(names, field, trail)), loaded, out)
+        elif file:
+            _write_npy(loaded.encode_stream(_pieces(names, field, trail)), loaded, file)
         else:
             _encode(_pieces(names, field, trail), loaded, json)
     except UnknownCharacterError as error:
@@ -149,18 +173,6 @@ def _load(name: str | None) -> "Tokenizer":
     return Tokenizer.load(tokenizer_path(name))
 
 
-def _streams(names: Iterable[str]) -> Iterator[tuple[BinaryIO, str]]:
-    from tformer.text.plain import STDIN, files_of, open_file
-
-    for name in names:
-        if name == "-":
-            yield sys.stdin.buffer, STDIN
-            continue
-        for path in files_of(Path(name)):
-            with open_file(path) as stream:
-                yield stream, str(path)
-
-
 def _pieces(names: Iterable[str], field: str, trail: "Trail | None" = None) -> Iterator[str]:
     """The texts; `trail` follows them. What was read of a folder, and what not, is said on stderr."""
     from tformer.text.plain import Trail, existing, read_folder, read_text
@@ -175,7 +187,7 @@ def _pieces(names: Iterable[str], field: str, trail: "Trail | None" = None) -> I
                 texts = (f"{row.text}\n" for row in read_rows(existing(Path(label)), field))
                 yield from trail.of(texts, label)
                 continue
-            for stream, shown in _streams([label]):
+            for stream, shown in streams_of([label]):
                 yield from trail.of(read_text(stream, shown), shown)
         if folder:
             print(harmless(folder.note(trail.characters - before)), file=sys.stderr)
@@ -275,47 +287,6 @@ def _encode(pieces: Iterable[str], tokenizer: "Tokenizer", json: bool) -> None:
         sys.stdout.write("\n")
     elif first:
         print_json({"ids": [], "tokens": []})
-
-
-def _decode(names: list[str], tokenizer: "Tokenizer", documents: str | None) -> None:
-    out = sys.stdout.buffer
-    chunks = (
-        ids
-        for stream, label in _streams(names)
-        for ids in (_token_file_ids(label, tokenizer) if label.endswith(".npy") else _ids(stream, label))
-    )
-    if documents is None:
-        for ids in chunks:
-            out.write(tokenizer.decode_bytes(ids))
-    else:
-        write_documents(chunks, tokenizer, documents, out)
-    out.flush()
-
-
-def _token_file_ids(label: str, tokenizer: "Tokenizer") -> Iterator[list[int]]:
-    from tformer.text.data import load_token_file
-
-    ids = load_token_file(Path(label), tokenizer.vocab_size)
-    return (ids[i : i + DECODED].tolist() for i in range(0, len(ids), DECODED))
-
-
-def _ids(stream: BinaryIO, label: str) -> Iterator[list[int]]:
-    """Numbers separated by white space, block after block; one cut in two by a block is put together."""
-    rest = b""
-    while block := stream.read(DECODED):
-        words = (rest + block).split()
-        if len(rest) > 20:
-            _number(rest, label)
-        rest = words.pop() if words and not block[-1:].isspace() else b""
-        yield [_number(word, label) for word in words]
-    if rest:
-        yield [_number(rest, label)]
-
-
-def _number(word: bytes, label: str) -> int:
-    if not word.isdigit() or len(word) > 12:
-        raise RequestError(f"{word[:20].decode(errors='replace')!r} in {label} is no id", "expected numbers")
-    return int(word)
 
 
 def _show(chunks: "Iterable[np.ndarray | list[int]]", tokenizer: "Tokenizer") -> None:

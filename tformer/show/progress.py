@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # it imports torch
     from tformer.training.fit import StepDone
 
 PLAIN_LINE_EVERY = 2.0  # seconds between lines where there is no terminal
+BYTES_LINE_EVERY = 10.0  # the same, of a long reading
 
 
 class TrainingProgress:
@@ -167,5 +168,40 @@ def download_progress(label: str) -> Iterator[Callable[[int, int | None], None]]
                 say(label)
             said = True
             progress.update(task, completed=done, total=total, visible=True)
+
+        yield update
+
+
+@contextmanager
+def bytes_progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Bytes that were read of so many, with rate and time left; it is told of each few more."""
+    console = err()
+    with _shown(
+        Progress(
+            TextColumn(label, markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+    ) as progress:
+        task = progress.add_task(label, total=total)
+        began = printed = time.perf_counter()
+        done = 0
+
+        def update(more: int) -> None:
+            nonlocal done, printed
+            done, now = done + more, time.perf_counter()
+            progress.update(task, completed=done)
+            if console.is_terminal or now - printed < BYTES_LINE_EVERY:
+                return
+            printed = now
+            rate = done / (now - began)
+            of = f" of {total / 1e6:,.0f}" if total else ""
+            left = f"  left {duration((total - done) / max(rate, 1.0))}" if total else ""
+            say(f"{label}: {done / 1e6:,.0f}{of} MB  {rate / 1e6:,.1f} MB/s{left}")
 
         yield update

@@ -7,6 +7,7 @@ table, a line, a paragraph, or what stands between lines that separate. Knows no
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from tformer.text.tokenizer import Tokenizer
 WAYS = ("none", "line", "paragraph", "file")
 AUTO = "auto"
 WHAT_THEY_ARE = f"{', '.join(WAYS)}, or the line that separates them"
+LINE_END = re.compile(r"\n")
 BETWEEN_PARAGRAPHS = re.compile(r"\n(?:[ \t\r]*\n)+")
 
 # A text is a list, of names or of words, where nearly all of its lines are short, and no two alike.
@@ -73,6 +75,12 @@ def has_line(text: str, line: str) -> bool:
     return line in text and re.search(_alone(line), text) is not None
 
 
+def between(how: str) -> re.Pattern[str]:
+    """What separates documents in a plain text: a line end, blank lines, or a line that is `how` alone."""
+    return {"line": LINE_END, "paragraph": BETWEEN_PARAGRAPHS}.get(how) or _alone(how)
+
+
+@cache
 def _alone(line: str) -> re.Pattern[str]:
     return re.compile(rf"^[ \t]*{re.escape(line)}[ \t\r]*$", re.MULTILINE)
 
@@ -95,9 +103,8 @@ def cut(text: str, how: str) -> Iterator[tuple[str, int]]:
             if line.strip():
                 yield line.removesuffix("\r"), number
         return
-    between = BETWEEN_PARAGRAPHS if how == "paragraph" else _alone(how)
     start, number = 0, 1
-    for stop, after in [*((gap.start(), gap.end()) for gap in between.finditer(text)), (len(text),) * 2]:
+    for stop, after in [*((gap.start(), gap.end()) for gap in between(how).finditer(text)), (len(text),) * 2]:
         piece = text[start:stop]
         document = piece.lstrip("\r\n")
         if document.strip():

@@ -290,7 +290,7 @@ class Tokenizer:
         yield from self._encode_batch(batch)
 
     def _encode_batch(self, batch: list[str]) -> Iterator[list[int]]:
-        for encoding in self.engine.encode_batch(batch, add_special_tokens=False):
+        for encoding in self.engine.encode_batch_fast(batch, add_special_tokens=False):
             yield encoding.ids
 
     def _encode_chars(self, text: str, position: int) -> np.ndarray:

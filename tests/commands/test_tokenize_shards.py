@@ -1,0 +1,360 @@
+"""`tformer tokenize --out FOLDER/`: the ids of the text in memory, however it is ended and begun again."""
+
+import hashlib
+import io
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tformer.cli import app
+from tformer.errors import RequestError, TformerError
+from tformer.run.kept_ids import text_ids
+from tformer.text import blocks, shards
+from tformer.text.corpus import load_corpus
+from tformer.text.documents import TextReading
+from tformer.text.shards import VERIFIED, TokenFolder, is_token_folder, open_token_folder
+from tformer.text.tokenizer import KINDS, Tokenizer
+
+STORIES = [f"Once {a} {b} went\nto {b}, and {a}." for a in ("Ann", "Bob", "Cid") for b in "abcdefghijk"]
+SEPARATED = {"apart.txt": "%%", "paragraphs.txt": "paragraph", "lines.txt": "line", "prose.txt": "file"}
+SMALL = """import tformer.text.blocks as b, tformer.text.shards as s
+b.BLOCK_CHARACTERS, b.LONG_DOCUMENT, s.SHARD = 500, 2000, 1500
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(blocks, "BLOCK_CHARACTERS", 90)
+    monkeypatch.setattr(blocks, "LONG_DOCUMENT", 400)
+    monkeypatch.setattr(shards, "SHARD", 60)
+    Path("apart.txt").write_text("\n%%\n".join([*STORIES, "end " * 600]) + "\n")
+    Path("paragraphs.txt").write_text("\n\n \n".join(STORIES))
+    Path("lines.txt").write_text("\r\n\n".join(story.replace("\n", " ") for story in STORIES))
+    Path("prose.txt").write_text(" ".join(STORIES))
+    Path("rows.jsonl").write_text("".join(json.dumps({"text": t, "verse": t[:9]}) + "\n" for t in STORIES))
+    for kind in KINDS:
+        size = "" if kind == "char" else "--vocab-size 300"
+        tformer(f"tokenize --train prose.txt apart.txt --tokenizer {kind} {size} --out {kind}.json")
+
+
+def tformer(line):
+    app(shlex.split(line), standalone_mode=False)
+
+
+def opened(name: str = "ids") -> TokenFolder:
+    return open_token_folder(Path(name))
+
+
+def in_memory(names: list[str], kind: str, how: str, field: str = "text") -> np.ndarray:
+    corpus = load_corpus(names, reading=TextReading(field, how))
+    return text_ids(Tokenizer.load(Path(f"{kind}.json")), corpus, 0, len(corpus.text), True)
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [*SEPARATED, "rows.jsonl", "apart.txt rows.jsonl"])
+def test_the_ids_and_the_ends_are_those_of_the_text_in_memory(name, kind):
+    how = SEPARATED.get(name.split()[0], "file")
+    tformer(f"tokenize {name} --documents {how} --tokenizer {kind}.json --out ids/ --processes 1")
+    wanted, found = in_memory(name.split(), kind, how), opened()
+    assert np.array_equal(found.ids[:], wanted) and found.ids.dtype == wanted.dtype
+    assert found.index.sha256 == hashlib.sha256(wanted.tobytes()).hexdigest()
+    assert len(found.ids.files) == -(-len(wanted) // 60) > 5
+    ends = np.flatnonzero(wanted == found.tokenizer.end_id)[1:] + 1
+    assert np.array_equal(found.ends(np.arange(found.index.n_documents)), ends)
+    assert found.index.read.documents == len(ends) and found.tokenizer.token_bytes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_documents_they_are_those_of_the_text_as_a_stream(kind):
+    tformer(f"tokenize prose.txt --documents none --tokenizer {kind}.json --out ids/ --processes 1")
+    tformer(f"tokenize prose.txt --tokenizer {kind}.json --out ids.npy")
+    assert np.array_equal(opened().ids[:], np.load("ids.npy"))
+    assert opened().index.n_documents == 0
+
+
+def test_a_folder_says_what_is_in_it_and_a_second_time_changes_nothing(capsys):
+    Path("ids").mkdir()  # a folder that is there needs no slash
+    line = "tokenize rows.jsonl --field verse --tokenizer word.json --out ids --json"
+    tformer(line)
+    out, err = capsys.readouterr()
+    text = "".join(story[:9] for story in STORIES)
+    ids = in_memory(["rows.jsonl"], "word", "file", "verse")
+    assert json.loads(out) == {
+        "out": "ids",
+        "tokens": len(ids),
+        "documents": len(STORIES),
+        "bytes": len(text),
+        "characters": len(text),
+        "shards": -(-len(ids) // 60),
+    }
+    assert "documents: files or rows" in err
+    before = contents("ids")
+    tformer(line.removesuffix("--json"))
+    assert "was whole already: 33 documents" in capsys.readouterr().err and contents("ids") == before
+    tformer("tokenize prose.txt --tokenizer char.json --out ids --overwrite")
+    assert opened().tokenizer.kind == "char" and is_token_folder("ids") and not is_token_folder(".")
+
+
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+def test_whenever_it_is_ended_it_goes_on_to_the_same_files(monkeypatch, capsys):
+    line = "tokenize rows.jsonl --tokenizer bpe.json --out {}/ --processes 1"
+    tformer(line.format("whole"))
+    replaced, left, n_ended = os.replace, 0, 0
+
+    def replace(*names):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        replaced(*names)
+
+    monkeypatch.setattr("os.replace", replace)
+    for first in range(2 * len(contents("whole"))):
+        left, before = first, n_ended
+        for _ in range(50):
+            try:
+                tformer(line.format(f"ids{first}"))
+                break
+            except Killed:
+                left = 4 + first  # and so each time that it goes on
+                n_ended += 1
+        assert contents(f"ids{first}") == contents("whole"), first
+        if n_ended == before:
+            break
+    assert n_ended > 20 and "going on in ids9: 120 ids of" in capsys.readouterr().err
+
+
+def test_with_several_processes_a_kill_leaves_nothing_that_is_not_taken_up():
+    Path("big.txt").write_text("".join(f"{story} {i}\n" for i in range(60) for story in STORIES))
+    command = "tokenize big.txt --tokenizer bpe.json --out {}/ --processes 2"
+    run = SMALL + "from tformer.__main__ import program; program()"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    chance, kills = random.Random(0), 0
+
+    def start(folder: str) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-c", run, *command.format(folder).split()]
+        return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE)
+
+    assert b"ids of" in start("whole").communicate()[1]
+    while True:
+        process = start("ids")
+        until = time.monotonic() + 120
+        n = len(list(Path().glob("ids/ids-*")))
+        while kills < 3 and process.poll() is None and time.monotonic() < until:
+            if len(list(Path().glob("ids/ids-*"))) > n + chance.randrange(5):
+                process.send_signal(signal.SIGKILL)
+        code = process.wait(120)
+        assert process.stderr is not None
+        said = process.stderr.read()  # ends only when the workers have ended too
+        process.stderr.close()
+        assert code in (0, -signal.SIGKILL), said
+        if code == 0:
+            break
+        kills += 1
+    assert kills == 3 and b"going on in ids" in said
+    assert contents("ids") == contents("whole")
+    assert np.array_equal(opened().ids[:], in_memory(["big.txt"], "bpe", "file"))
+
+
+# ---------------------------------------------------------------------------- what is refused
+
+
+def begun(monkeypatch) -> None:
+    """A folder that was ended after some files."""
+    left = 8
+    replaced = os.replace
+
+    def replace(*names):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        replaced(*names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", replace)
+        with pytest.raises(Killed):
+            tformer("tokenize lines.txt --tokenizer bpe.json --out ids/ --processes 1")
+
+
+DIFFERENT = {
+    "tokenize lines.txt --tokenizer word.json": r"another tokenizer \(bpe of 291, sha256 \w{12}…, now w",
+    "tokenize prose.txt --tokenizer bpe.json": r"another text \(lines.txt of [\d,]+ bytes, now prose.txt of",
+    "tokenize lines.txt prose.txt --tokenizer bpe.json": r"another text \(1 files, now 2\)",
+    "tokenize lines.txt --documents line --tokenizer bpe.json": r"--documents \('file', now 'line'\)",
+    "tokenize lines.txt --field verse --tokenizer bpe.json": r"another --field \('text', now 'verse'\)",
+}
+
+
+@pytest.mark.parametrize("line", DIFFERENT)
+def test_another_text_or_tokenizer_is_refused_and_named(line, monkeypatch):
+    begun(monkeypatch)
+    before = contents("ids")
+    with pytest.raises(RequestError, match=DIFFERENT[line] + r".*; give another folder, or --overwrite"):
+        tformer(line + " --out ids/")
+    assert contents("ids") == before
+    tformer(line + " --out ids/ --overwrite")
+    assert opened().index.complete
+
+
+def test_a_text_that_was_changed_in_place_is_found_by_its_bytes(monkeypatch):
+    begun(monkeypatch)
+    text = Path("lines.txt").read_bytes()
+    Path("lines.txt").write_bytes(text.replace(b"Ann", b"Anm", 1))
+    with pytest.raises(RequestError, match=r"begun with another text \(the first [\d,]+ bytes"):
+        tformer("tokenize lines.txt --tokenizer bpe.json --out ids/")
+    Path("lines.txt").write_bytes(text)
+    with Path("ids/ids-00000.npy").open("r+b") as file:
+        file.seek(140)
+        file.write(b"\0\0\0\0")
+    with pytest.raises(RequestError, match=r"ids-00000.npy is damaged \(sha256"):
+        tformer("tokenize lines.txt --tokenizer bpe.json --out ids/")
+
+
+def test_standard_input_goes_on_when_it_is_given_again(monkeypatch):
+    text = Path("prose.txt").read_bytes()
+
+    def given(text: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+        tformer("tokenize - --tokenizer bpe.json --out ids/ --processes 1")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tformer.text.shard_writer.ShardWriter.finish", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            given(text)
+    with pytest.raises(RequestError, match=r"begun with a longer text \(it ends after 200 bytes"):
+        given(text[:200])
+    given(text)
+    assert np.array_equal(opened().ids[:], in_memory(["prose.txt"], "bpe", "file"))
+
+
+def test_what_cannot_be_done_is_refused_in_a_line(monkeypatch):
+    for line, said in {
+        "lines.txt --tokenizer bpe.json --out ids": r"ends in .npy\); --out ids.npy, or --out ids/ for a",
+        "lines.txt --tokenizer bpe.json --out lines.txt/": r"lines.txt is a file \(expected a folder",
+        "lines.txt --tokenizer bpe.json --out .": r"\. is no folder of ids alone",
+        "lines.txt --tokenizer bpe.json --out none/ids/": r"cannot write none/ids",
+        "lines.txt --tokenizer bpe.json --processes 2": r"--processes without --out FOLDER/",
+        "lines.txt --tokenizer bpe.json --out ids/ --processes 0": r"--processes 0 \(expected 1 to",
+        "empty.txt --tokenizer bpe.json --out ids/": "the text is empty",
+    }.items():
+        Path("empty.txt").write_text("\n")
+        where = "" if "empty" not in line else " --documents line"
+        with pytest.raises(TformerError, match=said):
+            tformer(f"tokenize {line}{where}")
+
+
+def test_one_process_at_a_time_writes_a_folder():
+    from tformer.temporary import lock
+
+    Path("ids").mkdir()
+    held = lock(Path("ids"))
+    with pytest.raises(RequestError, match=r"ids is being written \(another process does"):
+        tformer("tokenize lines.txt --tokenizer bpe.json --out ids/")
+    if held is not None:
+        os.close(held)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_character_that_is_in_no_vocabulary_is_named_with_its_place(processes):
+    Path("odd.txt").write_text("Once Ann\nand Bob\n" * 30 + "and Ü\n")
+    with pytest.raises(RequestError, match=r"character 'Ü' \(U\+00DC\) at odd.txt, line 61, column 5"):
+        tformer(f"tokenize odd.txt --tokenizer char.json --out ids/ --processes {processes}")
+    with pytest.raises(RequestError, match=r"ids is not whole yet .*; go on with the same tformer tokenize"):
+        opened()
+
+
+# ---------------------------------------------------------------------------- untrusted folders
+
+
+def index_with(**changes: object) -> None:
+    path = Path("ids/index.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def shard_with(i: int, **changes: object) -> None:
+    values = json.loads(Path("ids/index.json").read_text())
+    values["shards"][i] |= changes
+    index_with(shards=values["shards"])
+
+
+def other_array(name: str, array: np.ndarray) -> None:
+    np.save(f"ids/{name}.npy", array, allow_pickle=True)
+
+
+def link(name: str) -> None:
+    Path(f"ids/{name}").rename("outside.npy")
+    Path(f"ids/{name}").symlink_to(Path("outside.npy").resolve())
+
+
+DAMAGE = {
+    "no JSON": (lambda: Path("ids/index.json").write_text("{"), r"cannot read ids/index.json"),
+    "a list": (lambda: Path("ids/index.json").write_text("[]"), r"index.json holds no object"),
+    "another format": (lambda: index_with(format="x" * 999), r"no index of ids .*found 'x{60}'"),
+    "a field that is none": (lambda: index_with(read=3), r"index.json: read"),
+    "a negative count": (lambda: shard_with(0, tokens=-1), r"index.json: shards.0.tokens"),
+    "a file larger than any": (lambda: shard_with(0, tokens=1 << 40), r"index.json: shards.0.tokens"),
+    "a file that is shorter": (lambda: shard_with(0, tokens=59), r"expected 60 ids in all but the last"),
+    "no files": (lambda: index_with(shards=[]), r"contradicts itself .*and 0 in its shards"),
+    "a sum that is none": (lambda: index_with(sha256="0" * 64), r"index.json: sha256"),
+    "another hash": (lambda: shard_with(1, sha256="0" * 64), r"ids-00001.npy is damaged"),
+    "more ends than ids": (lambda: shard_with(1, documents=61), r"more documents than ids"),
+    "an end id that is none": (
+        lambda: index_with(tokenizer={**opened().index.tokenizer.model_dump(), "end_id": 291}),
+        r"end_id \(expected an id of its vocabulary",
+    ),
+    "no such file": (lambda: Path("ids/ids-00001.npy").unlink(), r"cannot read ids/ids-00001.npy"),
+    "a file cut short": (lambda: os.truncate("ids/ids-00001.npy", 180), r"cannot read ids/ids-00001.npy"),
+    "objects": (lambda: other_array("ids-00001", np.array([{}], object)), r"cannot read ids/ids-00001.npy"),
+    "other numbers": (lambda: other_array("ids-00001", np.zeros(60)), r"found float64 of shape \(60,\)"),
+    "another shape": (lambda: other_array("ids-00001", np.zeros((6, 10), "u2")), r"shape \(6, 10\)"),
+    "fewer ends": (lambda: other_array("ends-00001", np.zeros(1, "u4")), r"ends-00001.npy is not what"),
+    "a link": (lambda: link("ids-00001.npy"), r"ids-00001.npy is no regular file"),
+    "another tokenizer": (
+        lambda: Path("ids/tokenizer.json").write_text(Path("word.json").read_text()),
+        r"tokenizer.json is not the one that the ids are of",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_named_in_a_line(damage):
+    tformer("tokenize lines.txt --documents line --tokenizer bpe.json --out ids/ --processes 1")
+    make, said = DAMAGE[damage]
+    make()
+    with pytest.raises(RequestError, match=said) as error:
+        assert opened().tokenizer
+    assert error.value.exit_code == 2 and "\n" not in str(error.value)
+
+
+def test_of_a_large_folder_what_is_read_is_looked_at(monkeypatch):
+    tformer("tokenize lines.txt --documents line --tokenizer bpe.json --out ids/ --processes 1")
+    assert VERIFIED > 1 << 20
+    monkeypatch.setattr(shards, "VERIFIED", 10)
+    other_array("ids-00001", np.full(60, 300, "u2"))
+    ends = np.load("ids/ends-00002.npy")
+    other_array("ends-00002", np.full(len(ends), 61, "u4"))
+    found = opened()
+    assert len(found.ids[:60]) == 60
+    for places in (slice(50, 70), np.array([[1, 90]])):
+        with pytest.raises(RequestError, match=r"ids has id 300 \(the tokenizer has 291 ids"):
+            found.ids[places]
+    with pytest.raises(RequestError, match=r"ends-00002.npy has places outside its ids"):
+        found.ends(np.arange(found.index.n_documents))

@@ -1,0 +1,69 @@
+"""`tformer tokenize --decode`: ids, from text or token files, back to exactly their bytes."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from tformer.commands.tokenize_documents import write_documents
+from tformer.errors import RequestError
+
+if TYPE_CHECKING:
+    from tformer.text.tokenizer import Tokenizer
+
+DECODED = 1 << 16  # bytes or ids decoded at a time
+
+
+def streams_of(names: Iterable[str]) -> Iterator[tuple[BinaryIO, str]]:
+    """Each file that is named or in a folder, open, with what messages call it; - is standard input."""
+    from tformer.text.plain import STDIN, files_of, open_file
+
+    for name in names:
+        if name == "-":
+            yield sys.stdin.buffer, STDIN
+            continue
+        for path in files_of(Path(name)):
+            with open_file(path) as stream:
+                yield stream, str(path)
+
+
+def decode(names: list[str], tokenizer: "Tokenizer", documents: str | None) -> None:
+    """Write the bytes of ids to stdout, with what separates documents where it is said what they are."""
+    out = sys.stdout.buffer
+    chunks = (
+        ids
+        for stream, label in streams_of(names)
+        for ids in (_token_file_ids(label, tokenizer) if label.endswith(".npy") else _ids(stream, label))
+    )
+    if documents is None:
+        for ids in chunks:
+            out.write(tokenizer.decode_bytes(ids))
+    else:
+        write_documents(chunks, tokenizer, documents, out)
+    out.flush()
+
+
+def _token_file_ids(label: str, tokenizer: "Tokenizer") -> Iterator[list[int]]:
+    from tformer.text.data import load_token_file
+
+    ids = load_token_file(Path(label), tokenizer.vocab_size)
+    return (ids[i : i + DECODED].tolist() for i in range(0, len(ids), DECODED))
+
+
+def _ids(stream: BinaryIO, label: str) -> Iterator[list[int]]:
+    """Numbers separated by white space, block after block; one cut in two by a block is put together."""
+    rest = b""
+    while block := stream.read(DECODED):
+        words = (rest + block).split()
+        if len(rest) > 20:
+            _number(rest, label)
+        rest = words.pop() if words and not block[-1:].isspace() else b""
+        yield [_number(word, label) for word in words]
+    if rest:
+        yield [_number(rest, label)]
+
+
+def _number(word: bytes, label: str) -> int:
+    if not word.isdigit() or len(word) > 12:
+        raise RequestError(f"{word[:20].decode(errors='replace')!r} in {label} is no id", "expected numbers")
+    return int(word)
