@@ -89,7 +89,8 @@ def test_each_block_goes_forward_twice_in_a_step_and_once_without_gradients():
     model = model_with("blocks")
     passes: list[object] = []
     for block in model.blocks:
-        block.mlp.register_forward_hook(lambda *seen: passes.append(seen))
+        inside = block.fast
+        block.fast = lambda *given, inside=inside: (passes.append(given), inside(*given))[1]
     recompute_blocks(model, dropout_streams(model))
     ids = torch.zeros((1, 4), dtype=torch.int64)
     model(ids).sum().backward()

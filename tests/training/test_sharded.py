@@ -224,5 +224,5 @@ def test_those_that_follow_compute_as_the_first_one_does(tmp_path):
         other = follow(replace(prepared, ranks=Told(1, 2, 1)))
     for session in (first, other):
         block = session.model.blocks[0]
-        assert block.attn.fast is not None and isinstance(block.drop, MaskedDropout)
+        assert block.fast is not None and isinstance(block.drop, MaskedDropout)
         assert "forward" in vars(block), "computed again"

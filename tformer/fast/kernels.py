@@ -1,32 +1,17 @@
 """Puts the fast parts in the place of a model's own, for training alone; its formulas stay what they are.
 
-`train.kernels` says which: `blocks` (attention.py and dropout.py, on a CPU), `sdpa` (PyTorch's own attention,
-whose fused kernels a GPU has), `reference` (the formula as model.py has it). `auto` is settled by device,
-once, and recorded: examples/benchmarks/LOG.md has the measurements behind the rule.
+`train.kernels` says which: `blocks` (both branches of a block, and dropout, on a CPU), `sdpa` (PyTorch's own
+attention, whose fused kernels a GPU has), `reference` (the formula as model.py has it). `auto` is settled by
+device, once, and recorded: examples/benchmarks/LOG.md has the measurements behind the rule.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tformer.fast.attention import CausalAttention
+from tformer.fast.branches import Branches
 from tformer.fast.dropout import MaskedDropout, Masks
-from tformer.model import CausalSelfAttention
-
-
-class BlockAttention:
-    """`CausalAttention` on (batch, head, position, d_head), in the precision of an autocast around it."""
-
-    def __init__(self, masks: Masks):
-        self.masks = masks
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-        heads = [x.flatten(0, 1) for x in (q, k, v)]
-        out: Tensor = CausalAttention.apply(*heads, dropout, self.masks)
-        return out.unflatten(0, q.shape[:2])
+from tformer.model import Block, CausalSelfAttention
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
@@ -50,15 +35,19 @@ def attach(model: nn.Module, kernels: str, device: torch.device) -> None:
     """
     if kernels == "reference" or (kernels == "blocks" and device.type != "cpu"):
         return
+    if kernels == "sdpa":
+        for module in model.modules():
+            if isinstance(module, CausalSelfAttention):
+                module.fast = sdpa
+        return
     masks = Masks()
-    fast = sdpa if kernels == "sdpa" else BlockAttention(masks)
+    branches = Branches(masks)
     for module in list(model.modules()):
-        if isinstance(module, CausalSelfAttention):
-            module.fast = fast
-        if kernels == "blocks":
-            for name, child in module.named_children():
-                if isinstance(child, nn.Dropout):
-                    setattr(module, name, MaskedDropout(child.p, masks))
+        if isinstance(module, Block):
+            module.fast = branches
+        for name, child in module.named_children():
+            if isinstance(child, nn.Dropout):
+                setattr(module, name, MaskedDropout(child.p, masks))
 
 
 def dropout_streams(model: nn.Module) -> list[Masks]:
