@@ -250,6 +250,10 @@ TOGETHER: dict[str, list[Step]] = {  # each after the one before
             "tokenize rows.csv --field verse --tokenizer runs/text --out ids/ --processes 1 --json",
             lambda d: d.json["documents"] == 24 and size("ids/ids-00000.npy") > 500,
         ),
+        (
+            "train ids/ --config tiny.yaml --out from-ids",
+            lambda d: recorded("from-ids", "data.val_split") == "documents" and "24 documents" in d.err,
+        ),
     ],
     "reports": [
         ("answer heads --full --run runs/text --report a.md", lambda d: size("a.md")),

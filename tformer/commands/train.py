@@ -73,7 +73,8 @@ def command(
     data: Annotated[
         list[str] | None,
         typer.Argument(
-            help="reversal, shakespeare, tinyshakespeare, text files, a folder, - or a token file (.npy).",
+            help="reversal, shakespeare, tinyshakespeare, text files, a folder, - or token files (.npy, or a "
+            "folder that tokenize wrote).",
             show_default=False,
         ),
     ] = None,

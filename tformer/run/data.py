@@ -16,6 +16,7 @@ from tformer.run.find import tokenizer_path
 from tformer.run.kept_ids import KeptIds, text_ids
 from tformer.run.record import DataFacts, Record, check_hash
 from tformer.run.source import given_source
+from tformer.run.token_folders import are_token_folders, open_folder_ids
 from tformer.text.corpus import CORPORA, Corpus, load_corpus
 from tformer.text.data import (
     Batches,
@@ -28,6 +29,7 @@ from tformer.text.data import (
     token_hash,
 )
 from tformer.text.documents import AUTO, TextReading, lengths_in, sizes_of
+from tformer.text.shards import IdView
 from tformer.text.split import are_apart, cut_of, ids_apart, kept_apart, way_for
 from tformer.text.tokenizer import KINDS, Tokenizer
 
@@ -107,6 +109,9 @@ def prepare_data(
             )
         config = config.updated("data", documents="none", val_split="end")
         return Data(config, alphabet, task, None, DataFacts(source=["reversal"]), reversal=task)
+    if are_token_folders(sources):
+        data = _token_folder_data(config, sources, tokenizer, recorded.sha256, window_for)
+        return _validated(data, val_sources, recorded, config) if val_sources else data
     are_ids = [source.endswith(".npy") for source in sources]
     if any(are_ids) and not all(are_ids):
         raise RequestError(f"token files and texts: {' '.join(sources)}", "expected one kind of them")
@@ -272,10 +277,43 @@ def _token_file_data(
     return _windows_data(config, tokenizer, ids[:cut], ids[cut:], facts, window_for)
 
 
+def _token_folder_data(
+    config: Config,
+    names: Sequence[str],
+    tokenizer: Tokenizer | None,
+    expected_hash: str | None,
+    window_for: Callable[[int], int] | None,
+) -> Data:
+    given = open_folder_ids(names)
+    check_hash(given.sha256, expected_hash, ANOTHER_RUN)
+    if tokenizer is None and config.data.tokenizer not in KINDS:
+        tokenizer = _named_tokenizer(config)
+    if tokenizer is not None:
+        given.check_tokenizer(tokenizer)
+    if config.data.documents not in (AUTO, given.documents):
+        what, found = f"data.documents is {config.data.documents}", f"{given.name} has: {given.documents}"
+        raise RequestError(what, found, "leave it out, or tokenize the text again")
+    how = given.way(config.data.val_split, config.data.end_of_text)
+    train_ids, val_ids = given.parts(how, config.data.val_fraction)
+    facts = DataFacts(
+        source=absolute(names),
+        sha256=given.sha256,
+        characters=sum(folder.index.read.characters for folder in given.folders),
+        documents=given.n_documents or None,
+        train_tokens=len(train_ids),
+        val_tokens=len(val_ids),
+    )
+    config = config.updated("data", documents=given.documents, val_split=how)
+    if config.data.tokenizer in KINDS:
+        config = config.updated("data", tokenizer=given.tokenizer.kind)
+    data = _windows_data(config, given.tokenizer, train_ids, val_ids, facts, window_for)
+    return replace(data, notes=(given.note(config.data.val_fraction, len(val_ids)),))
+
+
 def _windows_data(
     config: Config,
     tokenizer: Tokenizer,
-    train_ids: np.ndarray,
+    train_ids: np.ndarray | IdView,
     val_ids: np.ndarray,
     facts: DataFacts,
     window_for: Callable[[int], int] | None,

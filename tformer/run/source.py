@@ -10,6 +10,7 @@ from tformer.errors import RequestError
 from tformer.run.kept_ids import KeptIds, text_ids
 from tformer.run.record import Record, check_hash
 from tformer.run.swap import CHECKPOINTS
+from tformer.run.token_folders import FolderIds, are_token_folders, open_folder_ids
 from tformer.text.corpus import CORPORA, Corpus, load_corpus
 from tformer.text.data import Split, documents, load_token_files, split_at, token_hash
 from tformer.text.documents import TextReading, documents_in
@@ -34,8 +35,8 @@ class Source:
 
     @property
     def is_ids(self) -> bool:
-        """Whether it is token files."""
-        return all(name.endswith(".npy") for name in self.names)
+        """Whether it is token files, or folders of them."""
+        return are_token_folders(self.names) or all(name.endswith(".npy") for name in self.names)
 
     @property
     def is_here(self) -> bool:
@@ -44,16 +45,31 @@ class Source:
 
     def all_ids(self, tokenizer: Tokenizer) -> np.ndarray:
         """All ids of token files. Raises RequestError where they are not what was recorded."""
+        if are_token_folders(self.names):
+            return self._folders(tokenizer).all_ids()
         ids = load_token_files([Path(name) for name in self.names], tokenizer.vocab_size)
         check_hash(token_hash(ids), self.sha256, ANOTHER_TEXT)
         return ids
 
     def ids(self, tokenizer: Tokenizer) -> np.ndarray:
         """Of token files, what is scored."""
+        if are_token_folders(self.names) and self.fraction < 1:
+            return self._folders(tokenizer).parts(self.how, self.fraction)[1]
         ids, cut = self._ids_and_cut(tokenizer)
         return ids[cut:]
 
+    def _folders(self, tokenizer: Tokenizer) -> FolderIds:
+        found = open_folder_ids(self.names)
+        found.check_tokenizer(tokenizer)
+        check_hash(found.sha256, self.sha256, ANOTHER_TEXT)
+        return found
+
     def _ids_and_cut(self, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
+        if are_token_folders(self.names) and self.fraction < 1:
+            folders = self._folders(tokenizer)
+            folders.check_size()
+            train, val = folders.parts(self.how, self.fraction)
+            return np.concatenate((train[: len(train)], val)), len(train)
         ids = self.all_ids(tokenizer)
         if self.how == "documents" and tokenizer.end_id is not None:
             return ids_apart(ids, tokenizer.end_id, self.fraction)

@@ -18,7 +18,9 @@ import numpy as np
 from tformer.errors import RequestError
 from tformer.files import write_file
 from tformer.text.engines import char_engine
+from tformer.text.permutation import Permutation
 from tformer.text.pieces import Document
+from tformer.text.shards import IdView
 from tformer.text.tokenizer import Tokenizer, id_dtype
 
 # What a random stream is for; each has its own, so that none can disturb another.
@@ -26,6 +28,7 @@ STREAM_ORDER, STREAM_OFFSET, STREAM_REVERSAL, STREAM_REVERSAL_EVAL, STREAM_DROPO
 STREAM_SPLIT = 6
 
 SLICE = 1 << 20  # characters of a text at a time
+MOST_STORED = 1 << 20  # windows whose order is drawn and kept; that of more is computed where it is asked for
 
 
 def rng(seed: int, stream: int, index: int) -> np.random.Generator:
@@ -90,18 +93,18 @@ def documents(text: str, ends: np.ndarray, start: int, stop: int) -> Iterator[Do
 
 @dataclass
 class Windows:
-    """Windows of `n_ctx` inputs with their shifted targets, over ids of shape (n,).
+    """Windows of `n_ctx` inputs with their shifted targets, over ids of shape (n,), in memory or mapped.
 
     An epoch holds `per_epoch` windows that start `stride` apart, in an order of its own and shifted by
     an offset of its own. With the default stride, n_ctx, no position is a target twice
     in an epoch; what the offset leaves over at the ends is reached in other epochs.
     """
 
-    ids: np.ndarray
+    ids: np.ndarray | IdView
     n_ctx: int
     seed: int = 0
     stride: int = 0
-    _order: dict[int, tuple[int, np.ndarray]] = field(default_factory=dict, repr=False)
+    _order: dict[int, tuple[int, np.ndarray | Permutation]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.stride = self.stride or self.n_ctx
@@ -132,8 +135,10 @@ class Windows:
         windows = self.ids[places].astype(np.int64)
         return windows[:, :-1], windows[:, 1:]
 
-    def _epoch(self, epoch: int) -> tuple[int, np.ndarray]:
+    def _epoch(self, epoch: int) -> tuple[int, np.ndarray | Permutation]:
         """The offset of an epoch, and its windows in their order; the last two epochs are remembered.
+
+        The order of more windows than `MOST_STORED` is in no array.
 
         What can come out in one way alone is not drawn: of a tiny text an epoch is a window or two, and
         to seed a generator takes longer than to read it.
@@ -142,11 +147,13 @@ class Windows:
             while len(self._order) > 1:
                 del self._order[min(self._order)]
             offset = rng(self.seed, STREAM_OFFSET, epoch).integers(self.offsets) if self.offsets > 1 else 0
-            order = np.zeros(1, dtype=np.int64)
-            if self.per_epoch > 1:
-                order = rng(self.seed, STREAM_ORDER, epoch).permutation(self.per_epoch)
-            # Numpy draws eight bytes each, and of a large token file an order is as large as the file.
-            self._order[epoch] = int(offset), order.astype(np.min_scalar_type(self.per_epoch - 1))
+            order: np.ndarray | Permutation = np.zeros(1, dtype=np.int64)
+            if self.per_epoch > MOST_STORED:
+                order = Permutation(self.per_epoch, rng(self.seed, STREAM_ORDER, epoch))
+            elif self.per_epoch > 1:
+                drawn = rng(self.seed, STREAM_ORDER, epoch).permutation(self.per_epoch)
+                order = drawn.astype(np.min_scalar_type(self.per_epoch - 1))  # numpy draws eight bytes each
+            self._order[epoch] = int(offset), order
         return self._order[epoch]
 
 

@@ -104,7 +104,9 @@ class IdsIndex(_Part):
 
 def is_token_folder(name: str | Path) -> bool:
     """Whether a path is a folder of ids, by its index."""
-    return os.path.isfile(Path(name) / IDS_INDEX) and os.path.isfile(Path(name) / "tokenizer.json")
+    folder = Path(name)
+    others = (folder / "tokenizer.json", ids_file(folder, 0))
+    return os.path.isfile(folder / IDS_INDEX) and any(map(os.path.isfile, others))
 
 
 def ids_file(folder: Path, i: int) -> Path:

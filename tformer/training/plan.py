@@ -21,6 +21,7 @@ from tformer.run.find import new_run_folder, unfinished_run
 from tformer.run.pretrained import Pretrained, is_origin, read_pretrained
 from tformer.run.record import Record, read_record
 from tformer.run.swap import is_untouched, recover
+from tformer.run.token_folders import check_kind
 from tformer.text.corpus import are_lists, corpus_name, shadowed
 from tformer.training.settings import default_preset, training_config
 
@@ -98,6 +99,7 @@ def plan_training(request: TrainRequest) -> Plan:
         raise RequestError(
             f"data.task is {config.data.task}", f"DATA is {' '.join(sources)}", "they must agree"
         )
+    check_kind(sources, [layer.values.get("data", {}).get("tokenizer") for layer in request.layers])
     if request.val_data and sources == REVERSAL:
         raise RequestError("--val-data is for a run on text", "this one is on reversal", "leave it out")
     if resuming and request.val_data and not recorded.data.val_source:
