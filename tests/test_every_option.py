@@ -227,7 +227,8 @@ TOGETHER: dict[str, list[Step]] = {  # each after the one before
     ],
     "tokenizers": [
         (
-            "tokenize hamlet.txt --train --tokenizer bpe --vocab-size 270 --end-of-text --out k.json",
+            "tokenize --train hamlet.txt --tokenizer bpe --vocab-size 270 --seed 3 --end-of-text "
+            "--out k.json",
             lambda d: "270 ids" in d.err,
         ),
         (

@@ -21,6 +21,7 @@ from tformer.commands.tokenize_decode import decode as decode_ids
 from tformer.commands.tokenize_decode import streams_of
 from tformer.commands.tokenize_documents import cut_texts
 from tformer.commands.tokenize_shards import is_folder, write_shards
+from tformer.commands.tokenize_train import train_tokenizer
 from tformer.errors import RequestError, harmless
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ def command(
         bool, typer.Option("--train", help="Train a tokenizer on FILE and write --out.")
     ] = False,
     vocab_size: Annotated[int | None, typer.Option(help="With --train: of word and bpe.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="With --train: of what is drawn of a text of more than 128 MiB.")
+    ] = None,
     end_of_text: Annotated[
         bool, typer.Option(help="With --train: a last row for the token that ends a document.")
     ] = True,
@@ -107,6 +111,9 @@ def command(
     check_range("--processes", processes, 1, MOST_PROCESSES)
     if vocab_size is not None and not train:
         raise RequestError("--vocab-size without --train", "", "a trained tokenizer has its size")
+    if seed is not None and not train:
+        raise RequestError("--seed without --train", "", "nothing else is drawn")
+    check_range("--seed", seed, 0)
     if not (end_of_text or train):
         raise RequestError("--no-end-of-text without --train", "", "a trained tokenizer has its rows")
     if documents is not None:
@@ -114,7 +121,9 @@ def command(
 
         check_separator(documents, [])
     if train:
-        _train(names, field, documents, tokenizer, vocab_size, end_of_text, file, overwrite, json)
+        train_tokenizer(
+            names, field, documents, tokenizer, vocab_size, end_of_text, file, overwrite, seed, json
+        )
         return
     if json and (decode or show):
         raise RequestError(f"--json with {chosen[0]}", "it is for ids and for --stats")
@@ -233,43 +242,6 @@ def _of_documents(
             print_json({"ids": own, "tokens": [tokenizer.text_of(i) for i in own]})
     else:
         sys.stdout.write(" ".join(map(str, ids.tolist())) + "\n")
-
-
-def _train(
-    names: list[str],
-    field: str,
-    documents: str | None,
-    kind: str | None,
-    vocab_size: int | None,
-    end_of_text: bool,
-    out: Path | None,
-    overwrite: bool,
-    json: bool,
-) -> None:
-    from tformer.files import write_file
-    from tformer.text.tokenizer import KINDS, Tokenizer
-
-    if kind not in KINDS:
-        given = "--train without --tokenizer" if kind is None else f"--tokenizer {kind}"
-        raise RequestError(given, f"with --train, expected {', '.join(KINDS)}")
-    if kind == "char" and vocab_size is not None:
-        raise RequestError("--vocab-size with char", "a char vocabulary is every character of the text")
-    if out is None:
-        raise RequestError(
-            "--train without --out", "expected where to write the tokenizer", "--out tokenizer.json"
-        )
-    refuse_existing(out, overwrite)
-    size = 4096 if vocab_size is None else vocab_size
-    if documents in (None, "none"):
-        trained = Tokenizer.train(kind, _pieces(names, field), size, end_of_text)
-    else:
-        texts = cut_texts(names, field, documents)[1]
-        trained = Tokenizer.train(kind, texts, size, end_of_text, are_documents=True)
-    write_file(out, trained.to_json().encode())
-    if json:
-        print_json({"tokenizer": str(out), "kind": kind, "vocab_size": trained.vocab_size})
-    else:
-        print(harmless(f"{out}: {kind}, {trained.vocab_size:,} ids"), file=sys.stderr)
 
 
 def _encode(pieces: Iterable[str], tokenizer: "Tokenizer", json: bool) -> None:

@@ -37,24 +37,20 @@ def write_shards(
 ) -> None:
     """Encode the texts into a folder, or go on where that was ended."""
     from tformer.show.progress import bytes_progress
-    from tformer.text.blocks import BigText, big_files
+    from tformer.text.blocks import BigText, big_files, text_size
     from tformer.text.documents import AUTO
     from tformer.text.shard_writer import ShardWriter
     from tformer.text.workers import encode_blocks, n_processors
 
     files, folders = big_files(names)
     how = documents or (AUTO if tokenizer.end_id is not None else "none")
-    sizes = [file.text_size for file in files]
-    total = None if None in sizes else sum(size or 0 for size in sizes)
-    with bytes_progress(f"tokenizing into {folder}", total) as tell, _alone(folder):
+    with bytes_progress(f"tokenizing into {folder}", text_size(files)) as tell, _alone(folder):
         text = BigText(files, field, how, tokenizer.cuts_safely, tell)
         index = _index(tokenizer, text.how, field, files)
         before = _begun(folder, index, overwrite)
         if before and before.complete:
             _tell(folder, before, json, "was whole already")
             return
-        for read in folders:
-            print(harmless(f"{read.path}: {len(read.files):,} files"), file=sys.stderr)
         if documents is None and text.how != "none":
             what = {"file": "files or rows", "line": "lines"}.get(text.how, f"between lines {text.how!r}")
             print(harmless(f"documents: {what}; otherwise: --documents"), file=sys.stderr)
@@ -69,6 +65,8 @@ def write_shards(
         writer.begin(tokenizer.end_id if text.how != "none" else None)
         for encoded in encode_blocks(folder, writer.remaining(text.blocks()), processes or n_processors()):
             writer.add(encoded)
+        for note in text.notes(folders):
+            print(harmless(note), file=sys.stderr)
         _tell(folder, writer.finish(), json)
 
 

@@ -7,6 +7,7 @@ can span. Memory is bounded by the size of a block and the longest row of a tabl
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -45,6 +46,10 @@ class TextBlock:
         """Of a block of whole documents, these."""
         return (document for text in self.texts for document, _ in cut(text, self.how))
 
+    def pieces(self) -> Iterator[str]:
+        """Its documents, or the stretch."""
+        return self.documents() if self.how else iter(self.texts)
+
     def place(self, character: str) -> str:
         """Where a character of it stands first: "poem.txt, line 3, column 5"; empty if nowhere."""
         for text, line in zip(self.texts, self.lines, strict=True):
@@ -65,6 +70,12 @@ class BigFile:
     def text_size(self) -> int | None:
         """Bytes that are read of it; None where it is packed, or a pipe."""
         return None if self.path and packing(self.path) else self.size
+
+
+def text_size(files: Iterable[BigFile]) -> int | None:
+    """Bytes that are read of all; None where that is not known."""
+    sizes = [file.text_size for file in files]
+    return None if None in sizes else sum(size or 0 for size in sizes)
 
 
 def big_files(names: Iterable[str]) -> tuple[list[BigFile], list[Folder]]:
@@ -106,15 +117,22 @@ class BigText:
         self.how = self._suited() if self.is_auto else how
         check_separator(self.how, [])
         self.n_gaps = 0  # blocks with a line that separates
+        self.characters: Counter[str] = Counter()  # in the blocks, by file
 
     def blocks(self) -> Iterator[TextBlock]:
         """All of it, once, in order. RequestError where a file cannot be read or has not what it should."""
         plain = [file for file in self.files if not self._is_rows(file)]
         for file in self.files:
-            yield from self._rows(file) if self._is_rows(file) else self._plain(file)
+            for block in self._rows(file) if self._is_rows(file) else self._plain(file):
+                self.characters[file.label] += sum(map(len, block.texts))
+                yield block
         if plain and not self.n_gaps and self.how not in WAYS:
             what = f"no line of the text is {self.how[:60]!r}, and nothing else"
             raise RequestError(what, "expected the line that separates documents", "see --documents")
+
+    def notes(self, folders: Iterable[Folder]) -> list[str]:
+        """For a person, when all blocks were read: what was read of folders, and what not."""
+        return [folder.note(sum(self.characters[str(file)] for file in folder.files)) for folder in folders]
 
     @staticmethod
     def _is_rows(file: BigFile) -> bool:

@@ -25,7 +25,7 @@ from tformer.text.tokenizer import Tokenizer, id_dtype
 
 # What a random stream is for; each has its own, so that none can disturb another.
 STREAM_ORDER, STREAM_OFFSET, STREAM_REVERSAL, STREAM_REVERSAL_EVAL, STREAM_DROPOUT, STREAM_SAMPLE = range(6)
-STREAM_SPLIT = 6
+STREAM_SPLIT, STREAM_VOCABULARY = 6, 7
 
 SLICE = 1 << 20  # characters of a text at a time
 MOST_STORED = 1 << 20  # windows whose order is drawn and kept; that of more is computed where it is asked for
