@@ -12,14 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import ENVIRONMENT, start
+from tests.command import run as tformer
 from tformer.answer import find
 from tformer.errors import RequestError
 
-ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("TFORMER_")} | {
-    "OMP_NUM_THREADS": "1",
-    "NO_COLOR": "1",
-    "COLUMNS": "100",
-}
 TINY = [
     "--set",
     "model.n_layers=1",
@@ -34,23 +31,8 @@ TINY = [
     "--batch-size",
     "4",
 ]
+SHORT = ["--set", "data.reversal_length=3", "--set", "data.reversal_symbols=4", "--set", "model.n_ctx=5"]
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 20
-
-
-def tformer(*args, cwd, stdin="", check=None, env=None, binary=False):
-    """Run the command; `check` is the exit code that must come."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tformer", *args],
-        cwd=cwd,
-        input=stdin,
-        capture_output=True,
-        text=not binary,
-        timeout=120,
-        env=ENVIRONMENT | (env or {}),
-    )
-    if check is not None:
-        assert done.returncode == check, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +42,17 @@ def place(tmp_path_factory):
     (folder / "hamlet.txt").write_text(TEXT)
     endless = ("--set", "data.end_of_text=false")  # what is sampled goes on
     tformer(
-        "train", "hamlet.txt", "--steps", "20", *TINY, *endless, "--tokenizer", "char", cwd=folder, check=0
+        "train",
+        "hamlet.txt",
+        "--steps",
+        "20",
+        *TINY,
+        *endless,
+        "--tokenizer",
+        "char",
+        cwd=folder,
+        check=0,
+        fresh=True,
     )
     tformer(
         "train",
@@ -75,9 +67,8 @@ def place(tmp_path_factory):
         cwd=folder,
         check=0,
     )
-    small = ["--set", "data.reversal_length=3", "--set", "data.reversal_symbols=4", "--set", "model.n_ctx=5"]
     done = tformer(
-        "train", "reversal", "--steps", "80", "--lr", "0.01", *small, "--json", cwd=folder, check=0
+        "train", "reversal", "--steps", "80", "--lr", "0.01", *SHORT, "--json", cwd=folder, check=0
     )
     assert json.loads(done.stdout)["passed"] is True
     return folder
@@ -177,7 +168,7 @@ def test_a_wrong_request_is_one_line_and_exit_2(tmp_path, args, names):
 
 
 def test_debug_shows_the_traceback(tmp_path):
-    done = tformer("train", "nothere", cwd=tmp_path, env={"TFORMER_DEBUG": "1"})
+    done = tformer("train", "nothere", cwd=tmp_path, env={"TFORMER_DEBUG": "1"}, fresh=True)
     assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert "Traceback" in tformer("--debug", "train", "nothere", cwd=tmp_path).stderr
@@ -236,7 +227,9 @@ def test_tokenize_and_decode_give_back_the_bytes(tmp_path, kind):
     tformer(
         "tokenize", "--train", "a.txt", "--tokenizer", kind, *size, "--out", "t.json", cwd=tmp_path, check=0
     )
-    ids = tformer("tokenize", "-", "--tokenizer", "t.json", cwd=tmp_path, stdin=text, binary=True, check=0)
+    ids = tformer(
+        "tokenize", "-", "--tokenizer", "t.json", cwd=tmp_path, stdin=text, binary=True, check=0, fresh=True
+    )
     back = tformer(
         "tokenize",
         "-",
@@ -275,7 +268,9 @@ def test_a_prompt_and_its_continuation_go_to_stdout(place):
     )
     assert done.stdout.startswith("To be")
     assert len(done.stdout) == len("To be") + 12 + 1
-    again = tformer("sample", "To be", "--run", "hamlet", "--max-tokens", "12", "--seed", "3", cwd=place)
+    again = tformer(
+        "sample", "To be", "--run", "hamlet", "--max-tokens", "12", "--seed", "3", cwd=place, fresh=True
+    )
     assert again.stdout == done.stdout
 
 
@@ -363,7 +358,8 @@ def test_eval_suits_the_run(place):
 def test_eval_agrees_with_training(place):
     metrics = [json.loads(line) for line in (place / "runs/hamlet/metrics.jsonl").read_text().splitlines()]
     best = min(m["val_loss"] for m in metrics if "val_loss" in m)
-    values = json.loads(tformer("eval", "loss", "--run", "hamlet", "--json", cwd=place, check=0).stdout)
+    done = tformer("eval", "loss", "--run", "hamlet", "--json", cwd=place, check=0, fresh=True)
+    values = json.loads(done.stdout)
     assert values["loss"] == pytest.approx(best, abs=5e-3)
 
 
@@ -373,6 +369,7 @@ def test_a_failed_verdict_is_exit_1(place):
         "reversal",
         "--steps",
         "2",
+        *SHORT,
         "--out",
         "runs/unlearned",
         "--batch-size",
@@ -397,7 +394,7 @@ def test_training_says_everything_to_stderr(place):
 
 
 def test_a_second_run_of_a_name_gets_a_number(place):
-    done = tformer("train", "reversal", "--steps", "1", "--json", cwd=place)
+    done = tformer("train", "reversal", "--steps", "1", *SHORT, "--json", cwd=place)
     assert Path(json.loads(done.stdout)["run"]).name == "reversal-2"
 
 
@@ -420,14 +417,8 @@ def test_no_network_names_the_cache_and_the_way_on(tmp_path):
 def test_a_signal_saves_and_resume_goes_on(tmp_path, number, code):
     (tmp_path / "hamlet.txt").write_text(TEXT)
     arguments = ["train", "hamlet.txt", "--steps", "3000", *TINY, "--set", "train.eval_every=0"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tformer", *arguments],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = start(arguments, tmp_path, fresh=number == signal.SIGTERM, **pipes)
     metrics = tmp_path / "runs" / "hamlet" / "metrics.jsonl"
     until = time.time() + 60
     while not (metrics.exists() and metrics.stat().st_size) and time.time() < until:
@@ -558,7 +549,7 @@ def test_a_pipe_gets_utf_8_whatever_the_systems_habit(place, encoding, args, has
     tformer(
         "tokenize", "--train", "snow.txt", "--tokenizer", "char", "--out", "t.json", "--overwrite", cwd=place
     )
-    done = tformer(*args, cwd=place, env={"PYTHONIOENCODING": encoding}, binary=True, check=0)
+    done = tformer(*args, cwd=place, env={"PYTHONIOENCODING": encoding}, binary=True, check=0, fresh=True)
     assert has in done.stdout.decode("utf-8")
 
 
@@ -588,7 +579,7 @@ def test_a_terminal_without_a_character_gets_a_question_mark(place):
 def test_a_file_name_that_is_not_utf_8_ends_no_command(place):
     name = os.fsdecode(b"caf\xe9.json")
     train = ["tokenize", "--train", "hamlet.txt", "--tokenizer", "char", "--out", name, "--json"]
-    done = tformer(*train, cwd=place, check=0)
+    done = tformer(*train, cwd=place, check=0, fresh=True)
     assert json.loads(done.stdout)["tokenizer"] == name
 
 
@@ -602,9 +593,10 @@ OF_TEXT = (
 
 @pytest.mark.parametrize("args", OF_TEXT, ids=" ".join)
 def test_a_text_of_the_command_line_that_is_none_is_named(place, args):
+    fresh = args == OF_TEXT[0]
     args = [word.replace("TEXT", os.fsdecode(b"To \xff be")) for word in args]
     name = next((word for word in args if word in ("--stop", "--prompt")), "PROMPT")
-    done = tformer(*args, cwd=place, check=2)
+    done = tformer(*args, cwd=place, check=2, fresh=fresh)
     assert done.stderr == f"tformer: error: {name} is not UTF-8 (expected text)\n"
 
 
@@ -614,7 +606,7 @@ def test_a_text_of_the_command_line_is_utf_8_whatever_the_systems_habit(place, a
     args = [word.replace("TEXT", "¿") for word in args]
     ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     usual = tformer(*args, cwd=place, check=0 if "--stop" in args else 2)
-    there = tformer(*args, cwd=place, env=ascii_only, check=usual.returncode)
+    there = tformer(*args, cwd=place, env=ascii_only, check=usual.returncode, fresh=True)
     assert there.stdout == usual.stdout
     assert "U+00BF" in there.stderr or "--stop" in args, "the character that the vocabulary lacks"
 

@@ -1,14 +1,14 @@
 """`tformer eval causality`: its exit codes, its object, its picture."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
-from tests.commands.test_cli import ENVIRONMENT, tformer
+import tformer.model
+from tests.command import run
 from tests.conftest import tiny_model
 from tformer.cli import app
 from tformer.config import Config
@@ -31,7 +31,7 @@ def directory(tmp_path_factory):
 
 
 def test_the_command_says_its_verdict_as_json(directory):
-    done = tformer("eval", "causality", "--run", ".", "--positions", "5", "--json", cwd=directory, check=0)
+    done = run("eval", "causality", "--run", ".", "--positions", "5", "--json", cwd=directory, check=0)
     values = json.loads(done.stdout)
     assert (values["passed"], values["max_leak"], values["cached"]["passed"]) == (True, 0, True)
     assert values["positions"] == [1, 4, 8, 12, 15]
@@ -39,7 +39,7 @@ def test_the_command_says_its_verdict_as_json(directory):
 
 
 def test_the_command_draws_plain_characters_in_a_pipe(directory):
-    done = tformer("eval", "causality", "--run", ".", cwd=directory, check=0)
+    done = run("eval", "causality", "--run", ".", cwd=directory, check=0)
     lines = done.stdout.splitlines()
     assert lines[1].split() == ["1", ".", *"+" * 15]
     assert lines[15].split() == ["15", *"." * 15, "+"]
@@ -49,23 +49,13 @@ def test_the_command_draws_plain_characters_in_a_pipe(directory):
 
 
 def test_a_leak_is_exit_1(directory):
-    code = (
-        "import sys, torch, tformer.cli, tformer.model\n"
-        "tformer.model.causal_mask = lambda q, k, device=None: torch.ones(q, k, dtype=torch.bool)\n"
-        "sys.argv = ['tformer', 'eval', 'causality', '--run', '.', *sys.argv[1:]]\n"
-        "tformer.cli.main()\n"
-    )
+    def unmasked():
+        tformer.model.causal_mask = lambda q, k, device=None: torch.ones(q, k, dtype=torch.bool)
+
+    causality = ("eval", "causality", "--run", ".")
     done, machine = (
-        subprocess.run(
-            [sys.executable, "-c", code, *args],
-            cwd=directory,
-            capture_output=True,
-            text=True,
-            env=ENVIRONMENT,
-        )
-        for args in ([], ["--json"])
+        run(*causality, *args, cwd=directory, check=1, prepare=unmasked) for args in ([], ["--json"])
     )
-    assert (done.returncode, machine.returncode) == (1, 1)
     assert " X" in done.stdout.splitlines()[15]
     assert "open: some later keys are not hidden in blocks 1, 2" in done.stdout
     assert done.stdout.splitlines()[-1] == "FAILED: the future leaks"
@@ -75,7 +65,7 @@ def test_a_leak_is_exit_1(directory):
 
 
 def test_fewer_than_one_position_is_a_wrong_request(directory):
-    done = tformer("eval", "causality", "--run", ".", "--positions", "0", cwd=directory, check=2)
+    done = run("eval", "causality", "--run", ".", "--positions", "0", cwd=directory, check=2)
     assert "--positions" in done.stderr
 
 

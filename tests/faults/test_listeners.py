@@ -1,13 +1,16 @@
 """Nothing that is for people ends a training, and whatever else ends it, its last step is saved."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.command import start
 from tests.faults.test_kills import TRAIN, place, state
+from tformer.answer import investigate
 from tformer.cli import app
 from tformer.errors import TformerError
 from tformer.show import training as show
@@ -17,13 +20,19 @@ UNSAVED = ["--set", "train.checkpoint_every=0"]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> tuple[object, ...]:
-    """What the run comes to when all goes well."""
+def trained(tmp_path_factory) -> Path:
+    """A place with a run in it for which all went well."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = place(tmp_path_factory.mktemp("whole") / "here")
+        folder = place(tmp_path_factory.mktemp("trained") / "here")
         patch.chdir(folder)
         train()
-    return state(folder / "run")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(trained) -> tuple[object, ...]:
+    """What the run comes to then."""
+    return state(trained / "run")
 
 
 @pytest.fixture
@@ -32,14 +41,18 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path / "here"
 
 
+@pytest.fixture
+def with_run(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "here"))
+
+
 def train(*arguments: str) -> None:
     app([*TRAIN, *arguments], standalone_mode=False)
 
 
-def process(here: Path, arguments=TRAIN, **streams) -> subprocess.Popen:
+def process(here: Path, arguments=TRAIN, **how) -> subprocess.Popen:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("TFORMER_")}
-    command = [sys.executable, "-m", "tformer", *arguments]
-    return subprocess.Popen(command, cwd=here, env=clean | {"OMP_NUM_THREADS": "1"}, **streams)
+    return start(arguments, here, clean | {"OMP_NUM_THREADS": "1"}, **how)
 
 
 # ---------------------------------------------------------------------------- lines
@@ -47,7 +60,7 @@ def process(here: Path, arguments=TRAIN, **streams) -> subprocess.Popen:
 
 @pytest.mark.parametrize("lines", [0, 2])
 def test_training_goes_on_when_nobody_reads_its_lines_any_more(lines, here, whole):
-    running = process(here, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    running = process(here, fresh=lines == 0, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     for _ in range(lines):
         running.stderr.readline()
     running.stderr.close()
@@ -82,15 +95,22 @@ OTHERS = {  # what is on stdout then
 }
 
 
+def of_a_second() -> None:
+    """Of a question the experiments that take no longer: the others have tests of their own."""
+    every = investigate.experiments_of
+    investigate.experiments_of = lambda question: tuple(e for e in every(question) if e.slug == "prefixes")
+
+
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_command_is_done_when_nobody_reads_its_lines_any_more(name, here):
-    train()
+def test_a_command_is_done_when_nobody_reads_its_lines_any_more(name, with_run):
+    here = with_run
     (here / "runs").mkdir()
     (here / "run").rename(here / "runs" / "run")
     arguments, has = OTHERS[name]
     reader, writer = os.pipe()
     os.close(reader)
-    done = process(here, arguments, stdout=subprocess.PIPE, stderr=writer)
+    how = {"prepare": of_a_second} if name == "answer" else {"fresh": name == "tokenize"}
+    done = process(here, arguments, stdout=subprocess.PIPE, stderr=writer, **how)
     os.close(writer)
     out = done.communicate(timeout=120)[0].decode()
     said_something = name in ("answer", "tokenize")
@@ -104,23 +124,23 @@ def lines_of_evaluations(here: Path) -> int:
 
 
 @pytest.mark.parametrize("arguments", [JUDGE, [*JUDGE, "--json"], ["eval", "causality", *JUDGE[2:]]])
-def test_an_evaluation_is_kept_when_nobody_reads_its_result(arguments, here):
-    train()
+def test_an_evaluation_is_kept_when_nobody_reads_its_result(arguments, with_run):
+    here = with_run
     before = lines_of_evaluations(here)
     reader, writer = os.pipe()
     os.close(reader)
-    done = process(here, arguments, stdout=writer, stderr=subprocess.PIPE)
+    done = process(here, arguments, fresh=arguments is JUDGE, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert (done.communicate(timeout=120)[1], done.returncode) == (b"", 141)
     assert lines_of_evaluations(here) == before + 1
 
 
-def test_a_report_is_written_when_nobody_reads_the_answers(here):
-    train()
+def test_a_report_is_written_when_nobody_reads_the_answers(with_run):
+    here = with_run
     reader, writer = os.pipe()
     os.close(reader)
     arguments = ["answer", "5", "--run", "run", "--report", "page.md"]
-    done = process(here, arguments, stdout=writer, stderr=subprocess.DEVNULL)
+    done = process(here, arguments, prepare=of_a_second, stdout=writer, stderr=subprocess.DEVNULL)
     os.close(writer)
     assert done.wait(timeout=120) == 141
     assert "mask" in (here / "page.md").read_text()

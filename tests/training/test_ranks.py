@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from typer.testing import CliRunner
 
+from tests.command import ENVIRONMENT
+from tests.command import start as copy
 from tests.conftest import tiny_model
 from tests.training.test_noted import TEXT
 from tformer.cli import app
@@ -63,6 +66,30 @@ def finished(process: subprocess.Popen, within: float = 100) -> tuple[int, str, 
     return process.returncode, out, err
 
 
+def side_by_side(
+    folder: Path, processes: int, *words: object, prepare: Callable[[], object] = lambda: None
+) -> tuple[int, str, str]:
+    """The same without torchrun's own process, in copies of this one, which need not import torch again."""
+    (folder / "text.txt").write_text(TEXT)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    started = []
+    for rank in range(processes):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        environment = ENVIRONMENT | address | own | {"LOCAL_WORLD_SIZE": str(processes)}
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        arguments = ["train", "text.txt", *TINY, *map(str, words)]
+        started.append(copy(arguments, folder, environment, prepare=prepare, **streams))
+    try:
+        said = [process.communicate(timeout=100) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    codes = [process.returncode for process in started]
+    return max(codes, key=abs), "".join(out for out, _ in said), "".join(err for _, err in said)
+
+
 def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -74,18 +101,16 @@ def alone(folder: Path, *words: object) -> list[float]:
     return losses(folder / "alone")
 
 
-def check_alike(folder: Path, processes: int, *words: object) -> str:
-    code, out, err = finished(start(folder, processes, *words, "--out", "run"))
+def check_alike(folder: Path, found: tuple[int, str, str], *words: object) -> None:
+    code, out, err = found
     assert code == 0, err
     assert len(out.splitlines()) == 1, "the first process alone speaks"
     assert losses(folder / "run") == pytest.approx(alone(folder, *words), rel=1e-5)
-    return err
 
 
 def test_two_processes_train_what_one_trains(tmp_path):
-    check_alike(
-        tmp_path, 2, "--steps", 6, "--set", "train.micro_batch_size=2", "--set", "train.optimizer=muon"
-    )
+    words = ("--steps", 6, "--set", "train.micro_batch_size=2", "--set", "train.optimizer=muon")
+    check_alike(tmp_path, finished(start(tmp_path, 2, *words, "--out", "run")), *words)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model_type"] == "gpt2"
 
 
@@ -96,7 +121,8 @@ def test_two_processes_train_what_one_trains(tmp_path):
     [pytest.param(2, marks=pytest.mark.exhaustive), pytest.param(4, marks=pytest.mark.slow)],
 )
 def test_fifty_steps_have_the_same_losses(tmp_path, processes, optimizer, how):
-    check_alike(tmp_path, processes, "--steps", 50, "--set", f"train.optimizer={optimizer}", how)
+    words = ("--steps", 50, "--set", f"train.optimizer={optimizer}", how)
+    check_alike(tmp_path, side_by_side(tmp_path, processes, *words, "--out", "run"), *words)
 
 
 def workers(agent: int) -> list[int]:

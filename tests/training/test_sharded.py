@@ -1,27 +1,33 @@
 """Several processes with a part of the model each train what one trains, and leave the same run."""
 
 import json
-import os
 import shlex
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.distributed.fsdp  # had by the copies of this process
 
+from tests.conftest import tiny_model
 from tests.training.test_noted import TEXT, config
-from tests.training.test_ranks import ROOT, TINY, alone, finished, start
+from tests.training.test_ranks import TINY, alone, finished, side_by_side, start
 from tformer import load
 from tformer.config import Config
 from tformer.fast.dropout import MaskedDropout
-from tformer.ranks import Ranks, part_of_rows
+from tformer.ranks import Ranks, here, part_of_rows, put_together, ranks_of_torchrun, together
 from tformer.run.checkpoint import open_run
 from tformer.run.data import prepare_data
+from tformer.text.data import Windows
+from tformer.training.fit import Learner, State, fit
 from tformer.training.following import follow, lead
 from tformer.training.opening import Prepared, open_session
+from tformer.training.optim import Optimizers
 from tformer.training.settings import decide
+from tformer.training.sharded import shard
 
 CPU = torch.device("cpu")
 # Rows that neither two nor four processes divide, and an evaluation of an odd number of groups.
@@ -49,7 +55,7 @@ def check_same_lines(run: Path, other: Path) -> None:
 
 def test_two_processes_with_a_part_each_train_what_one_trains(tmp_path):
     words = (*UNEVEN, *MUON, "--steps", 6, "--set", "train.micro_batch_size=2")
-    code, out, err = finished(start(tmp_path, 2, *words, "--out", "run"))
+    code, out, err = side_by_side(tmp_path, 2, *words, "--out", "run")
     assert code == 0, err
     assert len(out.splitlines()) == 1, "the first process alone speaks"
     alone(tmp_path, *words)
@@ -60,7 +66,7 @@ def test_two_processes_with_a_part_each_train_what_one_trains(tmp_path):
 
 def go_on(folder: Path, processes: int, *words: object) -> None:
     given = (*words, "--out", "run", "--resume", "--set", "train.checkpoint_every=3")
-    code, _, err = finished(start(folder, processes, *given))
+    code, _, err = side_by_side(folder, processes, *given)
     assert code == 0 and (folder / "run" / "checkpoints").exists(), err
 
 
@@ -104,10 +110,10 @@ def test_bf16_and_a_model_to_begin_from(tmp_path):
     words = (*UNEVEN, "--steps", 4, "--precision", "bf16", "--set", "model.dropout=0.2")
     alone(tmp_path, "--steps", 2)
     for name, how in (("parts", "--shard"), ("all", "--no-shard")):
-        code, _, err = finished(start(tmp_path, 2, *words, how, "--out", name))
+        code, _, err = side_by_side(tmp_path, 2, *words, how, "--out", name)
         assert code == 0, err
         begun = (*TINY[:2], "--steps", 3, "--init-from", "alone", how, "--out", f"more-{name}")
-        code, _, err = finished(start(tmp_path, 2, *begun))
+        code, _, err = side_by_side(tmp_path, 2, *begun)
         assert code == 0 and "beginning from" in err, err
     for prefix, rel in (("", 1e-2), ("more-", 1e-5)):
         ours, theirs = (
@@ -117,69 +123,54 @@ def test_bf16_and_a_model_to_begin_from(tmp_path):
         assert ours == pytest.approx(theirs, rel=rel)
 
 
-PARTS = """
-import json
-from pathlib import Path
-import torch, torch.distributed as dist
-from tests.conftest import tiny_model
-from tformer.config import Config
-from tformer.ranks import here, put_together, ranks_of_torchrun, together
-from tformer.text.data import Windows
-from tformer.training.fit import Learner, State, fit
-from tformer.training.optim import Optimizers
-from tformer.training.sharded import shard
+def tell_of_parts() -> NoReturn:
+    """Train two steps as one of several processes, and leave what it has and sends in a file."""
+    sent = []
 
-sent = []
-def counted(scatter):
-    def count(*args, **kwargs):
-        sent.append(1)
-        return scatter(*args, **kwargs)
-    return count
-for name in ("reduce_scatter_tensor", "reduce_scatter_single"):  # until PyTorch 2.12, and since
-    if hasattr(dist, name):
-        setattr(dist, name, counted(getattr(dist, name)))
+    def counted(scatter):
+        def count(*args, **kwargs):
+            sent.append(1)
+            return scatter(*args, **kwargs)
 
-def numbers(tensors):
-    return sum(here(t).numel() for t in tensors if t.ndim)
+        return count
 
-ranks = ranks_of_torchrun()
-with together(ranks, torch.device("cpu")):
-    model = tiny_model(seed=ranks.rank, std=0.05)
-    own = [p.detach().clone() for p in model.parameters()]
-    shard(model, ranks, torch.device("cpu"))
-    told = {"is_firsts": all([torch.equal(put_together(p), q) for p, q in zip(model.parameters(), own)])}
-    told["weights"] = numbers(model.parameters())
-    settings = {"steps": 2, "batch_size": 8, "micro_batch_size": 1, "optimizer": "muon"}
-    config = Config.model_validate({"train": settings})
-    optimizers = Optimizers(model, config.train)
-    step = optimizers.step
-    def look(lr):
-        told["gradients"] = numbers(p.grad for p in model.parameters())
-        step(lr)
-    optimizers.step = look
-    ids = torch.arange(200).remainder(model.config.vocab_size).numpy()
-    batches = Windows(ids, model.config.n_ctx)
-    list(fit(Learner(model, optimizers, ranks=ranks), batches, config.train, State()))
-    told |= {"state": numbers(optimizers.state_tensors().values()), "sent": len(sent)}
-    told |= {"parameters": model.n_parameters, "layers": model.config.n_layers}
-    muon = sum(numbers(group["params"]) for group in optimizers.all[1].param_groups)
-    told["expected state"] = 2 * told["weights"] - muon
-    Path(f"told-{ranks.rank}.json").write_text(json.dumps(told))
-"""
+    for name in ("reduce_scatter_tensor", "reduce_scatter_single"):  # until PyTorch 2.12, and since
+        if hasattr(dist, name):
+            setattr(dist, name, counted(getattr(dist, name)))
+
+    def numbers(tensors):
+        return sum(here(t).numel() for t in tensors if t.ndim)
+
+    ranks = ranks_of_torchrun()
+    with together(ranks, CPU):
+        model = tiny_model(seed=ranks.rank, std=0.05)
+        own = [p.detach().clone() for p in model.parameters()]
+        shard(model, ranks, CPU)
+        are = [torch.equal(put_together(p), q) for p, q in zip(model.parameters(), own, strict=True)]
+        told = {"is_firsts": all(are), "weights": numbers(model.parameters())}
+        settings = {"steps": 2, "batch_size": 8, "micro_batch_size": 1, "optimizer": "muon"}
+        train = Config.model_validate({"train": settings}).train
+        optimizers = Optimizers(model, train)
+        step = optimizers.step
+
+        def look(lr):
+            told["gradients"] = numbers(p.grad for p in model.parameters())
+            step(lr)
+
+        optimizers.step = look
+        ids = torch.arange(200).remainder(model.config.vocab_size).numpy()
+        list(fit(Learner(model, optimizers, ranks=ranks), Windows(ids, model.config.n_ctx), train, State()))
+        told |= {"state": numbers(optimizers.state_tensors().values()), "sent": len(sent)}
+        told |= {"parameters": model.n_parameters, "layers": model.config.n_layers}
+        muon = sum(numbers(group["params"]) for group in optimizers.all[1].param_groups)
+        told["expected state"] = 2 * told["weights"] - muon
+        Path(f"told-{ranks.rank}.json").write_text(json.dumps(told))
+    sys.exit()
 
 
 def test_each_process_has_its_part_and_gradients_are_sent_once_a_step(tmp_path):
-    (tmp_path / "parts.py").write_text(PARTS)
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-    done = subprocess.run(
-        [sys.executable, *torchrun, "--rdzv-endpoint", "127.0.0.1:0", "parts.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr
+    code, _, err = side_by_side(tmp_path, 2, prepare=tell_of_parts)
+    assert code == 0, err
     told = [json.loads((tmp_path / f"told-{rank}.json").read_text()) for rank in (0, 1)]
     assert [one["is_firsts"] for one in told] == [True, False], "the first one's weights count"
     n = told[0]["parameters"]
