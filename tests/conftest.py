@@ -25,6 +25,7 @@ hypothesis.settings.register_profile("tests", deadline=None)  # an example is sl
 hypothesis.settings.load_profile("tests")
 
 TINY = {"vocab_size": 23, "n_ctx": 16, "n_layers": 2, "n_heads": 2, "d_model": 16}
+PICTURE = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"></svg>\n'
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -81,6 +82,15 @@ def _denormals() -> Iterator[None]:
     """`train` flushes them, for its process; a command that a test runs in its own leaves none changed."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every figure is made; what matplotlib makes of it, most of a tiny run's time, where somebody looks."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.node.get_closest_marker("drawn"):
+            patch.setattr("tformer.show.svg.rendered", lambda canvas, kind="svg", **options: PICTURE)
+        yield
 
 
 def needs_nanochat() -> None:

@@ -27,6 +27,8 @@ from tformer.errors import TformerError
 from tformer.sample import Sampling, continue_text
 from tformer.yaml_text import parse_yaml
 
+pytestmark = pytest.mark.drawn
+
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 12
 TINY = {
     "model": {"n_layers": 1, "n_heads": 2, "d_model": 16, "n_ctx": 16},

@@ -26,6 +26,8 @@ from tformer.text.corpus import load_corpus
 from tformer.text.data import Reversal
 from tformer.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.drawn
+
 QUESTION = answer.questions()[0]
 
 

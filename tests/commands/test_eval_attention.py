@@ -11,6 +11,8 @@ from tformer.cli import app
 from tformer.errors import RequestError
 from tformer.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.drawn
+
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):

@@ -26,6 +26,8 @@ from tformer.training.optim import Optimizers
 from tformer.training.session import Session
 from tformer.training.settings import decide, resume_config
 
+pytestmark = pytest.mark.drawn
+
 CPU = torch.device("cpu")
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 4
 KINDS = {

@@ -17,6 +17,8 @@ from tformer.training.noted import loss_by_position, sampled_line
 from tformer.training.opening import Prepared, build_session
 from tformer.training.settings import decide
 
+pytestmark = pytest.mark.drawn
+
 CPU = torch.device("cpu")
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 40
 

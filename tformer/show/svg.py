@@ -69,8 +69,16 @@ def loss_svg(metrics: Sequence[dict[str, Any]], title: str) -> str:
     rate.set_ylim(bottom=0)
     lines = [*axes.get_lines(), *rate.get_lines()]
     axes.legend(lines, [str(line.get_label()) for line in lines], loc="upper right", framealpha=0.6)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return rendered(figure).decode()
+
+
+def rendered(canvas: "Canvas", kind: str = "svg", **options: Any) -> bytes:
+    """The file that matplotlib makes of a figure, most of whose time this is; `kind` is svg or png.
+
+    The tests that look at no picture put another function in its place.
+    """
+    buffer = io.BytesIO()
+    canvas.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None, **options)
     return buffer.getvalue()
 
 
@@ -117,10 +125,8 @@ def attention_picture(weights: np.ndarray, tokens: Sequence[str], title: str, ki
             ticks = range(n) if n <= 24 and n_heads <= 8 else []
             axes.set_xticks(ticks, [names[i] for i in ticks], fontsize=6, parse_math=False)
             axes.set_yticks(ticks, [names[i] for i in ticks], fontsize=6, parse_math=False)
-    buffer = io.BytesIO()
     with warnings.catch_warnings(action="ignore"):  # of a token that the font has no glyph for
-        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    return buffer.getvalue()
+        return rendered(figure, kind)
 
 
 # ---------------------------------------------------------------------------- figures of pages
@@ -143,10 +149,7 @@ def figure_svg(figure: Lines | Bars | Heat, name: str) -> str:
         **{f"{part}color": INK for part in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.")},
     }
     with matplotlib.rc_context(style):
-        canvas = _DRAW[type(figure)](figure)
-        buffer = io.StringIO()
-        canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
+        svg = rendered(_DRAW[type(figure)](figure), transparent=True).decode()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r'font: ([^;"]*)\'DejaVu Sans\'[^;"]*', r"font: \1inherit", svg)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
