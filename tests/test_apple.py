@@ -72,7 +72,8 @@ def place(tmp_path_factory):
                 "--eval-data",
                 "passages.jsonl",
             )
-        command("train", "reversal", "--steps", "80", "--lr", "0.01", *SMALL, *REVERSAL)
+        seldom = ("--set", "train.eval_every=40", "--set", "train.log_every=40")
+        command("train", "reversal", "--steps", "80", "--lr", "0.01", *SMALL, *REVERSAL, *seldom)
     return folder
 
 

@@ -150,6 +150,7 @@ def test_a_run_with_a_time_budget_compiles(compiled, monkeypatch):
     assert recorded("run") == ("on", None)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_there_is_one_warning_and_the_plain_run(tmp_path):
     train("--no-compile", "--steps", "3", "--out", "plain", *DROPOUT)
     none = {"CXX": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
