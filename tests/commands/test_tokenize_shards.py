@@ -83,6 +83,7 @@ def test_without_documents_they_are_those_of_the_text_as_a_stream(kind):
     tformer(f"tokenize prose.txt --documents none --tokenizer {kind}.json --out ids/ --processes 1")
     tformer(f"tokenize prose.txt --tokenizer {kind}.json --out ids.npy")
     assert np.array_equal(opened().ids[:], np.load("ids.npy"))
+    assert opened().index.read.blocks > 9, "it is never in memory as a whole"
     assert opened().index.n_documents == 0
 
 

@@ -45,7 +45,8 @@ def write_shards(
     files, folders = big_files(names)
     how = documents or (AUTO if tokenizer.end_id is not None else "none")
     with bytes_progress(f"tokenizing into {folder}", text_size(files)) as tell, _alone(folder):
-        text = BigText(files, field, how, tokenizer.cuts_safely, tell)
+        cuts = tokenizer.cuts_safely or tokenizer.kind == "char"  # of which every token is a character
+        text = BigText(files, field, how, cuts, tell)
         index = _index(tokenizer, text.how, field, files)
         before = _begun(folder, index, overwrite)
         if before and before.complete:
