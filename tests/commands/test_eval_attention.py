@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import save_run, tiny_model
-from tests.evals.test_reversal import TASK, train_on
+from tests.evals.test_reversal import TASK, trained
 from tformer.cli import app
 from tformer.errors import RequestError
 from tformer.text.tokenizer import Tokenizer
-
-pytestmark = pytest.mark.drawn
 
 
 @pytest.fixture
@@ -20,7 +18,7 @@ def runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     reversal = {"task": "reversal", "reversal_length": 4, "reversal_symbols": 8}
     letters = Tokenizer.train("char", ["abcdefghijklmnopqrstuvw"])
-    save_run(tmp_path / "runs" / "reversal", train_on(TASK), TASK.tokenizer(), reversal)
+    save_run(tmp_path / "runs" / "reversal", trained(), TASK.tokenizer(), reversal)
     save_run(tmp_path / "runs" / "text", tiny_model(vocab_size=23), letters)
     return tmp_path
 

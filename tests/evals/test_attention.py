@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tests.conftest import tiny_model
-from tests.evals.test_reversal import TASK, train_on
+from tests.evals.test_reversal import TASK
+from tests.evals.test_reversal import trained as reversing
 from tformer.config import Config
 from tformer.evals.attention import attention_weights, mirror, mirrored
 from tformer.run.checkpoint import Run
@@ -18,7 +19,7 @@ ESCAPE = "\x1b"
 @pytest.fixture(scope="module")
 def trained():
     """A small model that reverses."""
-    return train_on(TASK)
+    return reversing()
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 10])

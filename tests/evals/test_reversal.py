@@ -1,5 +1,7 @@
 """The verdict on the mask, of models that learn to reverse and of models that cheat."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -29,8 +31,14 @@ def train_on(task, steps=150, seed=0):
     return trained
 
 
+@cache
+def trained() -> Transformer:
+    """One that learned TASK, for all that only look at it."""
+    return train_on(TASK)
+
+
 def test_a_trained_model_passes_and_an_untrained_one_does_not():
-    assert reversal(train_on(TASK), TASK).passed
+    assert reversal(trained(), TASK).passed
     untrained = reversal(tiny_model(vocab_size=8, n_ctx=7), TASK)
     assert not untrained.passed
     assert untrained.second_half < 0.5

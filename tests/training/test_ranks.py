@@ -154,7 +154,10 @@ def test_the_others_leave_when_one_is_killed(tmp_path, victim, how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("victim", "how"), [(0, "--no-shard"), (1, "--no-shard"), (1, "--shard")])
+@pytest.mark.parametrize(
+    ("victim", "how"),
+    [pytest.param(0, "--no-shard", marks=pytest.mark.exhaustive), (1, "--no-shard"), (1, "--shard")],
+)
 def test_a_restart_goes_on_from_the_last_checkpoint(tmp_path, victim, how):
     words = (*LONG, how, "--resume", "--steps", 800, "--set", "train.decay_fraction=0")
     process = start(tmp_path, 2, *words, restarts=1)
