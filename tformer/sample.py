@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tformer.fast.decode import Decoder, can_decode
 from tformer.kv_cache import KVCache
 from tformer.loss import check_finite
 from tformer.model import Transformer
@@ -144,6 +145,7 @@ def generate(
     model.eval()
     pads = [0] * len(ids) if padding is None else padding.tolist()
     cache: KVCache | None = None
+    one_more: Callable[[Tensor, KVCache], Tensor] = model  # one token for each row
     starts: list[int] = []
     forgotten = 0  # ids at the start that no window reaches any more
     for done in range(max_tokens):
@@ -151,13 +153,14 @@ def generate(
         total = forgotten + ids.shape[1]
         now = [pad + window_start(total - pad, model.config.n_ctx) - forgotten for pad in pads]
         if cached and cache is not None and now == starts:
-            logits = model(ids[:, -1:], cache)
+            logits = one_more(ids[:, -1:], cache)
         else:
             starts, first = now, min(now)
             hidden = torch.tensor(starts, device=ids.device) - first
             ragged = hidden if max(starts) > first else None
             room = ids.shape[1] - first + max_tokens - done - 1  # the last one is not looked back from
             cache = KVCache(model.config, len(ids), model.embed.weight, ragged, room)
+            one_more = Decoder(model, cache) if can_decode(model, cache) else model
             # Ragged rows need the cache's padding even where the cache itself is not kept.
             logits = model(ids[:, first:], cache if cached or ragged is not None else None)
         last = logits[:, -1]
