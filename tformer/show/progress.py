@@ -189,17 +189,20 @@ def bytes_progress(label: str, total: int | None) -> Iterator[Callable[[int], No
         )
     ) as progress:
         task = progress.add_task(label, total=total)
-        began = printed = time.perf_counter()
         done = 0
+        lately: list[tuple[float, int]] = []  # when lines were printed, and what was read then
 
         def update(more: int) -> None:
-            nonlocal done, printed
+            nonlocal done
             done, now = done + more, time.perf_counter()
             progress.update(task, completed=done)
-            if console.is_terminal or now - printed < BYTES_LINE_EVERY:
+            if not lately:
+                lately.append((now, done))
+            if console.is_terminal or now - lately[-1][0] < BYTES_LINE_EVERY:
                 return
-            printed = now
-            rate = done / (now - began)
+            then, before = lately[0]
+            lately[:] = [*lately[-5:], (now, done)]
+            rate = (done - before) / (now - then)
             of = f" of {total / 1e6:,.0f}" if total else ""
             left = f"  left {duration((total - done) / max(rate, 1.0))}" if total else ""
             say(f"{label}: {done / 1e6:,.0f}{of} MB  {rate / 1e6:,.1f} MB/s{left}")

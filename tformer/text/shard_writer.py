@@ -26,7 +26,6 @@ from tformer.text.shards import (
     array_sha256,
     ends_file,
     ids_file,
-    map_array,
     verify,
 )
 from tformer.text.tokenizer import id_dtype
@@ -50,18 +49,10 @@ class ShardWriter:
     def __post_init__(self) -> None:
         self.dtype = np.dtype(id_dtype(self.index.tokenizer.size)).newbyteorder("<")
         if self.index.shards:
-            self._verify_written()
+            self._sha256 = verify(self.folder, self.index)
         self.read = self.index.read  # of all blocks that were taken
         self.skipped = self.index.n_ids - self.read.tokens  # ids of the next block that are there
         self.skipped_ends = self.index.n_documents - self.read.documents
-
-    def _verify_written(self) -> None:
-        index = self.index
-        files = [
-            map_array(ids_file(self.folder, i), self.dtype, s.tokens) for i, s in enumerate(index.shards)
-        ]
-        ends = [map_array(ends_file(self.folder, i), "<u4", s.documents) for i, s in enumerate(index.shards)]
-        self._sha256 = verify(self.folder, index, files, ends)
 
     def remaining(self, blocks: Iterable[TextBlock]) -> Iterator[TextBlock]:
         """The blocks that are not in the files yet; those that are, are compared with what they were.

@@ -319,27 +319,37 @@ def open_token_folder(path: Path) -> TokenFolder:
         )
     if not index.shards:
         raise RequestError(f"{path} has no ids", "expected some", DAMAGED_IDS)
-    dtype = np.dtype(id_dtype(index.tokenizer.size)).newbyteorder("<")
-    files = [map_array(ids_file(path, i), dtype, shard.tokens) for i, shard in enumerate(index.shards)]
-    ends = [map_array(ends_file(path, i), "<u4", shard.documents) for i, shard in enumerate(index.shards)]
     if index.n_ids <= VERIFIED:
-        verify(path, index, files, ends)
+        verify(path, index)
+    files = [map_ids(path, index, i) for i in range(len(index.shards))]
+    ends = [map_ends(path, index, i) for i in range(len(index.shards))]
     every = np.array([0]), np.array([index.n_ids])
     return TokenFolder(path, index, IdView(files, index.tokenizer.size, str(path), *every), ends)
 
 
-def verify(path: Path, index: IdsIndex, files: Sequence[np.ndarray], ends: Sequence[np.ndarray]) -> Any:
-    """Read all that the index lists; what the ids of it are, as a running hash.
+def map_ids(path: Path, index: IdsIndex, i: int) -> np.ndarray:
+    """The ids of a shard, mapped. Raises RequestError where they are not what the index says."""
+    dtype = np.dtype(id_dtype(index.tokenizer.size)).newbyteorder("<")
+    return map_array(ids_file(path, i), dtype, index.shards[i].tokens)
+
+
+def map_ends(path: Path, index: IdsIndex, i: int) -> np.ndarray:
+    """Where documents end in a shard, mapped. Raises RequestError as `map_ids` does."""
+    return map_array(ends_file(path, i), "<u4", index.shards[i].documents)
+
+
+def verify(path: Path, index: IdsIndex) -> Any:
+    """Read all that the index lists, a shard at a time; what the ids of it are, as a running hash.
 
     Raises RequestError for a file that is not what was written.
     """
     whole = hashlib.sha256()
-    for i, (shard, some, of) in enumerate(zip(index.shards, files, ends, strict=True)):
-        raw = np.ascontiguousarray(some)
-        whole.update(raw.data)
+    for i, shard in enumerate(index.shards):
+        ids = map_ids(path, index, i)  # the shard before is no longer mapped
+        whole.update(ids.data)
         for file, found, said in (
-            (ids_file(path, i), array_sha256(raw), shard.sha256),
-            (ends_file(path, i), array_sha256(of), shard.ends_sha256),
+            (ids_file(path, i), array_sha256(ids), shard.sha256),
+            (ends_file(path, i), array_sha256(map_ends(path, index, i)), shard.ends_sha256),
         ):
             if found != said:
                 what = f"{file} is damaged"
