@@ -129,7 +129,7 @@ def test_a_signal_leaves_no_half_file(tmp_path, number):
             return write_file(path, lambda file: (file.write(b"half"), os.kill(os.getpid(), number)))
 
         patch = pytest.MonkeyPatch()
-        patch.setattr("tformer.files.write_file", write)
+        patch.setattr("tformer.commands.tokenize_train.write_file", write)  # where it is used
 
     train = ["tokenize", "--train", "a.txt", "--tokenizer", "char", "--out", "t.json"]
     assert in_a_copy(train, tmp_path, prepare=interrupted) == (128 + number, "")
