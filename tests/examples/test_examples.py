@@ -52,6 +52,7 @@ def test_the_names_are_a_list():
     assert len({*names}) == 500 and names == sorted(names) and looks_like_a_list("\n".join(names))
 
 
+@pytest.mark.slow
 def test_sweep_sorts_by_loss(tmp_path, text):
     table = run(EXAMPLES / "sweep.sh", "my.txt", "5", cwd=tmp_path).splitlines()
     losses = [float(line.split()[0]) for line in table]
