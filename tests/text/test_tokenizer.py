@@ -249,6 +249,13 @@ def test_a_stream_is_held_a_chunk_at_a_time():
     assert max(sizes) <= CHUNK + 700 and min(sizes[:-1]) >= CHUNK - 1
 
 
+@pytest.mark.parametrize("size", [CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
+def test_pieces_as_large_as_a_chunk_are_not_held_longer_than_others(size):
+    piece = ("x" * (size // 2) + " ").ljust(size, "x")  # one place to cut, in the middle
+    chunks = list(cut_safely(piece for _ in range(12)))
+    assert "".join(chunks) == piece * 12 and max(map(len, chunks)) <= 4 * size
+
+
 @pytest.mark.parametrize("n_pieces", [1, 100])
 def test_chunks_are_small_again_after_a_stretch_that_cannot_be_cut(n_pieces):
     text = "x" * (3 * CHUNK) + "a word " * (2 * CHUNK)

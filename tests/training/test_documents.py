@@ -285,3 +285,15 @@ def test_runs_that_read_a_text_in_other_ways_are_compared_on_given_data_alone(ca
     tformer("eval loss --run lines --run none --data more.txt --json")
     found = {Path(v["run"]).name: v for v in map(json.loads, capsys.readouterr().out.splitlines())}
     assert (found["lines"]["bytes"], found["none"]["bytes"]) == (8, 7), "the first id is never a target"
+
+
+def test_a_text_that_is_one_has_no_token_in_it_however_many_files_it_has():
+    for name in ("one", "two", "three"):
+        Path(f"{name}.txt").write_text(f"{name} file of several lines\nand some words more of it\n" * 9)
+    names = "one.txt two.txt three.txt --set data.val_fraction=0"
+    ids = {}
+    for how in ("none", "file"):
+        tformer(f"train {names} {SMALL} --documents {how} --out {how}")
+        ids[how] = read_record(Path(how)).data.train_tokens
+    text = "".join(Path(f"{name}.txt").read_text() for name in ("one", "two", "three"))
+    assert ids == {"none": len(text), "file": len(text) + 4}, "one before the first, one after each"

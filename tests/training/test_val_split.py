@@ -53,8 +53,8 @@ def test_a_run_is_judged_on_what_it_was_not_trained_on(place, capsys, data, how)
     train_ids, val_ids = (
         tokenizer.encode_array([part]) for part in (text.text[: text.cut], text.text[text.cut :])
     )
-    ends = [1, 0]  # before the first document
-    if data == "letters":  # and between all, and after the last
+    ends = [0, 0]  # of a text that is one, with no token in it
+    if data == "letters":  # before the first document, between all, and after the last
         n_train = sum(end <= text.cut for end in text.ends)
         ends = [n_train + 1, len(text.ends) - n_train + 1]
     assert record.data.train_tokens == len(train_ids) + ends[0]

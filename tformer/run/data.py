@@ -134,8 +134,9 @@ def prepare_data(
     config = config.updated("data", documents=corpus.documents, val_split=corpus.how)
     text, cut = corpus.text, cut_of(corpus, config.data.val_fraction)
     tokenizer = given or make_tokenizer(config, corpus)
-    train_ids = text_ids(tokenizer, corpus, 0, cut, can_end, kept)
-    val_ids = text_ids(tokenizer, corpus, cut, len(text), can_end, kept)
+    has_ends = can_end and corpus.documents != "none"
+    train_ids = text_ids(tokenizer, corpus, 0, cut, has_ends, kept)
+    val_ids = text_ids(tokenizer, corpus, cut, len(text), has_ends, kept)
     facts = DataFacts(
         source=absolute(sources),
         sha256=corpus.sha256,

@@ -18,11 +18,11 @@ def cut_safely(pieces: Iterable[str], size: int = CHUNK) -> Iterator[str]:
     Memory is bounded by `size` and the longest stretch without such a place.
     """
     held: list[str] = []
-    n_held = 0
+    n_held, enough = 0, size
     for piece in pieces:
         held.append(piece)
         n_held += len(piece)
-        if n_held < size:
+        if n_held < enough:
             continue
         text, start = "".join(held), 0
         while len(text) - start >= size:
@@ -33,7 +33,7 @@ def cut_safely(pieces: Iterable[str], size: int = CHUNK) -> Iterator[str]:
             start = cut.start()
         held, n_held = [text[start:]], len(text) - start
         # Text without a place to cut is searched again only once it has doubled.
-        size = max(CHUNK, 2 * n_held) if n_held >= size else min(size, CHUNK)
+        enough = 2 * n_held if n_held >= size else size
     if n_held:
         yield "".join(held)
 
