@@ -69,7 +69,7 @@ def table(place, work, *more):
     return done.stdout.splitlines()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # it compiles two models
 def test_the_table_of_training_has_a_row_a_preset_and_the_machines_limit(place):
     *rows, blank, machine = table(place, "train", "--steps", "1", "--presets", "nanogpt-char-cpu")
     found = [
