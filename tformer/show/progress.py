@@ -9,6 +9,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -144,17 +145,19 @@ def experiments_progress() -> Iterator[Callable[[str, int, int], None]]:
         yield update
 
 
+def _columns_of_bytes(label: str) -> tuple[ProgressColumn, ...]:
+    """Bytes, rate and time left."""
+    ends = DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    return TextColumn(label, markup=False), BarColumn(), *ends
+
+
 @contextmanager
 def download_progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
     """Bytes, rate and time left of a download; one plain line where there is no terminal."""
     console = err()
     with _shown(
         Progress(
-            TextColumn(label, markup=False),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+            *_columns_of_bytes(label),
             console=console,
             disable=not console.is_terminal,
         )
@@ -178,11 +181,7 @@ def bytes_progress(label: str, total: int | None) -> Iterator[Callable[[int], No
     console = err()
     with _shown(
         Progress(
-            TextColumn(label, markup=False),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+            *_columns_of_bytes(label),
             console=console,
             transient=True,
             disable=not console.is_terminal,
