@@ -1,5 +1,6 @@
 """Words by `re` and a table: the same ids as the engine's, whatever the text, and the engine where not."""
 
+import json
 import re
 
 import pytest
@@ -7,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
+from tests.command import run
+from tformer.text.engines import word_engine
 from tformer.text.tokenizer import Tokenizer
-from tformer.text.words import word_ids
+from tformer.text.words import Boundaries, boundaries, word_ids
 
 TEXT = "O God, that one might read the book of fate! — café, don't stop; 12 o'clock_is here\n\n" * 2
 WORDS = Tokenizer.train("word", [TEXT], 300)
@@ -38,14 +41,43 @@ def test_a_text_in_which_unicode_differs_goes_to_the_engine(text):
 
 
 def test_every_character_is_asked_once_and_none_is_taken_for_alike_that_is_not():
-    fast = word_ids(WORDS.engine, WORDS.token_bytes)
-    disagree = fast.encode(NEW_LETTERS) is None
-    assert disagree == (
-        re.fullmatch(r"\w\w", NEW_LETTERS[:2]) is None or not re.search(r"b\w\wc", NEW_LETTERS)
+    asked = Boundaries(word_engine([], 256))
+    assert asked.alike(NEW_LETTERS) == all(re.fullmatch(r"\w", c) for c in NEW_LETTERS if not c.isascii())
+    assert asked.alike("é – é")
+    asked.engine = None  # it would fail where it was asked again
+    assert asked.alike("– é") and asked.words("é – é!") == ["é", " – ", "é", "!"]
+
+
+# ---------------------------------------------------------------------------- letters newer than Python
+
+
+def new_letters():
+    """What the engine has for letters and Python not: some thousands on Python 3.11, none on a newer one."""
+    every = "".join(chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000)
+    text = ".".join(re.findall(r"\W", every))
+    spans = boundaries().engine.pre_tokenizer.pre_tokenize_str(text)
+    return [text[start:stop] for _, (start, stop) in spans if "." not in text[start:stop]]
+
+
+def test_a_vocabulary_is_learned_of_the_words_that_its_encoder_will_see():
+    words = [f"a{letter}b" for letter in [*new_letters(), *NEW_LETTERS[1::4], "é"]]
+    text = " ".join(words * 2)
+    tokenizer = Tokenizer.train("word", [text], len(words) + 300)
+    ids = tokenizer.encode(text)
+    assert [tokenizer.text_of(i) for i in ids[::2]] == words * 2, "a word fell to bytes that was learned"
+    assert tokenizer.count_unknown(text) == 0
+
+
+def test_the_command_counts_as_unknown_what_falls_to_bytes(tmp_path):
+    (tmp_path / "learned.txt").write_text("a\ua7cbb " * 9, encoding="utf-8")
+    (tmp_path / "other.txt").write_text("a\ua7cbb a\ua7cb.", encoding="utf-8")
+    train = ("tokenize", "--train", "learned.txt", "--tokenizer", "word", "--vocab-size", "300")
+    run(*train, "--out", "word.json", cwd=tmp_path, check=0)
+    stats = run(
+        *("tokenize", "other.txt", "--tokenizer", "word.json", "--stats", "--json"), cwd=tmp_path, check=0
     )
-    assert fast.encode("é – é").tolist() == by_engine(WORDS, "é – é")
-    fast.engine = None  # it would fail where it was asked again
-    assert fast.encode("– é").tolist() == by_engine(WORDS, "– é")
+    found = json.loads(stats.stdout)
+    assert (found["unknown"], found["tokens"]) == (1, 1 + 1 + 4 + 1), "a word, a blank, four bytes, a dot"
 
 
 def test_it_stands_in_for_no_other_engine():

@@ -1,7 +1,7 @@
 r"""Text to ids and back: word, char and bpe, one class over the `tokenizers` engine.
 
-- word: the tokens are exactly `[t for t in re.split(r"\b", text) if t]`; one outside the vocabulary
-  becomes its UTF-8 bytes, so that nothing is ever lost.
+- word: the tokens are exactly `[t for t in re.split(r"\b", text) if t]`, of letters that are newer than
+  Python as the engine knows them; one outside the vocabulary becomes its UTF-8 bytes: nothing is ever lost.
 - char: exactly the characters of the text; one that is not in the vocabulary is an error.
 - bpe: byte-level byte-pair encoding (Sennrich et al. 2016; GPT-2's pre-tokenizer).
 
@@ -13,7 +13,6 @@ a tokenizer made elsewhere says of its own special tokens holds. Files are Huggi
 
 import codecs
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -43,7 +42,7 @@ from tformer.text.engines import KINDS as KINDS
 from tformer.text.merges import has_merges, in_place_of_tokenizer, merges_engine
 from tformer.text.pieces import CHUNK, Document, cut_safely, short_together
 from tformer.text.plain import place_in
-from tformer.text.words import WordIds, word_ids
+from tformer.text.words import WordIds, boundaries, word_ids
 
 LARGEST_FILE = 1 << 28  # of a tokenizer.json; those of a quarter of a million tokens have 30 MB
 LEAST_COUNT = 2  # of a word, or a pair to merge, in the text that a vocabulary is learnt from
@@ -124,7 +123,7 @@ class Tokenizer:
         if kind == "word":
             counts: Counter[str] = Counter()
             for chunk in chunks:
-                counts.update(token for token in re.split(r"\b", chunk) if token)
+                counts.update(boundaries().words(chunk))
             _refuse_empty(counts)
             often = [word for word, count in counts.most_common() if count >= LEAST_COUNT]
             return word_engine(often, vocab_size)
@@ -333,7 +332,7 @@ class Tokenizer:
         """How many words fall to bytes because the vocabulary has not got them; 0 for char and bpe."""
         if self.kind != "word":
             return 0
-        words = Counter(token for token in re.split(r"\b", text) if token)
+        words = Counter(boundaries().words(text))
         return sum(count for word, count in words.items() if word.encode() not in self._known)
 
     def text_of(self, i: int) -> str:
