@@ -85,7 +85,7 @@ ALONE: list[Step] = [
         "train hamlet.txt --init-from runs/text --out i --steps 2 --device cpu",
         lambda d: "beginning from" in d.err,
     ),
-    (f"{TRAIN} --out m --minutes 1", lambda d: "1 minutes: 2 steps" in d.err),
+    (f"{TRAIN} --out m --minutes 1", lambda d: "1 minute: 2 steps" in d.err),
     (
         f"{TRAIN} --estimate --json",
         lambda d: d.json["here"]["seconds"] > 0 and not Path("runs/hamlet").exists(),

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from tformer.counted import counted
 from tformer.errors import RequestError, TformerError
 
 TIMEOUT = timedelta(minutes=10)  # the first process may save and draw while the others wait
@@ -138,7 +139,9 @@ def own_device(name: str, ranks: Ranks) -> str:
         raise RequestError(f"--device {name} with {ranks.world} processes", "expected auto, cuda or cpu")
     if here > torch.cuda.device_count():
         raise RequestError(
-            f"{here} processes on this machine", f"{torch.cuda.device_count()} GPUs", "lower --nproc-per-node"
+            f"{here} processes on this machine",
+            counted(torch.cuda.device_count(), "GPU"),
+            "lower --nproc-per-node",
         )
     return f"cuda:{ranks.local}"
 

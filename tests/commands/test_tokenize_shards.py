@@ -198,7 +198,7 @@ def begun(monkeypatch) -> None:
 DIFFERENT = {
     "tokenize lines.txt --tokenizer word.json": r"another tokenizer \(bpe of 291, sha256 \w{12}…, now w",
     "tokenize prose.txt --tokenizer bpe.json": r"another text \(lines.txt of [\d,]+ bytes, now prose.txt of",
-    "tokenize lines.txt prose.txt --tokenizer bpe.json": r"another text \(1 files, now 2\)",
+    "tokenize lines.txt prose.txt --tokenizer bpe.json": r"another text \(1 file, now 2\)",
     "tokenize lines.txt --documents line --tokenizer bpe.json": r"--documents \('file', now 'line'\)",
     "tokenize lines.txt --field verse --tokenizer bpe.json": r"another --field \('text', now 'verse'\)",
 }

@@ -141,7 +141,7 @@ def test_a_text_of_which_nothing_is_left_to_validate_on_is_warned_of(tformer):
     train = ("train", "ten.txt", *SMALL.split(), "--set", "model.n_heads=1", "--tokenizer", "char")
     code, _, err = tformer(*train, "--out", "little")
     assert code == 0
-    assert "no validation: the validation part has 1 tokens" in err
+    assert "no validation: the validation part has 1 token," in err
     assert "; give more text, or --val-data FILE" in err
     assert "no validation" not in tformer(*train, "--val-data", "ten.txt", "--out", "own")[2]
     assert "no validation" not in tformer(*train, "--set", "data.val_fraction=0", "--out", "none")[2]

@@ -78,7 +78,7 @@ BAD = [  # the file, its bytes, the message
     ("a.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', "a.jsonl, line 2 is not UTF-8 (found 0xe9 as byte 11"),
     ("a.csv", b"name\nAnna\n", "a.csv has no column 'text' (its columns are name); name it: --field COLUMN"),
     ("a.csv", b"", "a.csv has no column 'text' (it is empty)"),
-    ("a.csv", b"id,text\n1,a\n2\n", "a.csv, line 3 has no 'text' (found 1 columns, expected 2)"),
+    ("a.csv", b"id,text\n1,a\n2\n", "a.csv, line 3 has no 'text' (found 1 column, expected 2)"),
     ("a.csv", b'text\n"a\nb"\n"c', "a.csv, line 4 is no CSV"),
     ("a.txt.gz", b"no gzip", "cannot unpack a.txt.gz"),
     ("a.txt.gz", gzip.compress(b"to be" * 99, mtime=0)[:-9], "cannot unpack a.txt.gz"),

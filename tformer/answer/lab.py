@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tformer import answer
 from tformer.answer.tasks import Stream, Task
 from tformer.config import ModelConfig, TrainConfig
+from tformer.counted import counted
 from tformer.errors import RequestError, TformerError
 from tformer.model import Transformer
 from tformer.run.kept_ids import text_ids
@@ -64,8 +65,7 @@ def too_short(subject: Subject | None, positions: int) -> str | None:
     n = subject.model.config.n_ctx if subject else positions
     if n >= positions:
         return None
-    seen = "1 position" if n == 1 else f"{n} positions"
-    return f"the run sees {seen}, and this takes at least {positions}"
+    return f"the run sees {counted(n, 'position')}, and this takes at least {positions}"
 
 
 def load_subject(folder: Path) -> Subject:

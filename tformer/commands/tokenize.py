@@ -22,6 +22,7 @@ from tformer.commands.tokenize_decode import streams_of
 from tformer.commands.tokenize_documents import cut_texts
 from tformer.commands.tokenize_shards import is_folder, write_shards
 from tformer.commands.tokenize_train import train_tokenizer
+from tformer.counted import counted
 from tformer.errors import RequestError, harmless
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def _of_documents(
     assert tokenizer.end_id is not None
     lengths = lengths_in(ids, tokenizer.end_id)
     n = corpus.n_documents
-    said = f"{n:,} document{'s' * (n != 1)}, {len(ids):,} ids with a token that ends each"
+    said = f"{counted(n, 'document')}, {counted(len(ids), 'id')} with a token that ends each"
     if stats:
         counts = {"documents": n, "tokens": len(ids), "shortest": int(lengths.min())}
         _tell(counts | {"mean": float(lengths.mean()), "longest": int(lengths.max())}, json)
@@ -320,4 +321,4 @@ def _write_npy(chunks: "Iterable[np.ndarray | list[int]]", tokenizer: "Tokenizer
     from tformer.text.data import write_token_file
 
     n = write_token_file(out, chunks, tokenizer.vocab_size)
-    print(harmless(f"{out}: {n:,} ids"), file=sys.stderr)
+    print(harmless(f"{out}: {counted(n, 'id')}"), file=sys.stderr)

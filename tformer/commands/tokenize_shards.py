@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tformer.commands.options import print_json
+from tformer.counted import counted
 from tformer.errors import RequestError, harmless
 from tformer.files import cannot_write, write_file, write_json
 from tformer.temporary import lock
@@ -155,6 +156,6 @@ def _tell(folder: Path, index: "IdsIndex", json: bool, how: str = "") -> None:
         counts = {"tokens": read.tokens, "documents": read.documents, "bytes": read.bytes}
         print_json({"out": str(folder), **counts, "characters": read.characters, "shards": shards})
         return
-    ends = f"{read.documents:,} documents, " if read.documents else ""
-    said = f"{ends}{read.tokens:,} ids of {read.bytes:,} bytes, {shards:,} files"
+    ends = f"{counted(read.documents, 'document')}, " if read.documents else ""
+    said = f"{ends}{counted(read.tokens, 'id')} of {counted(read.bytes, 'byte')}, {counted(shards, 'file')}"
     print(harmless(f"{folder}{' ' * bool(how)}{how}: {said}"), file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from tformer.counted import counted
 from tformer.device import autocast
 from tformer.errors import RequestError
 from tformer.evals.statistics import stretch_stderr
@@ -74,7 +75,9 @@ def _window_losses(
     ranks: Ranks = BY_ITSELF,
 ) -> np.ndarray:
     if len(ids) < 2:
-        raise RequestError(f"the text has {len(ids)} tokens", "expected at least 2: one to predict from")
+        raise RequestError(
+            f"the text has {counted(len(ids), 'token')}", "expected at least 2: one to predict from"
+        )
     device = next(model.parameters()).device
     model.eval()
     windows = eval_windows(len(ids), model.config.n_ctx, stride)

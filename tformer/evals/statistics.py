@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tformer.counted import counted
 from tformer.errors import RequestError
 
 STRETCHES = 64  # that a long text is cut into: from so many up to just below twice as many
@@ -113,7 +114,7 @@ def difference(one: Scored, other: Scored) -> Difference:
     if one.ends[-1] != other.ends[-1] or len(edges) < 2:
         raise RequestError(
             "the two models did not score the same text",
-            f"{int(one.ends[-1]):,} and {int(other.ends[-1]):,} bytes, {len(edges)} common cuts",
+            f"{int(one.ends[-1]):,} and {int(other.ends[-1]):,} bytes, {counted(len(edges), 'common cut')}",
         )
     length = max(one.bytes_per_window, other.bytes_per_window, int(edges[-1] - edges[0]) / STRETCHES)
     number = (edges - edges[0]) // length  # of the block that each edge would be in

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tformer.config import Config
+from tformer.counted import counted
 from tformer.errors import harmless
 from tformer.files import finite, write_file
 from tformer.run.huggingface import READ_SINCE
@@ -127,7 +128,8 @@ With tformer: `tformer sample "PROMPT" --run .`"""
 
 def _training(config: Config, record: Record) -> str:
     model, train, data = config.model, config.train, record.data
-    heads = f"{model.n_heads} heads" + (f" ({model.n_kv_heads} of keys)" if _is_grouped(config) else "")
+    layers, windows = counted(model.n_layers, "layer"), counted(train.batch_size, "window")
+    heads = counted(model.n_heads, "head") + (f" ({model.n_kv_heads} of keys)" if _is_grouped(config) else "")
     rows = {
         "text": ", ".join(_code(name) for name in _sources(record)),
         "tokens of the text": f"{data.train_tokens:,}" if data.train_tokens is not None else "",
@@ -135,9 +137,9 @@ def _training(config: Config, record: Record) -> str:
         "tokenizer": f"{record.tokenizer.kind}, {record.tokenizer.size:,} ids"
         if record.tokenizer and record.tokenizer.size
         else "",
-        "model": f"{model.n_layers} layers of {model.d_model}, {heads}, {model.positions} positions",
+        "model": f"{layers} of {model.d_model}, {heads}, {model.positions} positions",
         "context": f"{model.n_ctx:,} tokens",
-        "optimizer": f"{train.optimizer}, learning rate {train.lr:g}, {train.batch_size:,} windows a step",
+        "optimizer": f"{train.optimizer}, learning rate {train.lr:g}, {windows} a step",
         "steps": f"{record.result.steps:,}, {record.result.tokens:,} tokens"
         if record.result and record.result.steps is not None and record.result.tokens is not None
         else "",

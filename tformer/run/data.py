@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tformer.config import Config
+from tformer.counted import counted
 from tformer.errors import RequestError
 from tformer.files import refuse_address
 from tformer.layers import Layer, merge
@@ -127,7 +128,7 @@ def prepare_data(
         found = f"{corpus.source} is a table, of which a row is a document"
         raise RequestError(f"data.documents is {config.data.documents}", found, "leave it out")
     if recorded.documents not in (None, corpus.n_documents):
-        found = f"{corpus.n_documents:,} documents, recorded are {recorded.documents:,}"
+        found = f"{counted(corpus.n_documents, 'document')}, recorded are {recorded.documents:,}"
         raise RequestError("the data of this run is cut in another way", found, ANOTHER_RUN)
     how = config.data.val_split
     corpus = kept_apart(corpus, way_for(corpus, can_end) if how == AUTO else how, config.data.val_fraction)
@@ -174,8 +175,9 @@ def _about_documents(corpus: Corpus, data: Data, train_ids: np.ndarray) -> tuple
         return ()
     known = {"line": "lines", "paragraph": "paragraphs", "file": "files or rows"}
     what = known.get(corpus.documents, f"between lines {corpus.documents!r}")
+    median = counted(float(np.median(lengths)), "token", spec=",.0f")
     return (
-        f"{corpus.n_documents:,} documents ({what}), of {np.median(lengths):,.0f} tokens in the median; "
+        f"{corpus.n_documents:,} documents ({what}), of {median} in the median; "
         f"{(lengths < windows.n_ctx).mean():.0%} fit a window of {windows.n_ctx:,}; "
         "if they are one text: --documents none",
     )
@@ -322,12 +324,13 @@ def _windows_data(
     found, window = len(train_ids), config.data.window
     if window_for and not window:
         if found < 2:
-            raise RequestError(f"the training text has {found} tokens", "expected at least 2", "give more")
+            what = f"the training text has {counted(found, 'token')}"
+            raise RequestError(what, "expected at least 2", "give more")
         window = max(window_for(found), config.data.stride)
     name, length = ("data.window", window) if window else ("model.n_ctx", config.model.n_ctx)
     if found <= length:
         raise RequestError(
-            f"the training text has {found:,} tokens",
+            f"the training text has {counted(found, 'token')}",
             f"expected at least {name.rpartition('.')[2]} + 1 = {length + 1:,}",
             f"give more text or set a smaller {name}",
         )

@@ -11,6 +11,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from tformer.counted import counted
 from tformer.errors import RequestError
 from tformer.files import read_json
 
@@ -96,7 +97,7 @@ def missing_shards(folder: Path, shards: Sequence[str]) -> RequestError | None:
         return None
     n = len(shards)
     return RequestError(
-        f"{folder} lacks {_some(missing)}", f"{INDEX} names {n} file{'s' * (n != 1)}", "fetch it whole"
+        f"{folder} lacks {_some(missing)}", f"{INDEX} names {counted(n, 'file')}", "fetch it whole"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tformer.counted import counted
 from tformer.errors import RequestError
 from tformer.text.data import STREAM_SPLIT, rng, split_at
 from tformer.text.documents import AUTO
@@ -90,7 +91,8 @@ class FolderIds:
     def note(self, fraction: float, n_val: int) -> str:
         """For a person: how much there is, and whether less is kept for validation than was asked for."""
         n, files = len(self.ids), len(self.ids.files)
-        said = f"{n:,} ids in {files:,} file{'s' * (files > 1)}, {self.n_documents:,} documents that end"
+        said = f"{counted(n, 'id')} in {counted(files, 'file')}, "
+        said += f"{counted(self.n_documents, 'document')} that end{'s' * (self.n_documents == 1)}"
         return said + f"; {n_val:,} are enough to validate on" * (fraction * n > MOST_TO_VALIDATE)
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:

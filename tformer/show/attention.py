@@ -7,6 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from tformer.counted import counted
 from tformer.show import terminal
 from tformer.show.charts import heat_maps
 from tformer.show.words import percent, printable
@@ -47,7 +48,7 @@ def _captioned(weights: np.ndarray, mirror: "Mirror | None") -> list[tuple[str, 
 def attention_maps(maps: Sequence[tuple[str, np.ndarray]], console: Console) -> None:
     """Captions and weights (query, key) of heads, and what the rows and columns are."""
     rest = (
-        f"; {len(maps) - HEADS_ON_SCREEN} more heads in --out and --json"
+        f"; {counted(len(maps) - HEADS_ON_SCREEN, 'more head')} in --out and --json"
         if len(maps) > HEADS_ON_SCREEN
         else ""
     )

@@ -2,6 +2,7 @@
 
 from rich.console import Console
 
+from tformer.counted import counted
 from tformer.show import terminal
 from tformer.show.words import duration
 from tformer.training.estimate import Estimate
@@ -16,13 +17,13 @@ def estimate_table(found: Estimate, console: Console) -> None:
         "parameters": f"{found.n_parameters:,}: {parts}",
         "FLOPs": f"{found.flops_per_token:.4g} a token, {found.flops_per_step:.4g} a step, "
         f"{found.flops_per_step * found.steps:.4g} in all",
-        "tokens": f"{found.tokens:,} in {found.steps:,} steps, {ratio:.2g} times the compute-optimal "
-        f"{found.optimal_tokens:,}",
+        "tokens": f"{found.tokens:,} in {counted(found.steps, 'step')}, {ratio:.2g} times the "
+        f"compute-optimal {found.optimal_tokens:,}",
         "memory": f"{bytes_of(memory.total)}: weights {bytes_of(memory.weights)}, "
         f"gradients {bytes_of(memory.gradients)}, optimizer {bytes_of(memory.optimizer)}, activations up to "
-        f"{bytes_of(memory.activations)} ({found.windows_at_once} windows at a time)",
-        "disk": f"{bytes_of(disk.total)}: weights {bytes_of(disk.weights)}, {disk.checkpoints} checkpoints "
-        f"of {bytes_of(disk.checkpoint)}",
+        f"{bytes_of(memory.activations)} ({counted(found.windows_at_once, 'window')} at a time)",
+        "disk": f"{bytes_of(disk.total)}: weights {bytes_of(disk.weights)}, "
+        f"{counted(disk.checkpoints, 'checkpoint')} of {bytes_of(disk.checkpoint)}",
     }
     if here:
         facts[here.device] = (

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tformer.counted import counted
 from tformer.evals.writing import COPIED
 from tformer.show import terminal
 from tformer.show.generations_words import columns_of, table_rows
@@ -91,7 +92,7 @@ def _samples(result: "Generations", console: Console) -> None:
         if prompt in real:
             _sample("validation text", prompt, real[prompt], console)
     if len(samples) > shown:
-        console.print(Text(f"\n{len(samples) - shown} more samples in --json", style="dim"))
+        console.print(Text(f"\n{counted(len(samples) - shown, 'more sample')} in --json", style="dim"))
 
 
 def _sample(name: str, prompt: str, text: str, console: Console) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tformer.counted import counted
 from tformer.files import write_file
 from tformer.model import Transformer
 from tformer.show import terminal
@@ -31,8 +32,9 @@ def introduce(session: Session, plan: Plan) -> None:
     config, facts, minutes = session.config, session.data.facts, plan.request.minutes
     if minutes is not None and not plan.resuming and (made := session.record.budget):
         terminal.say(
-            f"{minutes:g} minutes: {made.steps:,} steps of {1000 * made.seconds_per_step:.0f} ms, and "
-            f"{made.seconds_per_evaluation:.1f} s for each evaluation"
+            f"{counted(minutes, 'minute', spec='g')}: {counted(made.steps, 'step')} of "
+            f"{1000 * made.seconds_per_step:.0f} ms, "
+            f"and {made.seconds_per_evaluation:.1f} s for each evaluation"
         )
     for note in session.data.notes:
         terminal.say(note)
@@ -47,7 +49,7 @@ def introduce(session: Session, plan: Plan) -> None:
     if (origin := session.record.init_from) and not session.state.step:
         terminal.say(f"beginning from {origin.source}")
     if plan.recorded.is_finished and session.state.step >= config.train.steps:
-        terminal.say(f"it is finished: {session.state.step} steps")
+        terminal.say(f"it is finished: {counted(session.state.step, 'step')}")
     elif session.state.step:
         terminal.say(f"continuing after step {session.state.step}")
 
@@ -57,7 +59,7 @@ def _passes(session: Session) -> str:
     config, n = session.config, session.data.facts.train_tokens
     window, train = config.data.window or config.model.n_ctx, config.train
     passes = train.steps * train.batch_size * window / n if n else 0.0
-    told = f" ({passes:.2g} passes over them)"
+    told = f" ({counted(passes, 'pass', 'passes', spec='.2g')} over them)"
     if window < config.model.n_ctx:
         told += f" in windows of {window}"
     if train.micro_batch_size:
@@ -137,7 +139,7 @@ def summarise(result: dict[str, Any], stopped_early: bool) -> None:
     """The result of a run as a table of facts, with what to do next."""
     facts = {"run": result["run"]}
     facts["trained"] = (
-        f"{result['steps']:,} steps, {result['tokens']:,} tokens in {duration(result['seconds'])}"
+        f"{counted(result['steps'], 'step')}, {result['tokens']:,} tokens in {duration(result['seconds'])}"
         + (" (stopped early: validation no longer improves)" if stopped_early else "")
     )
     facts["loss"] = f"{result['loss']:.4f} (the last step's)" if result["loss"] is not None else "-"

@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from tformer.counted import counted
 from tformer.errors import RequestError
 from tformer.files import write_file
 from tformer.text.engines import char_engine
@@ -111,7 +112,7 @@ class Windows:
         last_start = len(self.ids) - 1 - self.n_ctx
         if last_start < 0:
             raise RequestError(
-                f"the training text has {len(self.ids):,} tokens",
+                f"the training text has {counted(len(self.ids), 'token')}",
                 f"expected at least n_ctx + 1 = {self.n_ctx + 1:,}",
                 "give more text or set a smaller model.n_ctx",
             )

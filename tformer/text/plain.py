@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from tformer.counted import counted
 from tformer.errors import RequestError, TformerError
 from tformer.files import refuse_address
 from tformer.text.packed import inner_ending, packing, unpack
@@ -46,7 +47,7 @@ class Folder:
         shown = ", ".join(endings[:4]) + " …" * (len(endings) > 4)
         n = self.others.total()
         parts = [
-            f"{n:,} other{'s' * (n > 1)}" + f" ({shown})" * bool(shown) if n else "",
+            counted(n, "other") + f" ({shown})" * bool(shown) if n else "",
             f"{self.hidden:,} hidden" if self.hidden else "",
             f"{self.again:,} linked to again" if self.again else "",
         ]
@@ -55,7 +56,7 @@ class Folder:
     def note(self, characters: int) -> str:
         """For a person, when so many characters were read."""
         n = len(self.files)
-        read = f"{self.path}: read {n:,} file{'s' * (n > 1)}, {characters:,} characters"
+        read = f"{self.path}: read {counted(n, 'file')}, {counted(characters, 'character')}"
         return read + f"; left out: {self.left_out}" * bool(self.left_out)
 
 

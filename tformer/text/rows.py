@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tformer.counted import counted
 from tformer.errors import RequestError
 from tformer.text.packed import inner_ending, packing
 from tformer.text.plain import BLOCK, MARK, TABLE_ENDINGS, open_file
@@ -100,7 +101,7 @@ def _separated(lines: Iterable[tuple[int, str]], mark: str, name: str, field: st
             if len(row) > column:
                 yield Row(row[column], begins)
             elif row:
-                found = f"found {len(row)} columns, expected {len(header)}"
+                found = f"found {counted(len(row), 'column')}, expected {len(header)}"
                 raise RequestError(
                     f"{name}, line {begins} has no {field!r}", found, "mend it, or leave it out"
                 )

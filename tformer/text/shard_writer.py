@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from tformer.counted import counted
 from tformer.errors import RequestError
 from tformer.files import write_file, write_json
 from tformer.text.blocks import TextBlock
@@ -196,7 +197,7 @@ def checked_same(index: IdsIndex, wanted: IdsIndex, folder: Path) -> None:
     old, new = index.sources, wanted.sources
     differences += [("text", _shown(a), _shown(b)) for a, b in zip(old, new, strict=False) if a != b]
     if len(old) != len(new):
-        differences.append(("text", f"{len(old):,} files", f"{len(new):,}"))
+        differences.append(("text", counted(len(old), "file"), f"{len(new):,}"))
     if differences:
         name, was, now = differences[0]
         raise RequestError(f"{folder} was begun with another {name}", f"{was}, now {now}", DIFFERENT)

@@ -24,6 +24,7 @@ import numpy as np
 from tokenizers import Tokenizer as Engine
 from tokenizers import trainers
 
+from tformer.counted import counted
 from tformer.errors import RequestError
 from tformer.files import read_json, read_whole
 from tformer.text.engines import (
@@ -60,7 +61,7 @@ class UnknownCharacterError(RequestError):
         where = place or f"position {position}"
         super().__init__(
             f"character {character!r} (U+{ord(character):04X}) at {where} is not in "
-            f"the vocabulary of {size} characters",
+            f"the vocabulary of {counted(size, 'character')}",
             "",
             "leave it out, or train a word or bpe tokenizer, which take any text",
         )

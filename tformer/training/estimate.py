@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tformer.counted import counted
 from tformer.errors import RequestError
 from tformer.run.checkpoint import open_run
 from tformer.run.swap import discard
@@ -145,8 +146,8 @@ def _check_memory(memory: Memory, at_once: int, length: int, free: int | None) -
         advice = f"set train.micro_batch_size to {most} or less, a divisor of train.batch_size"
     raise RequestError(
         f"a step takes up to {memory.total / 1e9:.1f} GB: {state / 1e9:.1f} GB for the model, its "
-        f"gradients and moments, {memory.activations / 1e9:.1f} GB for {at_once} windows of {length} tokens "
-        "at a time",
+        f"gradients and moments, {memory.activations / 1e9:.1f} GB for {counted(at_once, 'window')} of "
+        f"{counted(length, 'token')} at a time",
         f"{free / 1e9:.1f} GB are free",
         advice,
     )

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from tformer import __version__
 from tformer.config import Config
+from tformer.counted import counted
 from tformer.errors import RequestError
 from tformer.fast.parts import put_parts
 from tformer.model import Transformer
@@ -194,14 +195,14 @@ def build_session(run: Run, prepared: Prepared) -> Session:
     if state.step > config.train.steps:
         raise RequestError(
             f"train.steps {config.train.steps}",
-            f"{run.folder} has {state.step} steps already",
+            f"{run.folder} has {counted(state.step, 'step')} already",
             "give more, or leave --steps out",
         )
     skipped = prepared.words.passages.skipped if prepared.words else {}
     changed: list[str] = []
     if not (prepared.overwrite or run.record().is_empty or state.step == config.train.steps):
         record, changed = _continued(record, prepared, state.step)
-    warnings = [f"passed over {count:,} passages of --eval-data: {why}" for why, count in skipped.items()]
+    warnings = [f"passed over {counted(n, 'passage')} of --eval-data: {why}" for why, n in skipped.items()]
     warnings += _bytes_of_words(prepared.data)
     warnings += _unvalidated(prepared.data, config)
     warnings += [f"passed over a checkpoint: {problem}" for problem in problems]
@@ -288,7 +289,8 @@ def _unvalidated(data: Data, config: Config) -> list[str]:
     """A warning where the end of the text is kept for validation, and nothing can be predicted in it."""
     if data.val_ids is not None or data.reversal or not config.data.val_fraction:
         return []
-    found = f"the validation part has {data.facts.val_tokens} tokens, and none of them a target"
+    n = counted(data.facts.val_tokens or 0, "token")
+    found = f"the validation part has {n}, and none of them a target"
     return [f"no validation: {found}; give more text, or --val-data FILE"]
 
 

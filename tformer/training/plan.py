@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from tformer.config import Config
+from tformer.counted import counted
 from tformer.device import resolve_device
 from tformer.errors import RequestError
 from tformer.layers import Layer, preset_layer
@@ -199,10 +200,10 @@ def _check_minutes(minutes: float, recorded: Record, config: Config) -> None:
     """A run that goes on has the steps that its minutes gave it."""
     known = recorded.budget.minutes if recorded.budget else None
     if known != minutes:
-        found = f"{known:g} minutes" if known else "steps"
+        found = counted(known, "minute", spec="g") if known else "steps"
         raise RequestError(
             f"--minutes {minutes:g} with --resume",
-            f"this run was given {found}, and has {config.train.steps:,} steps",
+            f"this run was given {found}, and has {counted(config.train.steps, 'step')}",
             "leave it out to continue; --steps N gives it more",
         )
 
