@@ -43,6 +43,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     local: int = 0  # on its machine
+    here: int = 1  # how many there are on its machine
 
     @property
     def is_first(self) -> bool:
@@ -125,21 +126,23 @@ def ranks_of_torchrun() -> Ranks:
         return BY_ITSELF
     try:
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        return Ranks(rank, world, int(os.environ.get("LOCAL_RANK", rank)))
+        local, here = os.environ.get("LOCAL_RANK", rank), os.environ.get("LOCAL_WORLD_SIZE", world)
+        return Ranks(rank, world, int(local), int(here))
     except ValueError as error:
-        raise RequestError("RANK, WORLD_SIZE and LOCAL_RANK", str(error), "start it with torchrun") from None
+        raise RequestError(
+            "RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE", str(error), "start it with torchrun"
+        ) from None
 
 
 def own_device(name: str, ranks: Ranks) -> str:
     """The device of a process: on a machine with GPUs, the one with its number."""
     if not ranks.are_several or name == "cpu" or not torch.cuda.is_available():
         return name
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))
     if name not in ("auto", "cuda"):
         raise RequestError(f"--device {name} with {ranks.world} processes", "expected auto, cuda or cpu")
-    if here > torch.cuda.device_count():
+    if ranks.here > torch.cuda.device_count():
         raise RequestError(
-            f"{here} processes on this machine",
+            f"{ranks.here} processes on this machine",
             counted(torch.cuda.device_count(), "GPU"),
             "lower --nproc-per-node",
         )

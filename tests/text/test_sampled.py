@@ -1,5 +1,6 @@
 """A part of a text to learn from: bounded, from all of it, the same for the same seed, in order."""
 
+import re
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -41,6 +42,24 @@ def test_documents_are_cut_where_they_are_given():
     assert list(text.texts()) == ["one", "two", "three", "000000000é"]
 
 
+@pytest.mark.parametrize("ends", [[100], [7, 8, 8, 60, 100]])
+def test_a_text_in_memory_is_cut_into_the_same_blocks_whatever_is_in_one(ends, monkeypatch):
+    text = "".join(f"{i:04d}" for i in range(25))
+    for size in (3, 9, 1000):
+        monkeypatch.setattr("tformer.text.data.SLICE", size)
+        monkeypatch.setattr(sampled, "SLICE", size)
+        found = [piece for block in sampled.stretches(text, ends) for piece in block.texts]
+        assert "".join(found) == text and all(len(piece) <= size for piece in found)
+        assert {*np.cumsum([len(piece) for piece in found]).tolist()} >= {*ends}
+        blocks = list(sampled.stretches(text, ends))
+        assert all(size <= sum(map(len, block.texts)) < 2 * size for block in blocks[:-1])
+
+
+def test_a_text_is_large_by_its_bytes():
+    assert [sampled.is_large("é" * 10, end, 10) for end in (2, 5, 6)] == [False, False, True]
+    assert not sampled.is_large("e" * 10, 10, 10)
+
+
 def tformer(line):
     app(shlex.split(line), standalone_mode=False)
 
@@ -69,3 +88,36 @@ def test_of_a_large_text_a_tokenizer_learns_from_a_part_and_says_so(kind, tmp_pa
         assert found[0] != found[2] and "bytes, drawn with the seed 1\n" in said
     with pytest.raises(RequestError, match="--seed without --train"):
         tformer("tokenize text.txt --tokenizer a.json --seed 1")
+
+
+@pytest.mark.parametrize("kind", ["word", "bpe", "char"])
+@pytest.mark.parametrize("documents", ["none", "line"])
+def test_train_learns_from_a_part_of_a_large_text_too_and_says_so(
+    kind, documents, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    words = np.random.default_rng(0).choice(
+        [f"{a}{b}{c}\n" for a in "bcdf" for b in "aeio" for c in "lmnr"], 3000
+    )
+    Path("text.txt").write_text("".join(words) + "ü")
+    line = f"""train text.txt --tokenizer {kind} --documents {documents} --set data.vocab_size=310 --steps 1
+        --device cpu --set train.compile=off --batch-size 1 --set model.n_ctx=8 --set model.d_model=8
+        --set model.n_heads=1 --set model.n_layers=1 --out """
+    monkeypatch.setattr(sampled.is_large, "__defaults__", (4 * len(words),))
+    tformer(line + "all")
+    assert "the vocabulary is learnt from" not in capsys.readouterr().err
+    monkeypatch.setattr("tformer.text.data.SLICE", 100)
+    monkeypatch.setattr(sampled, "SLICE", 100)
+    monkeypatch.setattr(sampled.is_large, "__defaults__", (3000,))
+    monkeypatch.setattr(sampled.SampledText.__init__, "__defaults__", (0, 3000))
+    tformer(line + "a --seed 0")
+    tformer(line + "b --seed 1")
+    said = capsys.readouterr().err
+    found = [(Path(name) / "tokenizer.json").read_bytes() for name in ("all", "a", "b")]
+    assert found[1] == found[2], "runs with other seeds are compared"
+    if kind == "char":
+        assert found[0] == found[1] and "learnt from" not in said
+    else:
+        assert found[0] != found[1] and re.search(
+            r"is learnt from (2,9\d\d|3,000) of (10,[78]|8,1)\d\d bytes", said
+        )

@@ -12,6 +12,7 @@ from tformer.cli import app
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.model import Transformer
+from tformer.ranks import Ranks
 from tformer.text.data import Windows
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.further import (
@@ -24,6 +25,8 @@ from tformer.training.further import (
     window_for,
 )
 from tformer.training.memory import ENOUGH, step_bytes, windows_at_a_time
+from tformer.training.opening import prepare
+from tformer.training.plan import TrainRequest, plan_training
 from tformer.yaml_text import parse_yaml
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -168,16 +171,47 @@ def test_windows_go_in_groups_that_have_room_and_make_the_same_step(monkeypatch)
         windows_at_a_time(config, state)
 
 
+def test_of_several_processes_each_has_its_share_of_the_windows_and_of_a_sharded_model(monkeypatch):
+    monkeypatch.setattr("tformer.training.memory.judging_bytes", lambda vocab_size: 0)
+    whole = of(12, **SMALL)
+    parts = whole.updated("train", shard=True)
+    state, window = step_bytes(whole)
+    assert windows_at_a_time(whole, None, 4) == 3
+    free, more = int((state / 4 + 1.2 * window) / 0.8), int((state / 6 + 2.2 * window) / 0.8)
+    assert windows_at_a_time(parts, free, 4) == 1 and windows_at_a_time(parts, more, 6) == 2
+    with pytest.raises(RequestError, match=r"in each of 4 processes.* or --shard$"):
+        windows_at_a_time(whole, free, 4)
+    with pytest.raises(RequestError, match=r"or train\.recompute$"):
+        windows_at_a_time(parts, state // 4, 4)
+
+
+def test_processes_of_one_machine_share_its_memory(place, monkeypatch):
+    def prepared(ranks: Ranks) -> Config:
+        return prepare(
+            plan_training(TrainRequest(["a.txt"], init_from="base", ranks=ranks, device="cpu"))
+        ).config
+
+    state, window = step_bytes(prepared(Ranks()))
+    assert state < window, "three windows and another state are not four windows"
+    monkeypatch.setattr("tformer.training.memory.judging_bytes", lambda vocab_size: 0)
+    machine = int(2 * (state + 1.5 * window) / 0.8)
+    monkeypatch.setattr("tformer.training.opening.free_bytes", lambda device, here: machine // here)
+    for ranks, at_once in ((Ranks(), 2), (Ranks(1, 2, 0, 1), 0), (Ranks(1, 2, 1, 2), 1)):
+        assert prepared(ranks).train.micro_batch_size == at_once, ranks
+
+
 def test_what_cannot_fit_is_refused_before_anything_is_written_and_what_can_is_said(place, monkeypatch):
     monkeypatch.setattr("tformer.training.memory.judging_bytes", lambda vocab_size: 0)
-    monkeypatch.setattr("tformer.training.opening.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("tformer.training.opening.free_bytes", lambda device, here: 1000)
     _, said = train("--out", "none", code=2)
     assert "are free" in said and "smaller data.window" in said and not (place / "none").exists()
     config = of(vocab_size=40, n_ctx=64, n_layers=2, n_heads=2, d_model=16)
     state, window = step_bytes(config)
-    monkeypatch.setattr("tformer.training.opening.free_bytes", lambda device: int((state + 3 * window) / 0.8))
+    monkeypatch.setattr(
+        "tformer.training.opening.free_bytes", lambda device, here: int((state + 3 * window) / 0.8)
+    )
     result, said = train("--steps", 2, "--out", "few")
     assert ", 2 of 4 at a time" in said
-    monkeypatch.setattr("tformer.training.opening.free_bytes", lambda device: None)
+    monkeypatch.setattr("tformer.training.opening.free_bytes", lambda device, here: None)
     other, said = train("--steps", 2, "--out", "all")
     assert "at a time" not in said and other["val_loss"] == pytest.approx(result["val_loss"], rel=1e-3)

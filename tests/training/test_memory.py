@@ -1,8 +1,12 @@
 """What memory is free: by every group that a process is in, without the files that are only remembered."""
 
-import pytest
+import sys
 
-from tformer.training.memory import _left_to_groups
+import pytest
+import torch
+
+from tformer.training import memory
+from tformer.training.memory import _left_to_groups, free_bytes
 
 GB = 10**9
 
@@ -39,3 +43,11 @@ def test_where_nobody_says_nothing_is_known(tmp_path):
     assert _left_to_groups(tmp_path / "fs", tmp_path / "membership") == []
     (tmp_path / "membership").write_text("0::/\nstrange\n")
     assert _left_to_groups(tmp_path / "fs", tmp_path / "membership") == []
+
+
+def test_processes_of_a_machine_share_what_it_has_and_each_has_its_own_limit(monkeypatch):
+    monkeypatch.setattr(memory, "_field", lambda path, name, unit=1024: 9000 if "meminfo" in path else 100)
+    monkeypatch.setattr(memory, "_left_to_groups", lambda root, membership: [8000])
+    monkeypatch.setattr("resource.getrlimit", lambda which: (3100, 3100))
+    found = [free_bytes(torch.device("cpu"), n) for n in (1, 2, 4)]
+    assert found == ([3000, 3000, 2000] if sys.platform.startswith("linux") else [None] * 3)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from tformer.cli import app
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.ranks import Ranks, own_device, ranks_of_torchrun
+from tformer.text import shards
 from tformer.text.data import Windows
 from tformer.training.fit import Learner, State, fit
 from tformer.training.optim import Optimizers
@@ -67,7 +69,11 @@ def finished(process: subprocess.Popen, within: float = 100) -> tuple[int, str, 
 
 
 def side_by_side(
-    folder: Path, processes: int, *words: object, prepare: Callable[[], object] = lambda: None
+    folder: Path,
+    processes: int,
+    *words: object,
+    prepare: Callable[[], object] = lambda: None,
+    data: str = "text.txt",
 ) -> tuple[int, str, str]:
     """The same without torchrun's own process, in copies of this one, which need not import torch again."""
     (folder / "text.txt").write_text(TEXT)
@@ -79,7 +85,7 @@ def side_by_side(
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
         environment = ENVIRONMENT | address | own | {"LOCAL_WORLD_SIZE": str(processes)}
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        arguments = ["train", "text.txt", *TINY, *map(str, words)]
+        arguments = ["train", data, *TINY, *map(str, words)]
         started.append(copy(arguments, folder, environment, prepare=prepare, **streams))
     try:
         said = [process.communicate(timeout=100) for process in started]
@@ -90,28 +96,52 @@ def side_by_side(
     return max(codes, key=abs), "".join(out for out, _ in said), "".join(err for _, err in said)
 
 
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(run: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in metrics(run)]
 
 
-def alone(folder: Path, *words: object) -> list[float]:
+def alone(folder: Path, *words: object, data: str = "text.txt") -> list[float]:
     (folder / "text.txt").write_text(TEXT)
-    given = ["train", str(folder / "text.txt"), *TINY, *map(str, words), "--out", str(folder / "alone")]
+    given = ["train", str(folder / data), *TINY, *map(str, words), "--out", str(folder / "alone")]
     assert CliRunner().invoke(app, given).exit_code == 0
     return losses(folder / "alone")
 
 
-def check_alike(folder: Path, found: tuple[int, str, str], *words: object) -> None:
+def check_alike(folder: Path, found: tuple[int, str, str], *words: object, data: str = "text.txt") -> None:
     code, out, err = found
     assert code == 0, err
     assert len(out.splitlines()) == 1, "the first process alone speaks"
-    assert losses(folder / "run") == pytest.approx(alone(folder, *words), rel=1e-5)
+    assert losses(folder / "run") == pytest.approx(alone(folder, *words, data=data), rel=1e-5)
 
 
 def test_two_processes_train_what_one_trains(tmp_path):
     words = ("--steps", 6, "--set", "train.micro_batch_size=2", "--set", "train.optimizer=muon")
     check_alike(tmp_path, finished(start(tmp_path, 2, *words, "--out", "run")), *words)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model_type"] == "gpt2"
+
+
+def test_two_processes_share_the_windows_of_a_folder_of_token_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD", 400)  # ids: many files
+    lines = "".join(f"{line} {i}\n" for i, line in enumerate(TEXT.split("\n") * 4))
+    (tmp_path / "lines.txt").write_text(lines)
+    text, out = str(tmp_path / "lines.txt"), f"{tmp_path / 'ids'}/"
+    for words in (
+        ["--train", "--tokenizer", "char", "--out", str(tmp_path / "char.json")],
+        ["--tokenizer", str(tmp_path / "char.json"), "--documents", "line", "--out", out],
+    ):
+        assert CliRunner().invoke(app, ["tokenize", text, *words]).exit_code == 0
+    assert len(list((tmp_path / "ids").glob("ids-*.npy"))) > 3
+    words = ("--steps", 8, "--set", "data.val_split=documents", "--set", "train.eval_every=4")
+    check_alike(tmp_path, side_by_side(tmp_path, 2, *words, "--out", "run", data="ids"), *words, data="ids")
+    val = [
+        [line["val_loss"] for line in metrics(tmp_path / run) if "val_loss" in line]
+        for run in ("run", "alone")
+    ]
+    assert val[0] == pytest.approx(val[1], rel=1e-5) and len(val[0]) == 2
 
 
 @pytest.mark.parametrize("how", ["--no-shard", "--shard"])
@@ -259,7 +289,9 @@ def test_shares_are_the_whole_batch_in_order():
 def test_what_torchrun_says_is_read_or_refused(monkeypatch):
     for name, value in {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "a"}.items():
         monkeypatch.setenv(name, value)
-    assert ranks_of_torchrun() == Ranks(3, 8, 1)
+    assert ranks_of_torchrun() == Ranks(3, 8, 1, 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert ranks_of_torchrun() == Ranks(3, 8, 1, 2)
     assert own_device("cpu", Ranks(3, 8, 1)) == "cpu"
     monkeypatch.setenv("RANK", "three")
     with pytest.raises(RequestError, match="torchrun"):

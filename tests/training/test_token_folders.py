@@ -1,6 +1,7 @@
 """`tformer train FOLDER/`: the steps that the same text in memory would have, over files that are mapped."""
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from tformer.run.record import read_record
 from tformer.run.token_folders import open_folder_ids
 from tformer.text import blocks, data, shards
 from tformer.text.data import Windows
+from tformer.text.split import ids_apart
 from tformer.text.tokenizer import Tokenizer
 
 STORIES = [f"Once {a} {b} went\nto {b}, and {a}." for a in ("Ann", "Bob", "Cid") for b in "abcdefghijk"]
@@ -55,16 +57,19 @@ def same_weights(one: str, other: str) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.parametrize("val", ["", "--val-data more.txt --set data.val_split=end"])
-def test_the_steps_are_those_of_the_text_in_memory_to_the_bit(val):
-    val = val or "--set data.val_fraction=0"
-    tformer(f"train prose.txt {SMALL} {val} --tokenizer t.json --out text")
-    tformer(f"train prose/ {SMALL} {val.replace('more.txt', 'more/')} --out folder")
+@pytest.mark.parametrize(
+    ("of", "val"),
+    [("prose.txt", ""), ("prose.txt", "--val-data more.txt --set data.val_split=end"), ("rows.jsonl", "")],
+)
+def test_the_steps_are_those_of_the_text_in_memory_to_the_bit(of, val):
+    val, name = val or "--set data.val_fraction=0", of.partition(".")[0]
+    tformer(f"train {of} {SMALL} {val} --tokenizer t.json --out text")
+    tformer(f"train {name}/ {SMALL} {val.replace('more.txt', 'more/')} --out folder")
     assert losses("text") == losses("folder") and len(losses("text")) == 6
     assert same_weights("text", "folder")
     text, folder = (read_record(Path(run)).data for run in ("text", "folder"))
     assert folder.train_tokens == text.train_tokens and folder.val_tokens == text.val_tokens
-    assert folder.source == [str(Path("prose").resolve())] and folder.characters == text.characters
+    assert folder.source == [str(Path(name).resolve())] and folder.characters == text.characters
     assert Tokenizer.load(Path("folder")).token_bytes == Tokenizer.load(Path("t.json")).token_bytes
 
 
@@ -104,20 +109,40 @@ def goes_on_to_the_same_bits() -> None:
     assert same_weights("a", "b")
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.05, 0.3, 0.9])
+def test_documents_are_drawn_as_of_the_same_ids_in_memory_and_a_sorted_list_leaves_no_end_of_it(fraction):
+    given = open_folder_ids(["rows"])
+    train, val = given.parts("documents", fraction)
+    ids, cut = ids_apart(given.ids[:], given.tokenizer.end_id, fraction)
+    assert np.array_equal(train[:], ids[:cut]) and np.array_equal(val, ids[cut:])
+    drawn = [re.findall(r"Once (\w+)", given.tokenizer.decode(part.tolist())) for part in (train[:], val)]
+    assert drawn[0] != sorted(drawn[0]) or fraction == 0.9
+    if fraction == 0.3:
+        assert {*drawn[1]} == {"Ann", "Bob", "Cid"}
+
+
 @pytest.mark.parametrize("names", [["rows"], ["rows", "more", "prose"]])
 @pytest.mark.parametrize("fraction", [0.0, 0.05, 0.3, 0.9])
-def test_the_parts_are_all_of_the_ids_and_documents_are_whole(names, fraction):
+@pytest.mark.parametrize("most", [token_folders.MOST_SHUFFLED, 10])
+def test_the_parts_are_all_of_the_ids_and_documents_are_whole(names, fraction, most, monkeypatch):
+    monkeypatch.setattr(token_folders, "MOST_SHUFFLED", most)
     given = open_folder_ids(names)
     ids, end = given.ids[:], given.tokenizer.end_id
+    keeps_order = most < given.n_documents
     for how in ("documents", "end"):
         train, val = given.parts(how, fraction)
         kept = train[:]
         assert len(train) == len(kept) and np.array_equal(train[np.arange(len(train))], kept)
-        if how == "end" or not fraction:
+        if how == "end" or (not fraction and keeps_order):
             assert np.array_equal(np.concatenate((kept, val)), ids)
             continue
+        left_out = 0 if keeps_order else len(names) - 1  # the token before the first of each folder but one
+        counts = np.bincount(ids)
+        counts[end] -= left_out
+        assert np.array_equal(np.bincount(np.concatenate((kept, val[1:]))), counts)
+        if not fraction:
+            continue
         assert val[0] == end == val[-1] and 0 < len(val) - 1 <= max(fraction * len(ids), 14)
-        assert len(kept) + len(val) - 1 == len(ids)
         texts = [given.tokenizer.decode(part.tolist()) for part in np.split(val, np.flatnonzero(val == end))]
         assert {text.removeprefix("<|endoftext|>") for text in texts} - {""} <= {*STORIES}
     again = open_folder_ids(names).parts("documents", fraction)[1]

@@ -30,6 +30,7 @@ from tformer.text.data import (
     token_hash,
 )
 from tformer.text.documents import AUTO, TextReading, lengths_in, sizes_of
+from tformer.text.sampled import SampledText, is_large, stretches
 from tformer.text.shards import IdView
 from tformer.text.split import are_apart, cut_of, ids_apart, kept_apart, way_for
 from tformer.text.tokenizer import KINDS, Tokenizer
@@ -134,7 +135,7 @@ def prepare_data(
     corpus = kept_apart(corpus, way_for(corpus, can_end) if how == AUTO else how, config.data.val_fraction)
     config = config.updated("data", documents=corpus.documents, val_split=corpus.how)
     text, cut = corpus.text, cut_of(corpus, config.data.val_fraction)
-    tokenizer = given or make_tokenizer(config, corpus)
+    tokenizer, learnt = (given, ()) if given else make_tokenizer(config, corpus)
     has_ends = can_end and corpus.documents != "none"
     train_ids = text_ids(tokenizer, corpus, 0, cut, has_ends, kept)
     val_ids = text_ids(tokenizer, corpus, cut, len(text), has_ends, kept)
@@ -149,7 +150,7 @@ def prepare_data(
     data = _windows_data(config, tokenizer, train_ids, val_ids, facts, window_for)
     data = replace(
         data,
-        notes=corpus.notes + _about_documents(corpus, data, train_ids),
+        notes=corpus.notes + learnt + _about_documents(corpus, data, train_ids),
         kept=kept,
     )
     return _validated(data, val_sources, recorded, config) if val_sources else data
@@ -216,19 +217,25 @@ def absolute(sources: Sequence[str]) -> list[str]:
     return [s if s == "-" or s in CORPORA else str(Path(s).resolve()) for s in sources]
 
 
-def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
-    """A tokenizer of the kind that the configuration names, trained here.
+def make_tokenizer(config: Config, corpus: Corpus) -> tuple[Tokenizer, tuple[str, ...]]:
+    """A tokenizer of the kind that the configuration names, trained here, and what a person should know.
 
-    Word and BPE vocabularies come from the training part; the alphabet from the whole text, since a
-    character that it lacks could not be written at all.
+    Word and BPE vocabularies come from the training part, of a large one from a part that is drawn, the same
+    whatever the seed of the training is; the alphabet from the whole text, since a character that it lacks
+    could not be written at all.
     """
     kind, data, text = config.data.tokenizer, config.data, corpus.text
     assert kind in KINDS
     end = len(text) if kind == "char" else cut_of(corpus, data.val_fraction)
+    if kind != "char" and is_large(text, end):
+        inner = corpus.ends[corpus.ends < end] if corpus.documents != "none" else ()
+        part = SampledText(stretches(text, [*inner, end]))
+        made = Tokenizer.train(kind, part.texts(), data.vocab_size, data.end_of_text, are_documents=True)
+        return made, (f"the vocabulary is learnt from {part.kept_bytes:,} of {part.n_bytes:,} bytes, drawn",)
     if corpus.documents == "none":
-        return Tokenizer.train(kind, slices(text, 0, end), data.vocab_size, data.end_of_text)
+        return Tokenizer.train(kind, slices(text, 0, end), data.vocab_size, data.end_of_text), ()
     texts = ("".join(document.pieces) for document in documents(text, corpus.ends, 0, end))
-    return Tokenizer.train(kind, texts, data.vocab_size, data.end_of_text, are_documents=True)
+    return Tokenizer.train(kind, texts, data.vocab_size, data.end_of_text, are_documents=True), ()
 
 
 def _named_tokenizer(config: Config) -> Tokenizer:

@@ -23,11 +23,12 @@ from tformer.text.shards import (
     open_token_folder,
     read_index,
 )
-from tformer.text.split import FOR_A_SPLIT
+from tformer.text.split import FOR_A_SPLIT, chosen_among
 from tformer.text.tokenizer import KINDS, Tokenizer
 
 MOST_TO_VALIDATE = 1 << 22  # ids: a loss is known to a thousandth by a tenth of them
 MOST_TO_SCORE = 1 << 26  # ids of --data: each has its loss in memory
+MOST_SHUFFLED = 1 << 20  # documents: where each begins and ends is in memory then
 DRAWN_AT_ONCE = 1 << 12  # documents looked at, of a draw
 
 
@@ -110,7 +111,7 @@ class FolderIds:
         """`data.val_split`, settled. Raises RequestError for one that ids do not have."""
         has_ends = has_ends and self.documents != "none"
         if how == AUTO:
-            return "documents" if has_ends and self.n_documents > FOR_A_SPLIT else "end"
+            return "documents" if has_ends and self.n_documents >= FOR_A_SPLIT else "end"
         if how in ("lines", "files"):
             advice = "data.val_split=documents or end, or --val-data FILE"
             raise RequestError(f"data.val_split is {how}", f"{self.name} holds ids", advice)
@@ -122,9 +123,12 @@ class FolderIds:
     def parts(self, how: str, fraction: float) -> tuple[IdView, np.ndarray]:
         """What is trained on, mapped, and what is kept for validation, at most `MOST_TO_VALIDATE` ids.
 
-        The end of the ids, or documents that are drawn whatever the seed is; the rest keeps its order.
+        The end of the ids, or documents that are drawn whatever the seed is. Up to `MOST_SHUFFLED` documents
+        are in the order of the draw, as those of a text in memory are (`kept_apart`); more keep their own.
         """
         n = len(self.ids)
+        if how == "documents" and self.n_documents <= MOST_SHUFFLED:
+            return self._shuffled(fraction)
         if how != "documents" or not fraction:
             cut = max(split_at(n, fraction), n - MOST_TO_VALIDATE) if fraction else n
             return self.ids.part(0, cut), self.ids[cut:n]
@@ -134,6 +138,23 @@ class FolderIds:
         in_order = np.argsort(starts)
         before, after = np.append(0, stops[in_order]), np.append(starts[in_order], n)
         return self.ids.of(before, after), np.concatenate((end, val[: len(val)]))
+
+    def _shuffled(self, fraction: float) -> tuple[IdView, np.ndarray]:
+        """Both parts in the order of the draw, each after a token; what no document has comes at the end."""
+        spans = self._spans(np.arange(self.n_documents))
+        sizes, order = spans[:, 1] - spans[:, 0], rng(0, STREAM_SPLIT, 0).permutation(len(spans))
+        chosen = np.zeros(len(spans), dtype=bool)
+        if fraction:
+            chosen = chosen_among(sizes, min(fraction, MOST_TO_VALIDATE / int(sizes.sum())), order)
+        train, val = spans[order[~chosen[order]]], self.ids.of(*spans[order[chosen[order]]].T)
+        left, n_ids, n_documents = [], 0, 0
+        for folder in self.folders:
+            n_documents += folder.index.n_documents
+            last = spans[n_documents - 1, 1] if n_documents else 0
+            left.append((max(n_ids + 1, last), n_ids + len(folder.ids)))
+            n_ids += len(folder.ids)
+        end = np.array([self.tokenizer.end_id], dtype=val.dtype)[: len(val)]
+        return self.ids.of(*np.concatenate(([(0, 1)], train, left)).T), np.concatenate((end, val[: len(val)]))
 
     def _drawn(self, budget: int) -> tuple[np.ndarray, np.ndarray]:
         """Where documents begin and end that are drawn and come to at most so many ids, in their order.
@@ -145,7 +166,7 @@ class FolderIds:
         chosen: list[tuple[int, int]] = []
         for first in range(0, self.n_documents, DRAWN_AT_ONCE):
             places = np.arange(first, min(first + DRAWN_AT_ONCE, self.n_documents))
-            spans = self._spans(order[places])
+            spans = self._spans(order[places]).tolist()
             left = budget - sum(stop - start for start, stop in chosen)
             for start, stop in spans:
                 if stop - start <= left and len(chosen) < self.n_documents - 1:
@@ -158,8 +179,8 @@ class FolderIds:
         starts, stops = np.array(chosen, dtype=np.int64).T
         return starts, stops
 
-    def _spans(self, documents: np.ndarray) -> list[tuple[int, int]]:
-        """Where some documents begin and end in all ids; the token after each is in it."""
+    def _spans(self, documents: np.ndarray) -> np.ndarray:
+        """Where some documents begin and end in all ids, shape (documents, 2), with the token after each."""
         found = np.empty((len(documents), 2), dtype=np.int64)
         n_ids = n_documents = 0
         for folder in self.folders:
@@ -172,7 +193,7 @@ class FolderIds:
             raise RequestError(
                 f"{self.name} has documents that end before they begin", "", "tokenize it again"
             )
-        return [(int(start), int(stop)) for start, stop in found]
+        return found
 
     def check_size(self) -> None:
         """Raises RequestError for more ids than are to be in memory at once."""

@@ -5,10 +5,12 @@ replacement of which nothing need be known beforehand ("bottom-k sampling": Cohe
 """
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
 
 from tformer.text.blocks import TextBlock
-from tformer.text.data import STREAM_VOCABULARY, rng
+from tformer.text.data import SLICE, STREAM_VOCABULARY, rng, slices
 
 SAMPLED = 1 << 27  # bytes of a text
 
@@ -35,3 +37,26 @@ class SampledText:
         while kept:
             _, _, how, raw = kept.pop()
             yield from TextBlock(tuple(part.decode() for part in raw), how, False, "").pieces()
+
+
+def stretches(text: str, ends: Sequence[int] | np.ndarray) -> Iterator[TextBlock]:
+    """A text in memory, from its start to the last of `ends`, in blocks of some documents that end there.
+
+    A document that is longer than a block is several.
+    """
+    begin, texts, held = 0, [], 0
+    for end in ends:
+        for part in slices(text, begin, int(end)):
+            texts.append(part)
+            held += len(part)
+            if held >= SLICE:
+                yield TextBlock(tuple(texts), "", False, "")
+                texts, held = [], 0
+        begin = int(end)
+    if texts:
+        yield TextBlock(tuple(texts), "", False, "")
+
+
+def is_large(text: str, end: int, most: int = SAMPLED) -> bool:
+    """Whether the part of a text before a character has more bytes than are learnt from."""
+    return 4 * end > most and sum(len(part.encode()) for part in slices(text, 0, end)) > most

@@ -65,20 +65,24 @@ def judging_bytes(vocab_size: int) -> int:
     return 3 * 4 * min(LOGITS_AT_ONCE, TOKENS_AT_ONCE * vocab_size)
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """What a process may still take, by the system, its group and its own limit; None where nobody says."""
+def free_bytes(device: torch.device, processes: int = 1) -> int | None:
+    """What a process may still take, by the system, its group and its own limit; None where nobody says.
+
+    On a CPU `processes` share the memory of the machine, and each may take as much as any other.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu" or not sys.platform.startswith("linux"):
         return None
     import resource  # which other systems lack
 
-    known = [_field("/proc/meminfo", "MemAvailable:")]
+    shared = [_field("/proc/meminfo", "MemAvailable:")]
+    shared += _left_to_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    known = [n // processes for n in shared if n is not None]
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         known.append(limit - (_field("/proc/self/status", "VmSize:") or 0))
-    known += _left_to_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
-    return min((n for n in known if n is not None), default=None)
+    return min(known, default=None)
 
 
 def _left_to_groups(root: Path, membership: Path) -> list[int]:
@@ -125,25 +129,32 @@ def _number(path: Path) -> int | None:
         return None
 
 
-def windows_at_a_time(config: Config, free: int | None) -> int:
-    """How many windows of a step go through the model at once: a divisor of train.batch_size.
+def windows_at_a_time(config: Config, free: int | None, processes: int = 1) -> int:
+    """How many windows of a step go through the model at once: a divisor of those that a process has.
 
-    They take at most what is free, and no more than ENOUGH or half of the model, gradients and moments:
-    larger groups are hardly faster. Raises RequestError where not even one has room.
+    They take at most what is `free` to each of the processes, and no more than ENOUGH or half of the model,
+    gradients and moments, of which it has its part with train.shard: larger groups are hardly faster. Raises
+    RequestError where not even one has room.
     """
     state, window = step_bytes(config)
-    batch, length = config.train.batch_size, config.data.window or config.model.n_ctx
+    if config.train.shard:
+        state = -(-state // processes)
+    batch, length = config.train.batch_size // processes, config.data.window or config.model.n_ctx
     room = max(state // 2, ENOUGH)
     if free is not None:
         room = min(room, int(USABLE * free) - state)
     least = max(window, judging_bytes(config.model.vocab_size))
     if free is not None and state + least > USABLE * free:
+        each = f" in each of {processes} processes" * (processes > 1)
+        others = (
+            "train.recompute" * (not config.train.recompute),
+            "--shard" * (processes > 1 and not config.train.shard),
+        )
         raise RequestError(
-            f"a step takes {_size(state + least)}: {_size(state)} for the model, its gradients and moments, "
-            f"{_size(least)} for a window of {length} tokens and an evaluation",
+            f"a step takes {_size(state + least)}{each}: {_size(state)} for the model, its gradients and "
+            f"moments, {_size(least)} for a window of {length} tokens and an evaluation",
             f"{_size(free)} are free",
-            "give a smaller data.window or a smaller model"
-            + ", or train.recompute" * (not config.train.recompute),
+            ", or ".join(["give a smaller data.window or a smaller model", *filter(None, others)]),
         )
     return max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * window <= room))
 

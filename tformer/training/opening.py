@@ -132,8 +132,9 @@ def _completed(plan: Plan, config: Config, windows: Windows) -> Config:
         found = steps_for(windows.per_epoch, config.train.batch_size)
         config = config.updated("train", **{k: v for k, v in found.items() if plan.leaves_open("train", k)})
     if not config.train.micro_batch_size:
-        at_once = windows_at_a_time(config, free_bytes(plan.device))
-        if at_once < config.train.batch_size:
+        ranks = plan.request.ranks
+        at_once = windows_at_a_time(config, free_bytes(plan.device, ranks.here), ranks.world)
+        if at_once < config.train.batch_size // ranks.world:
             config = config.updated("train", micro_batch_size=at_once)
     return config
 
