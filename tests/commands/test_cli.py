@@ -125,6 +125,21 @@ def test_tokenize_needs_no_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=ENVIRONMENT)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_imports_no_compiler(tmp_path, optimizer):
+    (tmp_path / "a.txt").write_text(TEXT * 40)
+    small = ["--preset", "list", "--documents", "none", "--steps", "1", "--device", "cpu"]
+    args = ["train", "a.txt", *small, "--set", f"train.optimizer={optimizer}", "--set", "model.n_ctx=8"]
+    code = (
+        "import sys, tformer.cli\n"
+        f"sys.argv = ['tformer', *{args!r}]\n"
+        "try: tformer.cli.main()\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert 'torch.optim' in sys.modules and 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=ENVIRONMENT)
+
+
 # ---------------------------------------------------------------------------- errors
 
 

@@ -25,7 +25,7 @@ from tformer.text.data import Windows
 from tformer.training.fit import Learner, State, fit
 from tformer.training.following import follow, lead
 from tformer.training.opening import Prepared, open_session
-from tformer.training.optim import Optimizers
+from tformer.training.optim import Muon, Optimizers
 from tformer.training.settings import decide
 from tformer.training.sharded import shard
 
@@ -162,7 +162,7 @@ def tell_of_parts() -> NoReturn:
         list(fit(Learner(model, optimizers, ranks=ranks), Windows(ids, model.config.n_ctx), train, State()))
         told |= {"state": numbers(optimizers.state_tensors().values()), "sent": len(sent)}
         told |= {"parameters": model.n_parameters, "layers": model.config.n_layers}
-        muon = sum(numbers(group["params"]) for group in optimizers.all[1].param_groups)
+        muon = sum(numbers(o.params) for o in optimizers.all if isinstance(o, Muon))
         told["expected state"] = 2 * told["weights"] - muon
         Path(f"told-{ranks.rank}.json").write_text(json.dumps(told))
     sys.exit()
