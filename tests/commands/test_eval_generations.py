@@ -166,7 +166,7 @@ def test_on_a_narrow_terminal_the_table_fits_and_nothing_moves_the_cursor(runs, 
         (("--run", "char", "-n", "0"), "-n 0"),
         (("--run", "char", "--prompt", "é"), "not in the vocabulary"),
         (("--run", "char", "--out", "a.svg"), "--out with eval generations"),
-        (("--run", "char", "--data", "one.txt"), "no text to compare with"),
+        (("--run", "char", "--data", "one.txt"), "too little text to compare with"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(runs, args, named):

@@ -156,3 +156,14 @@ def test_the_memory_of_rows_does_not_grow_with_the_file(tmp_path):
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert n == 9_600_000 and most < 5_000_000
+
+
+def test_a_text_with_a_comma_that_is_not_quoted_is_refused_and_not_cut(tmp_path):
+    path = tmp_path / "jokes.csv"
+    path.write_text("joke\nWhy?\nWell, I do not know.\n")
+    with pytest.raises(RequestError, match=r"line 3 has more columns than the header \(found 2.*in quotes"):
+        list(read_rows(path, "joke"))
+    path.write_text("joke,\nWhy?,\n")
+    assert [row.text for row in read_rows(path, "joke")] == ["Why?"], (
+        "a comma at the end has nothing after it"
+    )

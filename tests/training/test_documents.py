@@ -118,9 +118,31 @@ def test_a_text_that_is_given_need_not_have_the_separator(capsys):
     capsys.readouterr()
     tformer("eval loss --run run --data flat.txt --json")
     tformer("eval generations --run run --data flat.txt -n 2 --temperature 1 --max-tokens 3 --json")
-    Path("other.txt").write_text("Once \u20ac " * 50)
-    with pytest.raises(RequestError, match="at the text to compare with, line 1"):
+    Path("other.txt").write_text("Once\n" * 3 + "a \u20ac " * 50)
+    with pytest.raises(RequestError, match=r"at other\.txt, line 4, column 3"):
         tformer("eval generations --run run --data other.txt -n 2 --temperature 1")
+    Path("short.txt").write_text("Once there")
+    with pytest.raises(RequestError, match=r"too little text to compare with in short.txt \(9 characters"):
+        tformer("eval generations --run run --data short.txt -n 2 --temperature 1")
+
+
+@pytest.mark.parametrize("name", ["names.txt", "stories.jsonl"])
+def test_what_is_piped_is_what_it_is_in_a_file(name, monkeypatch, capsys):
+    small = SMALL.replace("--tokenizer char", "") if name == "names.txt" else SMALL
+    tformer(f"train {name} {small} --out named")
+    assert ("a list: preset list" in capsys.readouterr().err) == (name == "names.txt")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path(name).read_bytes())))
+    tformer(f"train - {small} --out piped")
+    said = capsys.readouterr().err
+    assert ("a list: preset list" if name == "names.txt" else "standard input: JSON lines") in said
+    named, piped = (read_record(Path(run)) for run in ("named", "piped"))
+    assert (named.preset, named.settings["data"]) == (piped.preset, piped.settings["data"])
+    assert Path("named/model.safetensors").read_bytes() == Path("piped/model.safetensors").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path(name).read_bytes())))
+    tformer("eval loss --run named --data - --json")
+    tformer(f"eval loss --run named --data {name} --json")
+    one, other = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (one["loss"], one["tokens"], one["bytes"]) == (other["loss"], other["tokens"], other["bytes"])
 
 
 def test_the_same_documents_are_the_same_ids_whatever_holds_them():

@@ -18,7 +18,7 @@ from tformer.evals.writing import Measures, Written, beginnings, compare, contin
 from tformer.progress import Progress
 from tformer.run.loaded import LoadedRun
 from tformer.run.record import VAL_FRACTION
-from tformer.run.source import ANOTHER_TEXT, given_source, recorded_source
+from tformer.run.source import given_source, recorded_source
 from tformer.sample import Sampling, continue_text
 from tformer.text.data import Split
 from tformer.text.tokenizer import encode_prompt
@@ -157,10 +157,12 @@ def generations(
             for temperature in temperatures
         ]
         end = [tokenizer.end_id] if whole_ones and tokenizer.end_id is not None else []
-        unseen = [
-            _costed(run, w, end + _encoded(run, w.before), _encoded(run, w.text) + end, precision)
-            for w in real
-        ]
+        unseen = []
+        for w in real:
+            before_ids, ids = end + _encoded(run, w.before), _encoded(run, w.text) + end
+            if len(before_ids) + len(ids) < 2:  # nothing to predict from
+                raise _too_little(text)
+            unseen.append(_costed(run, w, before_ids, ids, precision))
     known = frozenset(split.train_documents)
     with stage("looking for copies") as progress:
         compared = compare(columns, unseen, split.train, split.val, progress, known)
@@ -220,13 +222,19 @@ def text_to_compare(run: LoadedRun, data: Sequence[str]) -> TextToCompare:
     else:
         source = recorded_source(run.folder, run.record)
     split, names = source.split(run.tokenizer), " ".join(source.names)
+    text = TextToCompare(split, names)
     if not split.train or not split.val:
-        raise RequestError(
-            f"no text to compare with in {names}",
-            f"{len(split.train):,} characters of training text, {len(split.val):,} of validation text",
-            ANOTHER_TEXT,
-        )
-    return TextToCompare(split, names)
+        raise _too_little(text)
+    return text
+
+
+def _too_little(text: TextToCompare) -> RequestError:
+    split = text.split
+    return RequestError(
+        f"too little text to compare with in {text.source}",
+        f"{len(split.train):,} characters of training text, {len(split.val):,} of validation text",
+        "give a longer one: --data FILE",
+    )
 
 
 def _sample(

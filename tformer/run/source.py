@@ -96,6 +96,8 @@ class Source:
         if not self.is_ids:
             corpus = self.corpus()
             cut, end = cut_of(corpus, self.fraction), len(corpus.text)
+            if tokenizer.kind == "char":  # a character that it lacks is said with its place in a file
+                text_ids(tokenizer, corpus, cut, end, False)
             if corpus.documents == "none" or corpus.n_documents < 2:
                 return Split(corpus.text[:cut], corpus.text[cut:])
             train_texts, val_texts = (

@@ -19,8 +19,9 @@ from tformer.text.documents import AUTO, WAYS, between, check_separator, cut, ha
 from tformer.text.engines import END_OF_TEXT
 from tformer.text.packed import packing
 from tformer.text.pieces import SAFE_CUT
+from tformer.text.piped import Piped, beginning, look
 from tformer.text.plain import STDIN, Folder, existing, open_file, place_in, read_folder, read_text
-from tformer.text.rows import is_rows, read_rows
+from tformer.text.rows import is_rows, read_rows, rows_in
 
 BLOCK_CHARACTERS = 1 << 20  # characters of a block, about
 LONG_DOCUMENT = 4 * BLOCK_CHARACTERS  # characters of a document that is cut into stretches
@@ -111,8 +112,8 @@ class BigText:
         tell: Callable[[int], object] = lambda n: None,
     ):
         self.files, self.field, self.cuts, self.tell = files, field, cuts, tell
+        self.piped = look(field) if any(file.path is None for file in files) else Piped()
         self.is_auto = how == AUTO
-        self.started: Iterator[str] | None = None  # standard input, of which the beginning has been looked at
         self.how = END_OF_TEXT  # such lines are allowed, until it is known
         self.how = self._suited() if self.is_auto else how
         check_separator(self.how, [])
@@ -132,11 +133,11 @@ class BigText:
 
     def notes(self, folders: Iterable[Folder]) -> list[str]:
         """For a person, when all blocks were read: what was read of folders, and what not."""
-        return [folder.note(sum(self.characters[str(file)] for file in folder.files)) for folder in folders]
+        read = [folder.note(sum(self.characters[str(file)] for file in folder.files)) for folder in folders]
+        return [*read, self.piped.note] if self.piped.note else read
 
-    @staticmethod
-    def _is_rows(file: BigFile) -> bool:
-        return file.path is not None and is_rows(file.path)
+    def _is_rows(self, file: BigFile) -> bool:
+        return bool(self.piped.ending) if file.path is None else is_rows(file.path)
 
     def _suited(self) -> str:
         heads = []
@@ -144,18 +145,13 @@ class BigText:
             if self._is_rows(file):
                 continue
             if file.path is None:
-                pieces = self._pieces(file)
-                heads.append(head := next(pieces, ""))
-                self.started = _again(head, pieces)
+                heads.append(beginning())
                 continue
             with open_file(file.path) as stream:
                 heads.append(next(read_text(stream, file.label), ""))
         return suited(heads)
 
     def _pieces(self, file: BigFile) -> Iterator[str]:
-        if file.path is None and self.started is not None:
-            yield from self.started
-            return
         with nullcontext(sys.stdin.buffer) if file.path is None else open_file(file.path) as stream:
             counted = cast(BinaryIO, _Counted(stream, self.tell))
             for piece in read_text(counted, file.label):
@@ -168,8 +164,15 @@ class BigText:
                 yield piece
 
     def _rows(self, file: BigFile) -> Iterator[TextBlock]:
-        assert file.path is not None
-        rows = read_rows(file.path, self.field, lambda raw: self.tell(len(raw)))
+
+        def update(raw: bytes) -> None:
+            self.tell(len(raw))
+
+        rows = (
+            rows_in(sys.stdin.buffer, self.piped.ending, file.label, self.field, update)
+            if file.path is None
+            else read_rows(file.path, self.field, update)
+        )
         if self.how == "none":
             yield from self._stretches((f"{row.text}\n" for row in rows), file.label)
             return
@@ -287,12 +290,6 @@ def _chunks(pieces: Iterator[str]) -> Iterator[str]:
             held, enough = held[safe.start() :], BLOCK_CHARACTERS
     if held:
         yield held
-
-
-def _again(head: str, pieces: Iterator[str]) -> Iterator[str]:
-    if head:
-        yield head
-    yield from pieces
 
 
 def _end_cleaned(text: str, how: str) -> str:

@@ -6,6 +6,7 @@ Knows nothing of tokens.
 import hashlib
 import os
 import re
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -30,6 +31,7 @@ from tformer.text.documents import (
     suited,
 )
 from tformer.text.engines import END_OF_TEXT
+from tformer.text.piped import Piped, beginning, look
 from tformer.text.plain import (
     MARK,
     STDIN,
@@ -41,7 +43,7 @@ from tformer.text.plain import (
     read_text,
     whole_text,
 )
-from tformer.text.rows import Row, is_rows, read_rows
+from tformer.text.rows import Row, is_rows, read_rows, rows_in
 
 
 @dataclass(frozen=True)
@@ -292,10 +294,12 @@ def load_corpus(
     notes: list[str] = []
     for name in names:
         folder: Folder | None = None
+        piped = Piped()
         if name in CORPORA:
             paths: list[Path | None] = [download(CORPORA[name], progress)]
         elif name == "-":
-            paths = [None]
+            paths, piped = [None], look(reading.field)
+            notes += [piped.note] if piped.note else []
         elif (path := existing(Path(name), WHAT_DATA_IS)).is_dir():
             folder = read_folder(path)
             paths = [*folder.files]
@@ -304,10 +308,14 @@ def load_corpus(
         before = len(files)
         for one in paths:
             label = name if name in CORPORA else str(one or STDIN)
-            if one is not None and is_rows(one):
+            if piped.ending or (one is not None and is_rows(one)):
                 digest.update(f"{reading.field}\n".encode())  # other texts of one file are another text
-                rows = tuple(read_rows(one, reading.field, digest.update))
-                files.append(_File(label, rows=rows))
+                found = (
+                    rows_in(sys.stdin.buffer, piped.ending, STDIN, reading.field, digest.update)
+                    if one is None
+                    else read_rows(one, reading.field, digest.update)
+                )
+                files.append(_File(label, rows=tuple(found)))
             else:
                 text = whole_text(one, digest.update)
                 files.append(_File(label, CORPORA[name].clean(text) if name in CORPORA else text))
@@ -322,9 +330,9 @@ def load_corpus(
     labels: list[str] = []
     counts: list[int] = []  # of the documents up to the end of each file
     for file in files:
-        if found := file.documents(how):
-            texts += (text for text, _ in found)
-            lines += (line for _, line in found)
+        if parts := file.documents(how):
+            texts += (text for text, _ in parts)
+            lines += (line for _, line in parts)
             labels.append(file.label)
             counts.append(len(texts))
     if not texts:
@@ -350,15 +358,18 @@ def _characters(file: _File) -> int:
     return len(file.text) + sum(len(row.text) + 1 for row in file.rows)
 
 
-def are_lists(names: Sequence[str]) -> bool:
-    """Whether DATA is plain files of which each is a list, by its beginning; standard input is not read."""
+def are_lists(names: Sequence[str], field: str) -> bool:
+    """Whether DATA is plain texts of which each is a list, by its beginning; a table has its `field`."""
     for name in names:
-        path = Path(name)
-        if name in CORPORA or not path.is_file() or is_rows(path) or path.suffix == ".npy":
+        path, is_piped = Path(name), name == "-"
+        if not is_piped and (name in CORPORA or not path.is_file() or is_rows(path) or path.suffix == ".npy"):
             return False
         try:
-            with open_file(path) as stream:
-                head = next(read_text(stream, name), "")
+            if is_piped:
+                head = "" if look(field).ending else beginning()
+            else:
+                with open_file(path) as stream:
+                    head = next(read_text(stream, name), "")
             if has_line(head, END_OF_TEXT) or not looks_like_a_list(head):
                 return False
         except TformerError:  # it is said where the text is read

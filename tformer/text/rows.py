@@ -4,9 +4,11 @@ Knows nothing of what a document is: a row has a text, and a place that a person
 """
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +21,7 @@ SEPARATED = {".csv": ",", ".tsv": "\t"}
 PARQUET = ".parquet"
 LONGEST_FIELD = (1 << 31) - 1  # of a table: the module's own limit is 128 KiB
 AT_ONCE = 256  # rows of a Parquet table in memory
+FIRST_ROWS = 20  # rows, to know a table by
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,63 @@ def read_rows(path: Path, field: str, update: Callable[[bytes], object] = lambda
         yield from _parquet(path, field, update)
         return
     with open_file(path) as stream:
-        lines = _lines(stream, str(path), update)
-        if ending in SEPARATED:
-            yield from _separated(lines, SEPARATED[ending], str(path), field)
-        else:
-            yield from _json_lines(lines, str(path), field)
+        yield from rows_in(stream, ending, str(path), field, update)
+
+
+def rows_in(
+    stream: BinaryIO,
+    ending: str,
+    name: str,
+    field: str,
+    update: Callable[[bytes], object] = lambda raw: None,
+) -> Iterator[Row]:
+    """`read_rows` of a stream that is a table of such an ending; `name` is what messages call it."""
+    lines = _lines(stream, name, update)
+    if ending in SEPARATED:
+        yield from _separated(lines, SEPARATED[ending], name, field)
+    else:
+        yield from _json_lines(lines, name, field)
+
+
+def table_in(head: str, field: str) -> str:
+    """The ending of the table with such a field that a text is, by its beginning; empty where it is none.
+
+    JSON lines by the first one; CSV and TSV by a header that names the field, and as many columns in the rows
+    that follow.
+
+    >>> [table_in(head, "text") for head in ('{"text": "To be"}', "id,text\\n1,To be", "To be")]
+    ['.jsonl', '.csv', '']
+    """
+    if names_in(head):
+        try:
+            _text_of(json.loads(_first_line(head)), field, "")
+        except RequestError:
+            return ""
+        return ".jsonl"
+    csv.field_size_limit(LONGEST_FIELD)
+    for ending, mark in SEPARATED.items():
+        try:
+            lines = io.StringIO(head, newline="")
+            header, *rows = islice(csv.reader(lines, delimiter=mark, strict=True), FIRST_ROWS)
+        except (csv.Error, ValueError):
+            continue
+        has_columns = len(header) > 1 or mark == ","  # one column alone has no mark, and is CSV
+        if has_columns and field in header and rows and all(len(row) == len(header) for row in rows if row):
+            return ending
+    return ""
+
+
+def names_in(head: str) -> list[str]:
+    """The names in the first line of JSON lines; none where it is no object."""
+    try:
+        values = json.loads(_first_line(head))
+    except (ValueError, RecursionError):
+        return []
+    return [str(name) for name in values] if isinstance(values, dict) else []
+
+
+def _first_line(head: str) -> str:
+    return next((line for line in io.StringIO(head) if line.strip()), "")
 
 
 def _lines(stream: BinaryIO, name: str, update: Callable[[bytes], object]) -> Iterator[tuple[int, str]]:
@@ -98,6 +153,10 @@ def _separated(lines: Iterable[tuple[int, str]], mark: str, name: str, field: st
         column = header.index(field)
         begins = rows.line_num + 1
         for row in rows:
+            if any(cell.strip() for cell in row[len(header) :]):
+                found = f"found {len(row)} columns, expected {len(header)}"
+                advice = f"put a text that has {'a comma' if mark == ',' else 'a tab'} in quotes"
+                raise RequestError(f"{name}, line {begins} has more columns than the header", found, advice)
             if len(row) > column:
                 yield Row(row[column], begins)
             elif row:

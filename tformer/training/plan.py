@@ -24,6 +24,7 @@ from tformer.run.record import Record, read_record
 from tformer.run.swap import is_untouched, recover
 from tformer.run.token_folders import check_kind
 from tformer.text.corpus import are_lists, corpus_name, shadowed
+from tformer.text.piped import USUAL_FIELD
 from tformer.training.settings import default_preset, training_config
 
 REVERSAL = ["reversal"]  # DATA that is no text
@@ -80,6 +81,9 @@ class Plan:
 
 def plan_training(request: TrainRequest) -> Plan:
     """Which device, directory, preset and configuration. Raises RequestError for what contradicts itself."""
+    if request.ranks.are_several and "-" in request.sources:
+        what = f"standard input for {request.ranks.world} processes"
+        raise RequestError(what, "one alone reads it", "save it as a file")
     preset = preset_layer(request.preset) if request.preset else None
     device = resolve_device(request.device)
     sources = list(request.sources)
@@ -134,8 +138,10 @@ def plan_training(request: TrainRequest) -> Plan:
 
 def _is_list(request: TrainRequest) -> bool:
     """Whether DATA is a list, and no setting says that it is something else."""
-    said = [layer.values.get("data", {}).get("documents", "auto") for layer in request.layers]
-    return {*said} <= {"auto", "line"} and are_lists(request.sources)
+    data = [layer.values.get("data", {}) for layer in request.layers]
+    said = {values.get("documents", "auto") for values in data}
+    field = [USUAL_FIELD, *(values["field"] for values in data if isinstance(values.get("field"), str))][-1]
+    return said <= {"auto", "line"} and are_lists(request.sources, field)
 
 
 def _folder(request: TrainRequest, name: str) -> Path:
@@ -190,8 +196,6 @@ def _check_ranks(request: TrainRequest, config: Config) -> None:
         raise RequestError(
             f"train.batch_size {batch} over {world} processes", "expected a number that they divide", advice
         )
-    if world > 1 and "-" in request.sources:
-        raise RequestError(f"standard input for {world} processes", "one alone reads it", "save it as a file")
     if world > 1 and request.minutes is not None:
         raise RequestError(f"--minutes with {world} processes", "", "say how many --steps")
 
