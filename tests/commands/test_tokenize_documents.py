@@ -4,6 +4,7 @@ import io
 import json
 import shlex
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,60 @@ def test_documents_that_cannot_end_or_are_not_there_are_refused():
     tformer("tokenize names.txt --tokenizer u.json --out p.npy")
     with pytest.raises(RequestError, match=r"p\.npy has no token that ends one"):
         tformer(f"train p.npy --tokenizer u.json --set data.val_split=documents {SMALL} --out run")
+
+
+@pytest.mark.parametrize("how", ["line", "paragraph", "%%", "file"])
+def test_documents_are_cut_in_a_stream_and_are_what_they_are_in_memory(how, monkeypatch, capsys):
+    between = {"line": "\n", "paragraph": "\n\n", "file": "\n"}.get(how, f"\n{how}\n")
+    rows = ["ab cd\nef" * 30, "gh", *["ij kl"] * 3000, "mn op " * 3000, "qr"]
+    texts = [row.replace("\n", " ") if how == "line" else row for row in rows]
+    Path("t.txt").write_text(between.join(texts) + "\n")
+    tformer("tokenize --train t.txt --tokenizer bpe --vocab-size 290 --out t.json")
+    tokenizer = Tokenizer.load(Path("t.json"))
+    if how == "file":
+        texts = [Path("t.txt").read_text()]
+    wanted = [tokenizer.end_id]
+    for text in texts:
+        wanted += [*tokenizer.encode(text.rstrip("\n") if how != "file" else text), tokenizer.end_id]
+    monkeypatch.setattr("tformer.text.blocks.BLOCK_CHARACTERS", 1000)
+    monkeypatch.setattr("tformer.text.blocks.LONG_DOCUMENT", 4000)
+    monkeypatch.setattr("tformer.text.plain.BLOCK", 700)
+    capsys.readouterr()
+    tformer(f"tokenize t.txt --documents={how} --tokenizer t.json")
+    assert [int(word) for word in capsys.readouterr().out.split()] == wanted
+    tformer(f"tokenize t.txt --documents={how} --tokenizer t.json --json")
+    found = [json.loads(line)["ids"] for line in capsys.readouterr().out.splitlines()]
+    assert [tokenizer.end_id, *(i for ids in found for i in (*ids, tokenizer.end_id))] == wanted
+    lengths = [len(ids) for ids in found]
+    tformer(f"tokenize t.txt --documents={how} --tokenizer t.json --stats --json")
+    counts = json.loads(capsys.readouterr().out)
+    assert (counts["documents"], counts["tokens"]) == (len(texts), len(wanted))
+    assert (counts["shortest"], counts["longest"]) == (min(lengths), max(lengths))
+    assert counts["mean"] == pytest.approx(np.mean(lengths))
+
+
+def test_memory_does_not_grow_with_a_list_that_is_cut():
+    from tformer.commands.tokenize_documents import CutText
+
+    tokenizer = Tokenizer.train("char", ["abcd efg"], end_of_text=True)
+    peaks = []
+    for n in (250_000, 500_000):
+        Path("t.txt").write_text("abcd efg\n" * n)
+        text = CutText(["t.txt"], "text", "line", tokenizer)
+        tracemalloc.start()
+        for _ in text.chunks():
+            pass
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert text.n_documents == n
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_what_is_empty_or_lacks_a_character_is_said_with_its_place():
+    tformer("tokenize --train names.txt --documents line --tokenizer char --out t.json")
+    Path("blank.txt").write_text("\n \n")
+    with pytest.raises(RequestError, match=r"blank\.txt is empty"):
+        tformer("tokenize blank.txt --documents line --tokenizer t.json")
+    Path("other.txt").write_text("ar\n\nbé\n")
+    with pytest.raises(RequestError, match=r"at other\.txt, line 3, column 2"):
+        tformer("tokenize other.txt --documents line --tokenizer t.json")

@@ -3,7 +3,6 @@
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +18,7 @@ from tformer.commands.options import (
 )
 from tformer.commands.tokenize_decode import decode as decode_ids
 from tformer.commands.tokenize_decode import streams_of
-from tformer.commands.tokenize_documents import cut_texts
+from tformer.commands.tokenize_documents import CutText
 from tformer.commands.tokenize_shards import is_folder, write_shards
 from tformer.commands.tokenize_train import train_tokenizer
 from tformer.counted import counted
@@ -214,52 +213,50 @@ def _of_documents(
     json: bool,
 ) -> None:
     """Ids with a token before the first document and after each; as JSON an object a document, without it."""
-    from tformer.text.documents import lengths_in
-    from tformer.text.pieces import Document
-    from tformer.text.tokenizer import UnknownCharacterError
-
-    corpus, texts = cut_texts(names, field, how)
-    try:
-        ids = tokenizer.encode_documents(
-            Document([text], begins=i == 0, ends=True) for i, text in enumerate(texts)
-        )
-    except UnknownCharacterError as error:
-        raise error.at(corpus.place(error.character)) from None
-    assert tokenizer.end_id is not None
-    lengths = lengths_in(ids, tokenizer.end_id)
-    n = corpus.n_documents
-    said = f"{counted(n, 'document')}, {counted(len(ids), 'id')} with a token that ends each"
+    text = CutText(names, field, how, tokenizer)
     if stats:
-        counts = {"documents": n, "tokens": len(ids), "shortest": int(lengths.min())}
-        _tell(counts | {"mean": float(lengths.mean()), "longest": int(lengths.max())}, json)
+        for _ in text.chunks():
+            pass
+        counts = {"documents": text.n_documents, "tokens": text.n_ids, "shortest": text.shortest}
+        _tell(counts | {"mean": text.mean, "longest": text.longest}, json)
     elif show:
-        _show([ids], tokenizer)
+        _show(text.chunks(), tokenizer)
     elif out:
-        _write_npy([ids], tokenizer, out)
+        _write_npy(text.chunks(), tokenizer, out)
+        n = text.n_documents
+        said = f"{n:,} document{'s' * (n != 1)}, {text.n_ids:,} ids with a token that ends each"
         print(harmless(said), file=sys.stderr)
     elif json:
-        for start, stop in pairwise((ids == tokenizer.end_id).nonzero()[0].tolist()):
-            own = ids[start + 1 : stop].tolist()
-            print_json({"ids": own, "tokens": [tokenizer.text_of(i) for i in own]})
+        for ids in text.documents():
+            print_json({"ids": ids, "tokens": [tokenizer.text_of(i) for i in ids]})
     else:
-        sys.stdout.write(" ".join(map(str, ids.tolist())) + "\n")
+        _write(text.chunks(), tokenizer)
+        sys.stdout.write("\n")
 
 
 def _encode(pieces: Iterable[str], tokenizer: "Tokenizer", json: bool) -> None:
+    chunks = tokenizer.encode_stream(pieces)
+    if not json:
+        _write(chunks, tokenizer)
+        sys.stdout.write("\n")
+        return
     first = True
-    numbers = [] if json else [str(i) for i in range(tokenizer.vocab_size)]
-    for chunk in tokenizer.encode_stream(pieces):
+    for chunk in chunks:
         ids = chunk if isinstance(chunk, list) else chunk.tolist()
-        if json:
-            first = False
-            print_json({"ids": ids, "tokens": [tokenizer.text_of(i) for i in ids]})
-        elif ids:
+        first = False
+        print_json({"ids": ids, "tokens": [tokenizer.text_of(i) for i in ids]})
+    if first:
+        print_json({"ids": [], "tokens": []})
+
+
+def _write(chunks: "Iterable[np.ndarray | list[int]]", tokenizer: "Tokenizer") -> None:
+    """Ids to stdout, separated by spaces."""
+    first = True
+    numbers = [str(i) for i in range(tokenizer.vocab_size)]
+    for chunk in chunks:
+        if ids := chunk if isinstance(chunk, list) else chunk.tolist():
             sys.stdout.write(("" if first else " ") + " ".join(map(numbers.__getitem__, ids)))
             first = False
-    if not json:
-        sys.stdout.write("\n")
-    elif first:
-        print_json({"ids": [], "tokens": []})
 
 
 def _show(chunks: "Iterable[np.ndarray | list[int]]", tokenizer: "Tokenizer") -> None:

@@ -77,8 +77,12 @@ def encode_blocks(folder: Path, blocks: Iterable[TextBlock], processes: int) -> 
     if processes > 1 and len(first) > 1:
         yield from _by_workers(folder, chain(first, blocks), processes)
         return
-    tokenizer = Tokenizer.load(folder)
-    for block in chain(first, blocks):
+    yield from encode_here(Tokenizer.load(folder), chain(first, blocks))
+
+
+def encode_here(tokenizer: Tokenizer, blocks: Iterable[TextBlock]) -> Iterator[EncodedBlock]:
+    """The blocks encoded by this process. Raises UnknownCharacterError with its place."""
+    for block in blocks:
         try:
             yield encode_block(tokenizer, block)
         except UnknownCharacterError as error:
