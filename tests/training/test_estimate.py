@@ -1,11 +1,14 @@
 """What a run will cost is what it then costs, and for GPT-2 what others published."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from tests.command import ENVIRONMENT
 from tests.training.test_noted import TEXT
 from tformer.cli import app
 from tformer.config import Config
@@ -99,6 +102,46 @@ def test_an_estimate_leaves_nothing_and_measures_a_time(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["text.txt"]
     assert 0 < said["here"]["seconds_per_step"] < said["here"]["seconds"] < 60
     assert next(row["name"] for row in said["accelerators"]) == "t4"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [((300, 350), (320, 400), lambda m: 300 - m["weights"] + m["total"]), ((300, 350), (0, 10**12), 10**12)],
+    ids=["what the formula has", "what was measured is more"],
+)
+def test_the_memory_of_a_process_is_what_it_held_before_and_the_step(
+    tmp_path, monkeypatch, before, after, expected
+):
+    held = iter([before, after, None, None])
+    monkeypatch.setattr(module, "held_bytes", lambda: next(held))
+    said = train(tmp_path, "--estimate", "--device", "cpu")
+    wanted = expected if isinstance(expected, int) else expected(said["memory"])
+    assert said["here"]["process"] == wanted
+    assert train(tmp_path, "--estimate", "--device", "cpu")["here"]["process"] is None
+
+
+MEASURED = """import atexit, sys
+from tformer.training.memory import held_bytes
+atexit.register(lambda: open("peak", "w").write(str(held_bytes()[1])))
+from tformer.__main__ import program
+program()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="another system does not say it")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("data", ["reversal", "text.txt --preset nanogpt-char-cpu"])
+def test_a_process_holds_as_much_memory_as_was_estimated(tmp_path, data):
+    (tmp_path / "text.txt").write_text(TEXT * 100)
+    line = f"train {data} --device cpu --steps 20 --json --set train.eval_every=0"
+    said = []
+    for more in ("--estimate", "--out run"):
+        words = [sys.executable, "-c", MEASURED, *f"{line} {more}".split()]
+        environment = ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        said.append(json.loads(done.stdout))
+    assert said[0]["here"]["process"] == pytest.approx(int((tmp_path / "peak").read_text()), rel=0.15)
 
 
 def test_what_has_no_room_is_refused_with_what_to_lower(tmp_path, monkeypatch):

@@ -276,6 +276,7 @@ def _estimate(request: "TrainRequest", gpus: int | None, accelerator: str | None
     from tformer.show import terminal
     from tformer.show.estimate import estimate_table
     from tformer.show.progress import download_progress
+    from tformer.show.training import drawing_seconds
     from tformer.training.estimate import estimate
     from tformer.training.opening import prepare
     from tformer.training.plan import plan_training
@@ -286,6 +287,8 @@ def _estimate(request: "TrainRequest", gpus: int | None, accelerator: str | None
         terminal.say(note)
     with download_progress(f"downloading {plan.name}") as shown:
         prepared = prepare(plan, shown)
+    if gpus is None and accelerator is None:
+        drawing_seconds()  # what draws is held in memory, too
     found = estimate(prepared, plan.folder, gpus, accelerator)
     if json:
         print_json(found.as_dict())

@@ -25,6 +25,8 @@ def estimate_table(found: Estimate, console: Console) -> None:
         "disk": f"{bytes_of(disk.total)}: weights {bytes_of(disk.weights)}, "
         f"{counted(disk.checkpoints, 'checkpoint')} of {bytes_of(disk.checkpoint)}",
     }
+    if here and here.process:
+        facts["process"] = f"{bytes_of(here.process)} at most, with Python, PyTorch, the text and its ids"
     if here:
         facts[here.device] = (
             f"{duration(here.seconds)}: {1000 * here.seconds_per_step:,.0f} ms a step, measured; "

@@ -33,7 +33,7 @@ from tformer.training.costs import (
     training_memory,
 )
 from tformer.training.fit import Learner, State, fit
-from tformer.training.memory import USABLE, free_bytes
+from tformer.training.memory import USABLE, free_bytes, held_bytes
 from tformer.training.opening import Prepared, build_session
 from tformer.training.session import Session
 
@@ -51,6 +51,7 @@ class Here:
     tokens_per_second: float
     flops_per_second: float
     seconds: float
+    process: int | None  # bytes of memory at its peak, with Python, PyTorch, text and ids; None: nobody knows
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def estimate(
     if gpus is None and accelerator is None:
         _check_memory(memory, at_once, length, free_bytes(prepared.device))
         _check_disk(disk, folder)
-        here, there = _measured(prepared), [on_accelerator(config, name) for name in ACCELERATORS]
+        here, there = _measured(prepared, memory), [on_accelerator(config, name) for name in ACCELERATORS]
     else:
         here, there = None, _planned(prepared, gpus or 1, accelerator)
     per_token, parts = flops_per_token(config.model, length), parameters_by_part(empty_model(config.model))
@@ -170,8 +171,12 @@ def _check_disk(disk: Disk, folder: Path) -> None:
 # ---------------------------------------------------------------------------- measured
 
 
-def _measured(prepared: Prepared, clock: Clock = time.perf_counter) -> Here:
-    """About a second of training, in a directory that is thrown away."""
+def _measured(prepared: Prepared, memory: Memory, clock: Clock = time.perf_counter) -> Here:
+    """About a second of training, in a directory that is thrown away.
+
+    What a process holds beside the model is what it holds before the first step. It may be more than that and
+    `memory` come to: what is freed in a step is not all given back.
+    """
     config = prepared.config
     _sweep_estimates()
     with (
@@ -180,8 +185,13 @@ def _measured(prepared: Prepared, clock: Clock = time.perf_counter) -> Here:
         open_run(Path(place) / "run") as run,
     ):
         session = build_session(run, replace(prepared, limit=None, overwrite=False))
+        before = held_bytes()
         step = step_seconds(session, clock)
         costs = costs_beside(session, step, 0.0, clock)
+        after = held_bytes()
+    process = None
+    if prepared.device.type == "cpu" and before and after:
+        process = max(before[0] - memory.weights + memory.total, after[1])
     length = config.data.window or config.model.n_ctx
     per_step = config.train.batch_size * length
     return Here(
@@ -191,6 +201,7 @@ def _measured(prepared: Prepared, clock: Clock = time.perf_counter) -> Here:
         per_step / step,
         flops_per_token(config.model, length) * per_step / step,
         costs.of(config.train.steps, config.train),
+        process,
     )
 
 

@@ -85,6 +85,12 @@ def free_bytes(device: torch.device, processes: int = 1) -> int | None:
     return min(known, default=None)
 
 
+def held_bytes() -> tuple[int, int] | None:
+    """What this process holds, now and at its peak; None where the system does not say it in this form."""
+    now, peak = (_field("/proc/self/status", name) for name in ("VmRSS:", "VmHWM:"))
+    return None if now is None or peak is None else (now, peak)
+
+
 def _left_to_groups(root: Path, membership: Path) -> list[int]:
     """What each control group that the process is in, and those around it, may still take, in either layout.
 
