@@ -111,9 +111,13 @@ def _roles(folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> dict[s
 
 
 def _every_tokenizer(model: ModelConfig, known: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The class that is right for every tokenizer.json, nothing cleaned up."""
+    """The class that is right for every tokenizer.json, nothing cleaned up; and what a model is given.
+
+    In transformers 4 that class gives token types as well, of which GPT-2 adds the embeddings of tokens.
+    """
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
         "model_max_length": (known or {}).get("model_max_length", model.n_ctx),
     }
