@@ -1,6 +1,7 @@
 """`tformer eval loss` as its users meet it: one run, several runs, coloured tokens, and what is refused."""
 
 import hashlib
+import io
 import json
 import math
 
@@ -322,3 +323,58 @@ def test_a_text_that_a_run_cannot_read_names_the_run(place):
     (place / "euro.txt").write_text(TEXT + "€")
     with pytest.raises(RequestError, match=r"runs/char cannot read this text: character '€'"):
         command("loss", run=["bpe", "char"], data=["euro.txt"])
+
+
+# ---------------------------------------------------------------------------- several texts
+
+
+@pytest.mark.parametrize("ending", ["txt", "npy"])
+def test_several_texts_have_a_row_each_and_one_of_all(place, capsys, ending):
+    texts = {"a": TEXT[:300], "b": TEXT[300:700]}
+    tokenizer = Tokenizer.load(place / "runs/char")
+    for name, text in texts.items():
+        (place / f"{name}.txt").write_text(text)
+        write_token_file(place / f"{name}.npy", [tokenizer.encode(text)], tokenizer.vocab_size)
+    names = [f"{name}.{ending}" for name in texts]
+    alone = []
+    for name in names:
+        command("loss", run=["char"], data=[name], json=True)
+        alone += objects(capsys)
+    command("loss", run=["char"], data=names, json=True)
+    (both,) = objects(capsys)
+    assert [part["data"] for part in both["parts"]] == names
+    for part, one in zip(both["parts"], alone, strict=True):
+        figures = (
+            "loss",
+            "loss_stderr",
+            "perplexity",
+            "bits_per_byte",
+            "bits_per_byte_stderr",
+            "tokens",
+            "bytes",
+        )
+        assert {name: part[name] for name in figures} == {name: one[name] for name in figures}
+    model, _ = load("char")
+    losses = token_losses(model, np.array(tokenizer.encode("".join(texts.values()))))
+    assert both["loss"] == pytest.approx(losses.mean()) and both["tokens"] == len(losses)
+    last = json.loads((place / "runs/char/evals.jsonl").read_text().splitlines()[-1])
+    assert last["result"]["parts"] == both["parts"] and "parts" not in alone[0]
+    assert all(name in (place / "runs/char/report.html").read_text() for name in names)
+    command("loss", run=["char"], data=names)
+    shown = capsys.readouterr().out
+    assert all(
+        f"in {name}" in shown and f"{part['loss']:.2f}" in shown
+        for name, part in zip(names, both["parts"], strict=True)
+    )
+    command("loss", run=["char", "wide"], data=names, json=True)
+    assert [len(values["parts"]) for values in objects(capsys)] == [2, 2]
+    command("loss", run=["char", "wide"], data=names, out=place / "page.html")
+    assert "in a." in capsys.readouterr().out and "in b." in (place / "page.html").read_text()
+
+
+def test_standard_input_among_several_is_read_once(place, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TEXT[:200].encode())))
+    (place / "b.txt").write_text(TEXT[200:400])
+    command("loss", run=["char"], data=["-", "b.txt"], json=True)
+    (values,) = objects(capsys)
+    assert values["tokens"] == 399 and "parts" not in values

@@ -71,7 +71,10 @@ def eval_loss(
     step: StepOption = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Score all of this text instead of the run's validation part."),
+        typer.Option(
+            help="Score all of this text instead of the run's validation part; several (repeatable): as one, "
+            "and each by itself."
+        ),
     ] = None,
     field: Annotated[
         str | None,
@@ -108,7 +111,7 @@ def eval_loss(
     if field is not None and not data:
         raise RequestError("--field without --data", "expected the table that it is of", "--data FILE")
     from tformer.device import resolve_device
-    from tformer.evals.judged import one_text
+    from tformer.evals.judged import each_text, one_text
     from tformer.show import terminal
     from tformer.text.corpus import shadowed
 
@@ -121,7 +124,8 @@ def eval_loss(
         terminal.say(note)
     for folder in text.seen_by:
         terminal.warn(f"{folder} was trained on this very text: its loss here says little of new text")
-    options = LossOptions(step, stride, tokens, out, precision, resolved, json)
+    parts = each_text(folders, data or [], field)
+    options = LossOptions(step, stride, tokens, out, precision, resolved, json, parts)
     if len(folders) > 1:
         on = text.on if data else "their validation part"
         compare_runs(folders, text, on, options)

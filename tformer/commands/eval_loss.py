@@ -1,7 +1,7 @@
 """The two ways of `tformer eval loss`: a run alone, and several compared on one text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ class LossOptions:
     precision: str
     device: "torch.device"
     json: bool
+    parts: "Sequence[OneText]" = ()  # of a text that is several: each, scored by itself as well
 
 
 def check_stride(stride: int | None, folders: Sequence[Path]) -> None:
@@ -120,5 +121,9 @@ def _judge_run(run: "LoadedRun", text: "OneText", options: LossOptions) -> "Judg
     from tformer.evals.judged import judge
     from tformer.show.progress import steps_progress
 
-    with steps_progress(f"scoring {run.name}") as progress:
-        return judge(run, text.ids[run.folder], options.precision, progress, options.stride)
+    def scored(one: "OneText", on: str = "") -> "Judged":
+        with steps_progress(f"scoring {run.name}{on}") as progress:
+            return judge(run, one.ids[run.folder], options.precision, progress, options.stride)
+
+    parts = tuple((part.on, scored(part, f" on {part.on}").result) for part in options.parts)
+    return replace(scored(text), parts=parts)

@@ -82,6 +82,13 @@ def one_text(folders: Sequence[Path], data: Sequence[str], field: str | None = N
     return OneText(of_runs, source.on, seen_by, notes)
 
 
+def each_text(folders: Sequence[Path], data: Sequence[str], field: str | None = None) -> list[OneText]:
+    """Each of several texts by itself; none where one is standard input, which is read once."""
+    if len(data) < 2 or "-" in data:
+        return []
+    return [one_text(folders, [name], field) for name in data]
+
+
 def _source(folder: Path, record: Record, data: Sequence[str], field: str | None) -> Source:
     """`data`, read as the run has read its own, but for the field of a table if that is given."""
     if not data:
@@ -167,6 +174,7 @@ class Judged:
     stride: int  # from window to window: the model's n_ctx where they are disjoint
     contexts: np.ndarray  # `data.eval_contexts` of the windows
     difference: Difference | None = None  # to the best of several
+    parts: tuple[tuple[str, LossResult], ...] = ()  # of a text that is several: each of them, by itself
 
     def as_dict(self) -> dict[str, Any]:
         """As `--json` has it; what is no finite number is null."""
@@ -177,7 +185,8 @@ class Judged:
             "tokens_seen": self.tokens_seen,
             "tokens_per_second": self.tokens_per_second,
         }
-        return {k: finite(v) if isinstance(v, float) else v for k, v in values.items()}
+        parts = [_finite({"data": name} | _figures(result)) for name, result in self.parts]
+        return _finite(values) | ({"parts": parts} if parts else {})
 
     def compared(self) -> dict[str, Any]:
         """As `--json` has a run among several."""
@@ -190,6 +199,15 @@ class Judged:
     def tokens_per_second(self) -> float:
         """Of scoring alone: the text was read and the model loaded before."""
         return self.result.tokens / max(self.seconds, 1e-9)
+
+
+def _figures(result: LossResult) -> dict[str, Any]:
+    values = asdict(result) | {"perplexity": result.perplexity}
+    return {name: value for name, value in values.items() if name != "by_position"}
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: finite(v) if isinstance(v, float) else v for k, v in values.items()}
 
 
 def judge(

@@ -46,7 +46,23 @@ def loss_facts(judged: Judged, on: str) -> dict[str, str]:
         "perplexity": f"{result.perplexity:.3f}",
         "bits per byte": spread(result.bits_per_byte, result.bits_per_byte_stderr),
         "speed": f"{judged.tokens_per_second:,.0f} tokens/s",
+        **parts_of([judged]),
     }
+
+
+def parts_of(judged: Sequence[Judged]) -> dict[str, str]:
+    """Of a text that is several what each was worth by itself, to each run, by its name."""
+    said: dict[str, list[str]] = {}
+    for one in judged:
+        for name, result in one.parts:
+            figures = f"{spread(result.bits_per_byte, result.bits_per_byte_stderr)} bits per byte"
+            if len(judged) == 1:
+                loss = spread(result.loss, result.loss_stderr)
+                figures = f"{loss} nats per token, {figures}, {result.tokens:,} tokens"
+            said.setdefault(f"in {name}", []).append(
+                one.name + ": " + figures if len(judged) > 1 else figures
+            )
+    return {name: "; ".join(figures) for name, figures in said.items()}
 
 
 def sliding(judged: Sequence[Judged]) -> dict[str, str]:
@@ -71,7 +87,7 @@ class Comparison:
 
 def comparison_of(ranked: Sequence[Judged], on: str) -> Comparison:
     """Runs, the best first, on the text that `on` names."""
-    facts = {"text": f"{on}, {int(ranked[0].scored.ends[-1]):,} bytes", **sliding(ranked)}
+    facts = {"text": f"{on}, {int(ranked[0].scored.ends[-1]):,} bytes", **sliding(ranked), **parts_of(ranked)}
     return Comparison(facts, rows_of(ranked), notes_on(ranked), along_the_window(ranked))
 
 

@@ -231,15 +231,26 @@ def _evidence(line: Evaluation, name: str) -> list[str]:
     result = line.result
     if line.task == "reversal" and (positions := result.get("positions")):
         return [_shown(_accuracies(positions, float(result.get("chance", 0))), name)]
-    if line.task == "loss" and len(means := result.get("by_position", ())) > 1:
-        curve = Series("loss", tuple(range(1, len(means) + 1)), tuple(means))
-        return [_shown(position_figure([curve]), name)]
+    if line.task == "loss":
+        parts = _parts(result.get("parts", ()))
+        if len(means := result.get("by_position", ())) > 1:
+            curve = Series("loss", tuple(range(1, len(means) + 1)), tuple(means))
+            parts.append(_shown(position_figure([curve]), name))
+        return parts
     if line.task == "generations":
         try:
             return _generations(Generations.from_dict(result))
         except RequestError:  # of an earlier version: its numbers are shown alone
             return []
     return []
+
+
+def _parts(parts: Sequence[dict[str, Any]]) -> list[str]:
+    """What each of several texts was worth by itself."""
+    names = ("data", "tokens", "bytes", "loss", "perplexity", "bits_per_byte")
+    rows = [[_number(part.get(name, "")) for name in names] for part in parts]
+    columns = [name.replace("_", " ") for name in names]
+    return [page.table("", columns, rows, [False] + [True] * (len(names) - 1))] if rows else []
 
 
 def _accuracies(positions: Sequence[dict[str, Any]], chance: float) -> Bars:
