@@ -162,6 +162,8 @@ ALONE: list[Step] = [
         "sample --prompt-file hamlet.txt --run runs/text --max-tokens 1 --json",
         lambda d: d.json["prompt"].count("\n") > 1,
     ),
+    (f"{SAMPLE} --greedy --precision fp32", lambda d: d.json["ids"] == greedy()),
+    (f"{SAMPLE} --greedy --precision bf16", lambda d: d.json["ids"][:4] == greedy()[:4]),
     (f"{SAMPLE} --greedy --logprobs 2", lambda d: [t["id"] for t in d.json["logprobs"]] == greedy()),
     ("sample - --null --run runs/text --max-tokens 1", lambda d: d.out == ""),
     ("sample - -0 --run runs/text --max-tokens 1", lambda d: d.out == ""),

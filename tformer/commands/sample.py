@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tformer.commands.evaluation import load_and_say
+from tformer.commands.evaluation import Precision, check_precision, load_and_say
 from tformer.commands.options import (
     Device,
     Json,
@@ -102,12 +102,14 @@ def command(
         ),
     ] = None,
     device: Device = "auto",
+    precision: Precision = "fp32",
     json: Json = False,
 ) -> None:
     """Continue a prompt. Prompt and continuation stream to stdout as they are generated.
 
     The model sees its last n_ctx tokens; past that it forgets half a context at a time.
     """
+    check_precision(precision)
     check_range("--max-tokens", max_tokens, 0)
     check_range("-n", n, 1, 1024)
     check_range("--temperature", temperature, 0)
@@ -151,6 +153,7 @@ def command(
     import random
 
     from tformer.device import resolve_device
+    from tformer.fast.bf16 import use_bf16
     from tformer.run.find import find_run, newest_run
     from tformer.sample import Sampling, continue_text
     from tformer.show import terminal
@@ -170,6 +173,8 @@ def command(
         folder = find_run(run)
     loaded = load_and_say(folder, resolved, step)
     model, tokenizer, start = loaded.model, loaded.tokenizer, loaded.start_id
+    if precision == "bf16":
+        use_bf16(model)
     sampling = Sampling(0.0 if greedy else temperature, top_k, top_p, min_p, repetition_penalty)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     on_terminal = sys.stdout.isatty()

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tformer.fast.bf16 import BF16Linear
 from tformer.kv_cache import KVCache
 from tformer.model import Block, CausalSelfAttention, Transformer, rotary_angles
 
@@ -34,7 +35,9 @@ def can_decode(model: Transformer, cache: KVCache) -> bool:
 
 def is_looked_into(module: nn.Module) -> bool:
     """Whether something of it was put in another's place, or is told what it computes."""
-    other = isinstance(module, CausalSelfAttention) and module.formula is not None
+    other = isinstance(module, BF16Linear) or (
+        isinstance(module, CausalSelfAttention) and module.formula is not None
+    )
     return other or "forward" in vars(module) or bool(module._forward_hooks or module._forward_pre_hooks)
 
 
