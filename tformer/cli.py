@@ -136,6 +136,17 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _asked_for() -> str:
+    """The command of the command line, for an error that does not know where it was found."""
+    command, path = typer.main.get_command(app), ["tformer"]
+    for word in sys.argv[1:]:
+        if word not in getattr(command, "commands", {}):
+            break
+        command = command.commands[word]  # type: ignore[attr-defined]
+        path.append(word)
+    return " ".join(path)
+
+
 def _exit_code(error: BaseException) -> int:
     """Say what went wrong, in one line, and return the exit code it stands for."""
     if os.environ.get("TFORMER_DEBUG", "").lower() not in ("", "0", "false", "no") and not isinstance(
@@ -159,7 +170,7 @@ def _exit_code(error: BaseException) -> int:
         message = getattr(error, "format_message", lambda: str(error))()
         if not message.strip():  # no arguments: the help has been shown
             return REQUEST
-        command = getattr(getattr(error, "ctx", None), "command_path", "tformer")
+        command = getattr(getattr(error, "ctx", None), "command_path", "") or _asked_for()
         hint = "put -- before text that begins with a dash, or " * _is_of_text(error)
         _say(f"{message.strip().rstrip('.')}; {hint}see: {command} --help")
         return REQUEST

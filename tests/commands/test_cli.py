@@ -507,6 +507,7 @@ def test_words_that_no_title_has_are_looked_for_in_the_answers():
         ("tformer eval --precision b", {"bf16"}),
         ("tformer answer sk", {"skip-connections"}),
         ("tformer train --device c", {"cpu", "cuda"}),
+        ("tformer train --preset nano", {"nanogpt-char-cpu", "nanogpt-char-gpu"}),
     ],
 )
 def test_the_shell_completes_commands_runs_and_words(tmp_path, typed, offered):

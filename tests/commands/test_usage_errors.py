@@ -69,6 +69,20 @@ def test_what_is_no_text_is_not_told_of_dashes(tformer, words):
     assert DASH not in refused(tformer, "sample", *words, "--run", "run")
 
 
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (("eval", "--run"), "eval"),
+        (("eval", "loss", "--run"), "eval loss"),
+        (("train", "--preset"), "train"),
+        (("sample", "eval", "--seed"), "sample"),
+        (("--nothing",), ""),
+    ],
+)
+def test_an_error_names_the_help_of_its_command(tformer, words, command):
+    assert refused(tformer, *words).endswith(f"see: {' '.join(['tformer', command]).strip()} --help\n")
+
+
 # ---------------------------------------------------------------------------- settings as options
 
 

@@ -26,6 +26,13 @@ def complete_run(incomplete: str) -> list[str]:
     return [folder.name for folder in all_runs() if folder.name.startswith(incomplete)]
 
 
+def complete_preset(incomplete: str) -> list[str]:
+    """For the shell: the presets."""
+    from tformer.layers import preset_names
+
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
 Device = Annotated[
     str,
     typer.Option(

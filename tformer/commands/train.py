@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from tformer.commands.options import Device, Json, print_json, stdin_is_piped
+from tformer.commands.options import Device, Json, complete_preset, print_json, stdin_is_piped
 from tformer.commands.several import follow_first, signals_noted
 from tformer.errors import RequestError, Stopped
 from tformer.files import refuse_address
@@ -118,7 +118,9 @@ def command(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Settings that suit a purpose, by name; a wrong one lists them.", rich_help_panel=DATA
+            help="Settings that suit a purpose, by name; a wrong one lists them.",
+            rich_help_panel=DATA,
+            autocompletion=complete_preset,
         ),
     ] = None,
     config: Annotated[
