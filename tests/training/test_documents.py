@@ -234,6 +234,19 @@ def test_the_token_in_a_document_is_thirteen_characters():
         assert record.data.train_tokens == len(ids) + len(tokenizer.encode("c")) + 3
 
 
+def test_the_token_inside_lines_is_text_and_said_to_be(capsys):
+    Path("inline.txt").write_text("".join(f"<|startoftext|>{story}<|endoftext|>\n" for story in STORIES))
+    tformer(f"train inline.txt {SMALL} --out run")
+    assert "<|endoftext|> stands 40 times beside other text" in capsys.readouterr().err
+    assert read_record(Path("run")).data.documents == 1
+    Path("lines.txt").write_text(Path("inline.txt").read_text().replace("<|endoftext|>", "\n<|endoftext|>"))
+    tformer(f"train lines.txt {SMALL} --out cut")
+    assert "beside other text" not in capsys.readouterr().err
+    assert read_record(Path("cut")).data.documents == 40
+    tformer(f"train inline.txt {SMALL} --documents none --set data.end_of_text=false --out off")
+    assert "beside other text" not in capsys.readouterr().err
+
+
 def test_a_run_goes_on_with_its_documents_or_not_at_all(capsys):
     tformer(f"train names.txt {SMALL} --out run")
     before = read_record(Path("run"))

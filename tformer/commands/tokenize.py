@@ -223,8 +223,7 @@ def _of_documents(
         _show(text.chunks(), tokenizer)
     elif out:
         _write_npy(text.chunks(), tokenizer, out)
-        n = text.n_documents
-        said = f"{n:,} document{'s' * (n != 1)}, {text.n_ids:,} ids with a token that ends each"
+        said = f"{counted(text.n_documents, 'document')}, {text.n_ids:,} ids with a token that ends each"
         print(harmless(said), file=sys.stderr)
     elif json:
         for ids in text.documents():

@@ -30,6 +30,7 @@ from tformer.text.data import (
     token_hash,
 )
 from tformer.text.documents import AUTO, TextReading, lengths_in, sizes_of
+from tformer.text.engines import END_OF_TEXT
 from tformer.text.sampled import SampledText, is_large, stretches
 from tformer.text.shards import IdView
 from tformer.text.split import are_apart, cut_of, ids_apart, kept_apart, way_for
@@ -150,7 +151,10 @@ def prepare_data(
     data = _windows_data(config, tokenizer, train_ids, val_ids, facts, window_for)
     data = replace(
         data,
-        notes=corpus.notes + learnt + _about_documents(corpus, data, train_ids),
+        notes=corpus.notes
+        + learnt
+        + _about_documents(corpus, data, train_ids)
+        + _inside_lines(corpus, can_end),
         kept=kept,
     )
     return _validated(data, val_sources, recorded, config) if val_sources else data
@@ -182,6 +186,15 @@ def _about_documents(corpus: Corpus, data: Data, train_ids: np.ndarray) -> tuple
         f"{(lengths < windows.n_ctx).mean():.0%} fit a window of {windows.n_ctx:,}; "
         "if they are one text: --documents none",
     )
+
+
+def _inside_lines(corpus: Corpus, can_end: bool) -> tuple[str, ...]:
+    """For a person whose documents end with the token's text inside lines, as files for other tools do."""
+    n = corpus.text.count(END_OF_TEXT) if can_end else 0
+    if not n:
+        return ()
+    found = f"{END_OF_TEXT} stands {counted(n, 'time')} beside other text, and is thirteen characters there"
+    return (f"{found}; where it is to end a document, put it on a line of its own",)
 
 
 def _validated(data: Data, sources: Sequence[str], recorded: DataFacts, config: Config) -> Data:
