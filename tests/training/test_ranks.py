@@ -25,11 +25,13 @@ from tests.training.test_noted import TEXT
 from tformer.cli import app
 from tformer.config import Config
 from tformer.errors import RequestError
+from tformer.layers import flag_layer
 from tformer.ranks import Ranks, own_device, ranks_of_torchrun
 from tformer.text import shards
 from tformer.text.data import Windows
 from tformer.training.fit import Learner, State, fit
 from tformer.training.optim import Optimizers
+from tformer.training.plan import TrainRequest, plan_training
 
 ROOT = Path(__file__).parents[2]
 TINY = shlex.split(
@@ -308,3 +310,24 @@ def test_what_several_cannot_do_is_refused_before_they_meet(tmp_path, monkeypatc
     (tmp_path / "text.txt").write_text(TEXT)
     done = CliRunner().invoke(app, ["train", str(tmp_path / "text.txt"), *words])
     assert isinstance(done.exception, RequestError), done.output
+
+
+def test_what_several_are_told_to_do_instead_is_enough(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+
+    def planned(*flags, **request):
+        layers, out = [flag_layer(flags, {})], tmp_path / "new"
+        return plan_training(TrainRequest([str(text)], layers, out=out, ranks=Ranks(0, 2, 0), **request))
+
+    with pytest.raises(RequestError, match=r"over 2 processes.*; --batch-size 8$"):
+        planned("train.batch_size=7")
+    assert planned("train.batch_size=8")
+    with pytest.raises(RequestError, match="--minutes with 2 processes; say how many --steps"):
+        planned("train.batch_size=8", minutes=1.0)
+    assert planned("train.batch_size=8", "train.steps=5")
+    with pytest.raises(RequestError, match=r"standard input for 2 processes.*; save it as a file"):
+        plan_training(TrainRequest(["-"], ranks=Ranks(0, 2, 0)))
+    assert planned()  # which has it as a file
+    words = ["train", str(text), "--estimate", "--gpus", "2", "--accelerator", "h100"]  # "--gpus N plans …"
+    assert CliRunner().invoke(app, words).exit_code == 0

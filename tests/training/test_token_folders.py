@@ -80,7 +80,7 @@ def test_a_run_that_was_ended_goes_on_to_the_same_bits(capsys):
     assert "continuing after step 4" in capsys.readouterr().err
     assert losses("parts")[-1] == losses("whole")[-1] and same_weights("whole", "parts")
     tformer("tokenize more.txt --tokenizer t.json --out rows/ --overwrite --processes 1")
-    with pytest.raises(RequestError, match="leave --resume out to start another run"):
+    with pytest.raises(RequestError, match="leave --resume out and give another --out"):
         tformer(f"train rows/ {SMALL} --out parts --resume --steps 8")
 
 

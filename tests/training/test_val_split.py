@@ -116,6 +116,6 @@ def test_what_says_it_twice_or_cannot_be_divided_is_refused(place):
         tformer(f"train names.txt {SMALL} {files} --out run")
     tformer("tokenize --train names.txt --tokenizer char --out t.json")
     tformer("tokenize names.txt --tokenizer t.json --out ids.npy")
-    with pytest.raises(RequestError, match=r"ids.npy holds ids.; data.val_split=documents or end, or --val"):
+    with pytest.raises(RequestError, match=r"ids.npy holds ids.; data.val_split=end, or --val"):
         tformer(f"train ids.npy {SMALL.replace('char', 't.json')} {lines} --out run")
     assert not Path("run").exists()

@@ -139,6 +139,8 @@ def _begun(folder: Path, wanted: "IdsIndex", overwrite: bool) -> "IdsIndex | Non
     if not (folder / IDS_INDEX).exists():
         return None
     index = read_index(folder)
+    if not index.shards and not index.read.blocks:  # nothing is in it that could be of something else
+        return None
     checked_same(index, wanted, folder)
     return index
 

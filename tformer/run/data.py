@@ -15,7 +15,7 @@ from tformer.layers import Layer, merge
 from tformer.progress import DownloadProgress
 from tformer.run.find import tokenizer_path
 from tformer.run.kept_ids import KeptIds, text_ids
-from tformer.run.record import DataFacts, Record, check_hash
+from tformer.run.record import ANOTHER_RUN, DataFacts, Record, check_hash
 from tformer.run.source import given_source
 from tformer.run.token_folders import are_token_folders, open_folder_ids
 from tformer.text.corpus import CORPORA, Corpus, load_corpus
@@ -33,10 +33,8 @@ from tformer.text.documents import AUTO, TextReading, lengths_in, sizes_of
 from tformer.text.engines import END_OF_TEXT
 from tformer.text.sampled import SampledText, is_large, stretches
 from tformer.text.shards import IdView
-from tformer.text.split import are_apart, cut_of, ids_apart, kept_apart, way_for
+from tformer.text.split import FOR_IDS, are_apart, cut_of, ids_apart, kept_apart, way_for
 from tformer.text.tokenizer import KINDS, Tokenizer
-
-ANOTHER_RUN = "leave --resume out to start another run"
 
 # ---------------------------------------------------------------------------- to train on
 
@@ -264,8 +262,7 @@ def _token_file_data(
 ) -> Data:
     how = config.data.val_split
     if how not in (AUTO, "end", "documents") and config.data.val_fraction:
-        advice = "data.val_split=documents or end, or --val-data FILE"
-        raise RequestError(f"data.val_split is {how}", f"{paths[0]} holds ids", advice)
+        raise RequestError(f"data.val_split is {how}", f"{paths[0]} holds ids", FOR_IDS)
     if tokenizer is None:
         if config.data.tokenizer in KINDS:
             raise RequestError(

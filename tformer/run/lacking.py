@@ -48,7 +48,7 @@ def no_run(name: str, places: Sequence[Path], runs: Sequence[str], runs_folder: 
         on_hub = OF_OLD[name]
         advice = f"on the Hub it is {on_hub}; or fetch it: hf download {on_hub} --local-dir {name}"
     else:
-        advice = "train one with: tformer train reversal"
+        advice = "train one with: tformer train DATA"
     return RequestError(f"no run {name!r}", known, advice)
 
 

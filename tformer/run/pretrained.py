@@ -16,7 +16,7 @@ from tformer.layers import Layer, merge
 from tformer.run.find import find_run, places_of, tokenizer_path
 from tformer.run.hub import fetched, hub_name, of_snapshot
 from tformer.run.huggingface import load_model, notes_of
-from tformer.run.record import Origin, Record
+from tformer.run.record import ANOTHER_RUN, Origin, Record
 from tformer.text.merges import has_tokenizer, in_place_of_tokenizer
 from tformer.text.tokenizer import KINDS, Tokenizer
 
@@ -62,7 +62,7 @@ def read_origin(origin: Origin) -> Pretrained:
         raise RequestError(
             f"the weights in {pretrained.folder} have changed",
             "their sha256 is not the one recorded",
-            "leave --resume out to start another run",
+            ANOTHER_RUN,
         )
     return pretrained
 
@@ -123,10 +123,12 @@ def configure(pretrained: Pretrained, layers: Sequence[Layer]) -> Config:
             if name in FREE:
                 model[name] = value
             elif value != model[name] and not (value == 0 and name in LEFT_OPEN):
+                shorter = name == "n_ctx" and isinstance(value, int) and 0 < value < model[name]
+                instead = f"say --set data.window={value} for shorter windows" if shorter else "leave it out"
                 raise RequestError(
                     f"model.{name} is {model[name]!r} in {pretrained.folder}",
                     f"{layer.source} says {value!r}",
-                    "leave it out, or train without --init-from",
+                    f"{instead}, or train without --init-from",
                 )
     _check_tokenizer(pretrained, tokenizer)
     return merge([*layers, Layer(str(pretrained.folder), {"model": model, "data": {"tokenizer": tokenizer}})])

@@ -24,6 +24,7 @@ from tformer.yaml_text import dump_yaml, parse_yaml
 NAME = "tformer.yaml"
 FIELD: str = DataConfig.model_fields["field"].default
 VAL_FRACTION: float = DataConfig.model_fields["val_fraction"].default
+ANOTHER_RUN = "leave --resume out and give another --out, to start another run"
 
 
 class Part(BaseModel):

@@ -23,7 +23,7 @@ from tformer.text.shards import (
     open_token_folder,
     read_index,
 )
-from tformer.text.split import FOR_A_SPLIT, chosen_among
+from tformer.text.split import FOR_A_SPLIT, FOR_IDS, chosen_among
 from tformer.text.tokenizer import KINDS, Tokenizer
 
 MOST_TO_VALIDATE = 1 << 22  # ids: a loss is known to a thousandth by a tenth of them
@@ -113,8 +113,7 @@ class FolderIds:
         if how == AUTO:
             return "documents" if has_ends and self.n_documents >= FOR_A_SPLIT else "end"
         if how in ("lines", "files"):
-            advice = "data.val_split=documents or end, or --val-data FILE"
-            raise RequestError(f"data.val_split is {how}", f"{self.name} holds ids", advice)
+            raise RequestError(f"data.val_split is {how}", f"{self.name} holds ids", FOR_IDS)
         if how == "documents" and self.n_documents < 2:
             found = f"{self.name} has {self.n_documents} that end"
             raise RequestError("data.val_split is documents", found, "data.val_split=end")

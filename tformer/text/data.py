@@ -114,7 +114,6 @@ class Windows:
             raise RequestError(
                 f"the training text has {counted(len(self.ids), 'token')}",
                 f"expected at least n_ctx + 1 = {self.n_ctx + 1:,}",
-                "give more text or set a smaller model.n_ctx",
             )
         # As many as fit at any offset below the stride: all epochs are equally long.
         self.per_epoch = max(1, (last_start - (self.stride - 1)) // self.stride + 1)

@@ -14,6 +14,7 @@ from tformer.text.corpus import Corpus
 from tformer.text.data import STREAM_SPLIT, rng, split_at
 
 FOR_A_SPLIT = 20  # documents: with fewer, one more or less in the validation part would be much of it
+FOR_IDS = "data.val_split=end, or --val-data FILE"  # which have no lines and no files
 IN_MEMORY = 1 << 28  # ids
 
 

@@ -149,18 +149,22 @@ def windows_at_a_time(config: Config, free: int | None, processes: int = 1) -> i
     room = max(state // 2, ENOUGH)
     if free is not None:
         room = min(room, int(USABLE * free) - state)
-    least = max(window, judging_bytes(config.model.vocab_size))
+    judging = judging_bytes(config.model.vocab_size)
+    least = max(window, judging)
     if free is not None and state + least > USABLE * free:
         each = f" in each of {processes} processes" * (processes > 1)
-        others = (
-            "train.recompute" * (not config.train.recompute),
+        shorter = state + judging <= USABLE * free  # a window of whatever length does not make less of that
+        less = (
+            "a smaller data.window" * shorter,
+            "a smaller model",
+            "train.recompute" * (shorter and not config.train.recompute),
             "--shard" * (processes > 1 and not config.train.shard),
         )
         raise RequestError(
             f"a step takes {_size(state + least)}{each}: {_size(state)} for the model, its gradients and "
             f"moments, {_size(least)} for a window of {length} tokens and an evaluation",
             f"{_size(free)} are free",
-            ", or ".join(["give a smaller data.window or a smaller model", *filter(None, others)]),
+            "give " + ", or ".join(filter(None, less)),
         )
     return max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * window <= room))
 

@@ -36,7 +36,7 @@ from tformer.run.data import Data, prepare_data
 from tformer.run.kept_ids import KeptIds
 from tformer.run.manifest import Checkpoint
 from tformer.run.pretrained import Pretrained, origin_folder, read_origin
-from tformer.run.record import Continued, Kept, Record, TokenizerFacts, weights_hash
+from tformer.run.record import ANOTHER_RUN, Continued, Kept, Record, TokenizerFacts, weights_hash
 from tformer.run.swap import CHECKPOINTS
 from tformer.text.data import Windows
 from tformer.text.tokenizer import Tokenizer
@@ -149,7 +149,7 @@ def _own_tokenizer(folder: Path, recorded: Record) -> Tokenizer | None:
             raise RequestError(
                 f"{folder / 'tokenizer.json'} is not the one that this run was trained with",
                 f"sha256 {found[:12]}…, recorded is {known[:12]}…",
-                "put it back, or leave --resume out to start another run",
+                f"put it back, or {ANOTHER_RUN}",
             )
         return tokenizer
     origin = recorded.init_from

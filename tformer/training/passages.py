@@ -8,8 +8,8 @@ from typing import Any
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.evals.lambada import Encoded, encode_passages, lambada, read_passages
-from tformer.run.data import ANOTHER_RUN, Data
-from tformer.run.record import Passages, Record, check_hash
+from tformer.run.data import Data
+from tformer.run.record import ANOTHER_RUN, Passages, Record, check_hash
 from tformer.text.plain import open_file
 from tformer.training.session import Session
 

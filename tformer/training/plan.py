@@ -20,7 +20,7 @@ from tformer.ranks import BY_ITSELF, Ranks
 from tformer.run.checkpoint import Run, open_run
 from tformer.run.find import new_run_folder, unfinished_run
 from tformer.run.pretrained import Pretrained, is_origin, read_pretrained
-from tformer.run.record import Record, read_record
+from tformer.run.record import ANOTHER_RUN, Record, read_record
 from tformer.run.swap import is_untouched, recover
 from tformer.run.token_folders import check_kind
 from tformer.text.corpus import are_lists, corpus_name, shadowed
@@ -109,7 +109,7 @@ def plan_training(request: TrainRequest) -> Plan:
         raise RequestError("--val-data is for a run on text", "this one is on reversal", "leave it out")
     if resuming and request.val_data and not recorded.data.val_source:
         what = f"{folder} is validated on a part of its text"
-        raise RequestError(what, "found --val-data", "leave it out, or --resume, to start another run")
+        raise RequestError(what, "found --val-data", f"leave it out, or {ANOTHER_RUN}")
     if request.val_data and config.data.val_split not in ("auto", "end") and not resuming:
         what = f"--val-data and data.val_split={config.data.val_split} both say what it is validated on"
         raise RequestError(what, "", "leave one out")

@@ -13,7 +13,7 @@ from tformer.errors import RequestError
 from tformer.fast.kernels import decide_kernels
 from tformer.layers import CORPORA_PRESETS, GPU_PRESETS, Layer, merge, preset_layer
 from tformer.run.pretrained import Pretrained, configure, recipe
-from tformer.run.record import Record
+from tformer.run.record import ANOTHER_RUN, Record
 from tformer.training.further import further_layer
 
 # On --resume these may change: neither weights nor optimizer state depend on them.
@@ -87,7 +87,7 @@ def resume_config(recorded: Record, explicit: Sequence[Layer]) -> Config:
             raise RequestError(
                 f"{section}.{name} is {before!r} in this run",
                 f"{source} says {value!r}",
-                "leave it out to continue, or leave --resume out to start another run",
+                f"leave it out to continue, or {ANOTHER_RUN}",
             )
     return merge([Layer("tformer.yaml", own)])
 

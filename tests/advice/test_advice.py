@@ -1,0 +1,185 @@
+"""What an error of `--init-from`, of DATA or of a run that goes on advises is done here, and is enough.
+
+A row makes something wrong, takes the advice from the line that says so, and does that: the same command then
+goes through. Every error of these modules that advises something has a row, or is said to be followed
+elsewhere.
+"""
+
+import ast
+import io
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tformer as package
+from tests.advice import models, runs, texts
+from tests.advice.following import MEMORY, NEW, TEXT, tformer
+from tests.conftest import save_run, tiny_model
+from tformer.errors import TformerError
+from tformer.text.tokenizer import Tokenizer
+
+TESTS, PACKAGE = Path(__file__).parents[1], Path(package.__file__).parent
+ROWS = (*models.ROWS, *runs.ROWS, *texts.ROWS)
+MODULES = (
+    "commands/train.py",
+    "run/data.py",
+    "run/huggingface.py",
+    "run/lacking.py",
+    "run/pretrained.py",
+    "run/tensors.py",
+    "run/token_folders.py",
+    "text/blocks.py",
+    "text/data.py",
+    "text/engines.py",
+    "text/rows.py",
+    "text/split.py",
+    "text/tokenizer.py",
+    "training/memory.py",
+    "training/opening.py",
+    "training/plan.py",
+    "training/session.py",
+    "training/settings.py",
+)
+
+
+def advised() -> list[tuple[str, str]]:
+    """Each error of these modules that advises something: its place, and a pattern of what it advises."""
+    found = []
+    for module in MODULES:
+        tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
+        for function in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
+            for call in [node for node in ast.walk(function) if isinstance(node, ast.Call)]:
+                name = call.func.id if isinstance(call.func, ast.Name) else ""
+                if name in ("RequestError", "TformerError") and len(call.args) > 2:
+                    found.append((f"{module} {function.name}", pattern(call.args[2])))
+    return found
+
+
+def pattern(advice: ast.expr) -> str:
+    """Of an advice: what stands there to the letter, and anything where it is put together."""
+    if isinstance(advice, ast.Constant):
+        return re.escape(advice.value)
+    if isinstance(advice, ast.JoinedStr):
+        return "".join(pattern(part) for part in advice.values)
+    return ".+"
+
+
+SEVERAL = ("training/test_ranks.py", "test_what_several_are_told_to_do_instead_is_enough")
+PARQUET = ("text/test_rows.py", "test_a_parquet_table_is_read_or_what_reads_it_is_named")
+PEFT = "AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pretrained(NEW)"
+ELSEWHERE = {  # by the test that follows it
+    ("commands/train.py command", "--gpus N plans for them"): SEVERAL,
+    ("training/plan.py _check_ranks", "--batch-size 8"): SEVERAL,
+    ("training/plan.py _check_ranks", "save it as a file"): SEVERAL,
+    ("training/plan.py _check_ranks", "say how many --steps"): SEVERAL,
+    ("commands/train.py parse_args", "--set data.vocab_size=512"): (
+        "commands/test_usage_errors.py",
+        "test_a_setting_that_is_given_as_an_option_is_told_as_one_that_works",
+    ),
+    (
+        "run/data.py prepare_data",
+        "data.reversal_symbols and data.reversal_length must be those it was trained with",
+    ): ("run/test_pretrained.py", "test_reversal_goes_on_with_the_same_task_alone"),
+    ("run/lacking.py adapter_alone", f"merge it, with peft: {PEFT}"): (
+        "examples/test_clients.py",
+        "test_a_recipe_runs",
+    ),
+    ("text/rows.py _parquet", "pip install 'tformer[parquet]'"): PARQUET,
+    ("text/rows.py _parquet", "unpack it: a table is packed inside"): PARQUET,
+    ("text/rows.py _parquet", "name it: --field COLUMN"): PARQUET,
+}
+
+
+# ---------------------------------------------------------------------------- following
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with texts, ids of them, a model to train further and a run that is done."""
+    folder = tmp_path_factory.mktemp("advice")
+    (folder / "a.txt").write_text(TEXT)
+    (folder / "b.txt").write_text(TEXT[::2])
+    tokenizer = Tokenizer.train("char", [TEXT + "#<|>"], end_of_text=True)
+    (folder / "t.json").write_text(tokenizer.to_json())
+    save_run(folder / "base", tiny_model(std=0.05, vocab_size=tokenizer.vocab_size, n_ctx=64), tokenizer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        tformer(f"{NEW} --out done")
+        tformer("tokenize a.txt --tokenizer t.json --out ids.npy")
+        tformer("tokenize a.txt --tokenizer t.json --documents paragraph --processes 1 --out ids/")
+    return folder
+
+
+@pytest.fixture
+def place(made, tmp_path, monkeypatch):
+    """A copy of that to work in."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TFORMER_RUNS", raising=False)
+    MEMORY.clear()
+    monkeypatch.setattr("tformer.training.opening.free_bytes", lambda device: MEMORY.get("free"))
+    monkeypatch.setattr("tformer.training.memory.judging_bytes", lambda vocab_size: MEMORY.get("judging", 0))
+
+
+@pytest.fixture
+def made_at(monkeypatch):
+    """Where errors are made, by module and function, as they are."""
+    places: list[str] = []
+    plain = TformerError.__init__
+
+    def noted(self: TformerError, *args: Any, **kwargs: Any) -> None:
+        code = sys._getframe(1).f_code
+        with_path = Path(code.co_filename)
+        if with_path.is_relative_to(PACKAGE):
+            places.append(f"{with_path.relative_to(PACKAGE).as_posix()} {code.co_name}")
+        plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(TformerError, "__init__", noted)
+    return places
+
+
+class Terminal(io.StringIO):
+    """Standard input that is a person's."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.at.split()[-1]}: {row.advice[:30]}")
+def test_what_an_error_advises_is_enough(place, made_at, monkeypatch, row):
+    given = Terminal() if row.stdin == "tty" else io.TextIOWrapper(io.BytesIO(row.stdin.encode()))
+    monkeypatch.setattr(sys, "stdin", given)
+    row.first()
+    if "most" in MEMORY:
+        monkeypatch.setattr("tformer.run.token_folders.MOST_TO_SCORE", MEMORY["most"])
+    if "verified" in MEMORY:
+        monkeypatch.setattr("tformer.text.shards.VERIFIED", MEMORY["verified"])
+    made_at.clear()
+    with pytest.raises(TformerError) as refused:
+        tformer(row.wrong)
+    assert str(refused.value).endswith(f"; {row.advice}"), refused.value
+    assert row.at in made_at
+    row.then()
+    for line in [row.right] if isinstance(row.right, str) else row.right:
+        tformer(line)
+
+
+def test_every_advice_of_these_errors_is_followed():
+    followed = {(row.at, row.advice) for row in ROWS}
+    elsewhere = set()
+    for at, said in advised():
+        if any(at == place and re.fullmatch(said, advice) for place, advice in followed):
+            continue
+        by = [key for key in ELSEWHERE if key[0] == at and re.fullmatch(said, key[1])]
+        assert by, f"no row follows what {at} advises: {said}"
+        elsewhere.update(by)
+    assert elsewhere == set(ELSEWHERE), "followed here, or not advised any more"
+
+
+@pytest.mark.parametrize("file, name", sorted(set(ELSEWHERE.values())))
+def test_what_is_followed_elsewhere_is_a_test(file, name):
+    assert f"\ndef {name}(" in (TESTS / file).read_text(encoding="utf-8")
