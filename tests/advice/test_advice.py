@@ -103,7 +103,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("advice")
     (folder / "a.txt").write_text(TEXT)
     (folder / "b.txt").write_text(TEXT[::2])
-    tokenizer = Tokenizer.train("char", [TEXT + "#<|>"], end_of_text=True)
+    tokenizer = Tokenizer.train("char", [TEXT + "#<|endoftext|>"], end_of_text=True)
     (folder / "t.json").write_text(tokenizer.to_json())
     save_run(folder / "base", tiny_model(std=0.05, vocab_size=tokenizer.vocab_size, n_ctx=64), tokenizer)
     with pytest.MonkeyPatch.context() as patch:
