@@ -6,7 +6,7 @@ from pathlib import Path
 
 import transformers
 
-from tests.advice.following import (
+from tests.faults.advised.following import (
     ANOTHER,
     FURTHER,
     INDEX,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.advice.following import (
+from tests.faults.advised.following import (
     FURTHER,
     IDS,
     MEMORY,

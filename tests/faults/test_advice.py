@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 import tformer as package
-from tests.advice import models, runs, texts
-from tests.advice.following import MEMORY, NEW, TEXT, tformer
 from tests.conftest import save_run, tiny_model
+from tests.faults.advised import models, runs, texts
+from tests.faults.advised.following import MEMORY, NEW, TEXT, tformer
 from tformer.errors import TformerError
 from tformer.text.tokenizer import Tokenizer
 

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from tests.advice.following import (
+from tests.faults.advised.following import (
     AGAIN,
     ANOTHER,
     NEW,

@@ -1,0 +1,1 @@
+"""Rows of the tests of what errors advise, by what they are about."""
