@@ -74,7 +74,7 @@ PEFT = "AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pr
 ELSEWHERE = {  # by the test that follows it
     ("commands/train.py command", "--gpus N plans for them"): SEVERAL,
     ("training/plan.py _check_ranks", "--batch-size 8"): SEVERAL,
-    ("training/plan.py _check_ranks", "save it as a file"): SEVERAL,
+    ("training/plan.py plan_training", "save it as a file"): SEVERAL,
     ("training/plan.py _check_ranks", "say how many --steps"): SEVERAL,
     ("commands/train.py parse_args", "--set data.vocab_size=512"): (
         "commands/test_usage_errors.py",
@@ -121,7 +121,7 @@ def place(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TFORMER_RUNS", raising=False)
     MEMORY.clear()
-    monkeypatch.setattr("tformer.training.opening.free_bytes", lambda device: MEMORY.get("free"))
+    monkeypatch.setattr("tformer.training.opening.free_bytes", lambda *_: MEMORY.get("free"))
     monkeypatch.setattr("tformer.training.memory.judging_bytes", lambda vocab_size: MEMORY.get("judging", 0))
 
 

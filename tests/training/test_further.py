@@ -168,6 +168,8 @@ def test_windows_go_in_groups_that_have_room_and_make_the_same_step(monkeypatch)
     assert windows_at_a_time(config, int((state + 5 * window) / 0.8)) == 4, "a divisor of twelve"
     assert windows_at_a_time(config, int((state + 1.5 * window) / 0.8)) == 1
     with pytest.raises(RequestError, match=r"a step takes [\d.]+ MB.*are free.*smaller data\.window"):
+        windows_at_a_time(config, int((state + 0.5 * window) / 0.8))
+    with pytest.raises(RequestError, match=r"are free\); give a smaller model$"):
         windows_at_a_time(config, state)
 
 
@@ -204,7 +206,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_written_and_what_can_is_s
     monkeypatch.setattr("tformer.training.memory.judging_bytes", lambda vocab_size: 0)
     monkeypatch.setattr("tformer.training.opening.free_bytes", lambda device, here: 1000)
     _, said = train("--out", "none", code=2)
-    assert "are free" in said and "smaller data.window" in said and not (place / "none").exists()
+    assert "are free" in said and "give a smaller model" in said and not (place / "none").exists()
     config = of(vocab_size=40, n_ctx=64, n_layers=2, n_heads=2, d_model=16)
     state, window = step_bytes(config)
     monkeypatch.setattr(
