@@ -208,7 +208,7 @@ def test_a_signal_ends_all_after_the_same_step_and_another_number_of_processes_g
     await_checkpoint(tmp_path, process)
     os.kill(workers(process.pid)[1], signal.SIGTERM)
     code, _, err = finished(process, within=60)
-    assert code != 0 and "continue with --resume" in err
+    assert code != 0 and "continue with the same command and --resume" in err
     stopped = len(losses(tmp_path / "run"))
     code, _, err = finished(start(tmp_path, 1, *LONG, "--steps", 800, "--resume"))
     assert code == 0 and f"continuing after step {stopped}" in err, err

@@ -196,9 +196,10 @@ def command(
     began = time.perf_counter()
     sources = data or (["-"] if stdin_is_piped() else [])
     if not sources:
-        raise RequestError(
-            "no DATA", "expected a corpus, files, a folder or -", "try: tformer train reversal"
-        )
+        advice = "try: tformer train reversal"
+        if resume or init_from:
+            advice = "name that of the run again" if resume else "name a text to train it on"
+        raise RequestError("no DATA", "expected a corpus, files, a folder or -", advice)
     if "reversal" in sources and len(sources) > 1:
         raise RequestError("reversal is a task of its own", f"found {' '.join(sources)}", "give it alone")
     if len(sources) == 1:
@@ -353,7 +354,9 @@ def _train(session: "Session", json: bool) -> bool:
     step, stopped_early = session.state.step, is_exhausted(session.state, train)
     if step < train.steps and not stopped_early:
         pictures.attempt(draw)
-        terminal.say(f"stopped after step {step}; {run.folder} is saved: continue with --resume")
+        terminal.say(
+            f"stopped after step {step}; {run.folder} is saved: continue with the same command and --resume"
+        )
         raise Stopped(seen[0] if seen else signal.SIGTERM)  # another process was told
     result = session.finish()
     passed = True

@@ -6,6 +6,7 @@ from pathlib import Path
 from tests.faults.advised.following import (
     AGAIN,
     ANOTHER,
+    FURTHER,
     NEW,
     PLAN,
     RESUME,
@@ -24,6 +25,20 @@ ROWS = [
     # ------------------------------------------------------------------ the command
     Followed(
         "commands/train.py command", "train", "try: tformer train reversal", REVERSAL + PLAN, stdin="tty"
+    ),
+    Followed(
+        "commands/train.py command",
+        "train --resume --out done",
+        "name that of the run again",
+        RESUME + PLAN,
+        stdin="tty",
+    ),
+    Followed(
+        "commands/train.py command",
+        FURTHER.replace("a.txt", ""),
+        "name a text to train it on",
+        FURTHER + PLAN,
+        stdin="tty",
     ),
     Followed("commands/train.py command", "train reversal a.txt", "give it alone", REVERSAL + PLAN),
     Followed(
