@@ -164,7 +164,14 @@ def test_every_evaluation_finds_on_the_device_what_it_finds_on_the_cpu(here, cap
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("how", [["--greedy"], ["--temperature", "0.8", "--top-k", "5", "-n", "3"]])
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--greedy"],
+        ["--temperature", "0.8", "--top-k", "5", "-n", "3"],
+        ["--min-p", "0.01", "--top-p", "0.9", "--repetition-penalty", "1.2", "-n", "2", "--logprobs", "3"],
+    ],
+)
 def test_a_sample_is_that_of_the_cpu(here, capsys, how):
     capsys.readouterr()
     found = []

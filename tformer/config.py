@@ -5,6 +5,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MOST_POSITIONS = 2**22
+MOST_WINDOWS = 2**20  # of an optimizer step
+MOST_STEPS = 10**9  # and whatever else is counted in them
+
 
 class Section(BaseModel):
     """Immutable, strictly typed, no unknown keys, no NaN or infinity."""
@@ -67,10 +71,10 @@ class ModelConfig(Section):
 
     family: Literal["gpt2", "nanochat"] = Field("gpt2", description="whose Hugging Face layout it has")
     vocab_size: int = Field(0, ge=0, le=2**24, description="rows of the embedding; 0: the tokenizer's")
-    n_ctx: int = Field(256, ge=1, le=2**22, description="positions the model sees")
+    n_ctx: int = Field(256, ge=1, le=MOST_POSITIONS, description="positions the model sees")
     n_layers: int = Field(4, ge=1, le=1000, description="blocks")
     n_heads: int = Field(4, ge=1, le=1024, description="query heads; they divide d_model")
-    n_kv_heads: int = Field(0, ge=0, description="key and value heads, dividing n_heads; 0: n_heads")
+    n_kv_heads: int = Field(0, ge=0, le=1024, description="key and value heads, dividing n_heads; 0: n_heads")
     d_model: int = Field(128, ge=1, le=2**17, description="width of the residual stream")
     d_mlp: int = Field(0, ge=0, le=2**20, description="inner width of the MLP; 0: 4 · d_model")
     dropout: float = Field(0.0, ge=0, lt=1, description="on embeddings, attention weights and branches")
@@ -159,8 +163,10 @@ class DataConfig(Section):
     val_split: Literal["auto", "end", "lines", "documents", "files"] = Field(
         "auto", description="the end, or drawn from all of it; auto: documents where there are many"
     )
-    window: int = Field(0, ge=0, description="inputs of a window, at most n_ctx; 0: n_ctx")
-    stride: int = Field(0, ge=0, description="from window to window, at most its length; 0: disjoint")
+    window: int = Field(0, ge=0, le=MOST_POSITIONS, description="inputs of a window, at most n_ctx; 0: n_ctx")
+    stride: int = Field(
+        0, ge=0, le=MOST_POSITIONS, description="from window to window, at most its length; 0: disjoint"
+    )
     reversal_length: int = Field(10, ge=1, le=10_000, description="n: the random half of a sequence")
     reversal_symbols: int = Field(26, ge=2, le=10_000, description="V: how many different tokens")
 
@@ -169,13 +175,15 @@ class TrainConfig(Section):
     """How it is learned."""
 
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, batches and dropout")
-    steps: int = Field(1000, ge=1, description="optimizer steps")
-    batch_size: int = Field(32, ge=1, description="windows per optimizer step")
-    micro_batch_size: int = Field(0, ge=0, description="windows at a time, dividing it; 0: all at once")
+    steps: int = Field(1000, ge=1, le=MOST_STEPS, description="optimizer steps")
+    batch_size: int = Field(32, ge=1, le=MOST_WINDOWS, description="windows per optimizer step")
+    micro_batch_size: int = Field(
+        0, ge=0, le=MOST_WINDOWS, description="windows at a time, dividing it; 0: all at once"
+    )
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: matrices; AdamW the rest")
     lr: float = Field(1e-3, gt=0, description="peak; Muon's update has AdamW's size at the same value")
     lr_final: float = Field(0.1, ge=0, le=1, description="fraction of lr at the end")
-    warmup_steps: int = Field(100, ge=0, description="of linear rise to lr")
+    warmup_steps: int = Field(100, ge=0, le=MOST_STEPS, description="of linear rise to lr")
     decay: Literal["cosine", "linear"] = Field("cosine", description="the shape of the fall of lr")
     decay_fraction: float = Field(1.0, ge=0, le=1, description="the last part of the steps that decays")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's")
@@ -184,12 +192,18 @@ class TrainConfig(Section):
     eps: float = Field(1e-8, gt=0, description="AdamW's")
     weight_decay: float = Field(0.1, ge=0, description="decoupled, on matrices and embeddings alone")
     grad_clip: float = Field(1.0, ge=0, description="largest norm of the whole gradient; 0: off")
-    eval_every: int = Field(250, ge=0, description="steps between evaluations; 0: at the end alone")
-    checkpoint_every: int = Field(500, ge=0, description="steps between checkpoints; 0: at the end alone")
-    log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
+    eval_every: int = Field(
+        250, ge=0, le=MOST_STEPS, description="steps between evaluations; 0: at the end alone"
+    )
+    checkpoint_every: int = Field(
+        500, ge=0, le=MOST_STEPS, description="steps between checkpoints; 0: at the end alone"
+    )
+    log_every: int = Field(10, ge=1, le=MOST_STEPS, description="steps between lines of metrics.jsonl")
     keep: Literal["best", "last"] = Field("best", description="which weights model.safetensors holds")
-    keep_checkpoints: int = Field(2, ge=2, description="newest checkpoints left on disk")
-    patience: int = Field(0, ge=0, description="evaluations without improvement before it stops; 0: off")
+    keep_checkpoints: int = Field(2, ge=2, le=MOST_STEPS, description="newest checkpoints left on disk")
+    patience: int = Field(
+        0, ge=0, le=MOST_STEPS, description="evaluations without improvement before it stops; 0: off"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of matrix products; auto: bf16 where the hardware has it"
     )

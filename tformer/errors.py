@@ -21,6 +21,11 @@ def harmless(text: str) -> str:
     return UNSAFE.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
+def short(text: str, most: int = 80) -> str:
+    """The beginning of what somebody wrote, for a line that names it."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 class TformerError(Exception):
     """It could not be done: I/O, memory, a diverged training (exit 1)."""
 

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tformer.config import Config
-from tformer.errors import RequestError
+from tformer.errors import RequestError, short
 from tformer.files import read_whole, refuse_address
 from tformer.yaml_text import parse_yaml
 
@@ -80,7 +80,7 @@ def flag_layer(settings: Sequence[str], flags: dict[str, Any]) -> Layer:
         key, equals, text = setting.partition("=")
         if not equals:
             raise RequestError(f"--set {setting}", "expected KEY=VALUE", "for example --set model.n_layers=6")
-        value = parse_yaml(text, f"--set {setting}")
+        value = parse_yaml(text, f"--set {short(setting)}")
         if key in flagged and flagged[key] != value:
             raise RequestError(f"{key} is given twice", f"{flagged[key]!r} and {value!r}", "leave one out")
         given[key] = value
@@ -111,7 +111,7 @@ def merge(layers: Sequence[Layer]) -> Config:
             raise RequestError(f"the {key or 'settings'} cannot be{where}", message) from None
         raise RequestError(
             f"{key} in {source}",
-            f"{message[0].lower()}{message[1:]}, found {first['input']!r}",
+            f"{message[0].lower()}{message[1:]}, found {short(repr(first['input']))}",
             _description(first["loc"]),
         ) from None
 
@@ -155,7 +155,9 @@ def _layer(source: str, values: Any) -> Layer:
         if content is None:
             content = values[section] = {}
         if not isinstance(content, dict):
-            raise RequestError(f"{section} in {source}", f"expected settings under it, found {content!r}")
+            raise RequestError(
+                f"{section} in {source}", f"expected settings under it, found {short(repr(content))}"
+            )
         for name in content:
             if f"{section}.{name}" not in keys:
                 raise RequestError(

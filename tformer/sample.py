@@ -243,7 +243,7 @@ class TokenLogprobs:
 @torch.no_grad()
 def token_logprobs(logits: Logits, ids: Int[Tensor, " batch"], k: int) -> list[TokenLogprobs]:
     """Of the id that was chosen in each row, and of the `k` most probable: of equals the smaller id first."""
-    logprobs = logits.double().log_softmax(-1)
+    logprobs, ids = logits.cpu().double().log_softmax(-1), ids.cpu()  # MPS has no float64
     chosen = logprobs.gather(-1, ids[:, None])[:, 0].tolist()
     order = logprobs.argsort(dim=-1, descending=True, stable=True)[:, :k]
     top = [

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tformer.answer import Question
     from tformer.answer.lab import Subject
 
+MOST_SEED = 10**15  # a thousand times as much is the seed of a draw
 REPORTS = (".html", ".md")
 
 
@@ -82,7 +83,7 @@ def command(
     from tformer import answer
     from tformer.show import terminal
 
-    check_range("--seed", seed, 0)
+    check_range("--seed", seed, 0, MOST_SEED)
     check_overwrite(overwrite, "--report", report)
     if report is not None:
         if report.suffix not in REPORTS:

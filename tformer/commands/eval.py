@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tformer.run.loaded import LoadedRun
     from tformer.text.data import Reversal
 
+MOST_SEQUENCES = 10**6  # of `reversal`, which are held at once
 TOKENS_OF_A_MAP = 64  # of a text whose attention is drawn: a picture of more shows nothing
 
 EXAMPLES = (
@@ -145,7 +146,7 @@ def eval_reversal(
 ) -> None:
     """Accuracy by position, and the verdict on the mask."""
     check_precision(precision)
-    check_range("-n", n, 1)
+    check_range("-n", n, 1, MOST_SEQUENCES)
     check_range("--seed", seed, 0)
     loaded = load_one(run, "reversal", device, "reversal", step)
     from tformer.evals.reversal import reversal
@@ -256,7 +257,7 @@ def eval_attention(
 ) -> None:
     """Where each head looks, and which heads carry the reversal."""
     check_out(out, overwrite, "attention", ".svg", ".png")
-    check_range("-n", n, 1)
+    check_range("-n", n, 1, MOST_SEQUENCES)
     check_range("--seed", seed, 0)
     loaded = load_one(run, "attention", device, step=step)
     from tformer.evals.attention import head_maps, mirror

@@ -11,7 +11,9 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from tformer.errors import RequestError
+from tformer.errors import RequestError, short
+
+MOST_WHOLE = 2**63 - 1
 
 
 def completes(*words: str) -> Callable[[str], list[str]]:
@@ -133,7 +135,14 @@ def check_overwrite(overwrite: bool, option: str, path: Path | None) -> None:
 
 
 def check_range(name: str, value: float | None, least: float, most: float | None = None) -> None:
-    """Check the range of a number. Raises RequestError naming the option."""
-    if value is not None and not (least <= value and (most is None or value <= most)):
-        found = f"expected {least:g} or more" if most is None else f"expected {least:g} to {most:g}"
-        raise RequestError(f"{name} {value:g}", found)
+    """Check the range of a number: finite, a whole one of 63 bits. Raises RequestError naming the option."""
+    if value is None:
+        return
+    is_whole = isinstance(value, int)
+    top = most if most is not None else MOST_WHOLE if is_whole else sys.float_info.max
+    if least <= value <= top:
+        return
+    found = f"expected at most {top}" if value > top else f"expected {least:g} or more"
+    if most is not None:
+        found = f"expected {least:g} to {most:g}"
+    raise RequestError(f"{name} {short(str(value)) if is_whole else f'{value:g}'}", found)

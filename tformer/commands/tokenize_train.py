@@ -4,7 +4,7 @@ import sys
 from itertools import chain
 from pathlib import Path
 
-from tformer.commands.options import print_json, refuse_existing
+from tformer.commands.options import check_range, print_json, refuse_existing
 from tformer.errors import RequestError, harmless
 from tformer.files import write_file
 
@@ -22,6 +22,7 @@ def train_tokenizer(
     json: bool,
 ) -> None:
     """Learn a vocabulary from the texts and write it to a file."""
+    from tformer.text.engines import MOST_IDS
     from tformer.text.tokenizer import KINDS, Tokenizer
 
     if kind not in KINDS:
@@ -33,6 +34,7 @@ def train_tokenizer(
         raise RequestError(
             "--train without --out", "expected where to write the tokenizer", "--out tokenizer.json"
         )
+    check_range("--vocab-size", vocab_size, 257, MOST_IDS)
     refuse_existing(out, overwrite)
     from tformer.show.progress import bytes_progress
     from tformer.text.blocks import BigText, big_files, text_size

@@ -111,12 +111,14 @@ class Generations:
         try:
             return cls(
                 **{name: values[name] for name in (*names, "equal_characters", "training")},
-                columns={column["temperature"]: _measures(column) for column in values["temperatures"]},
+                columns={
+                    float(column["temperature"]): _measures(column) for column in values["temperatures"]
+                },
                 validation=_measures(values["validation"]),
                 samples=[Drawn(**sample) for sample in values["samples"]],
                 continuations=[(s["prompt"], s["text"]) for s in values["validation_samples"]],
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise RequestError("not what `eval generations` of this version finds", str(error)) from None
 
 

@@ -227,21 +227,27 @@ def _scalars(result: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _evidence(line: Evaluation, name: str) -> list[str]:
-    """What a task found beside its numbers: a figure, or the samples and what is measured of them."""
-    result = line.result
-    if line.task == "reversal" and (positions := result.get("positions")):
-        return [_shown(_accuracies(positions, float(result.get("chance", 0))), name)]
-    if line.task == "loss":
+    """What a task found beside its numbers; nothing where somebody else wrote the line."""
+    try:
+        return _shown_of_task(line.task, line.result, name)
+    except (RequestError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
+        return []
+
+
+def _shown_of_task(task: str, result: dict[str, Any], name: str) -> list[str]:
+    """A figure, or the samples and what is measured of them."""
+    if task == "reversal" and (positions := result.get("positions")):
+        chance = _within(1.0, result.get("chance", 0.0))
+        return [_shown(_accuracies(positions, chance), name)]
+    if task == "loss":
         parts = _parts(result.get("parts", ()))
         if len(means := result.get("by_position", ())) > 1:
-            curve = Series("loss", tuple(range(1, len(means) + 1)), tuple(means))
+            losses = tuple(_within(1e6, mean) for mean in means)
+            curve = Series("loss", tuple(range(1, len(losses) + 1)), losses)
             parts.append(_shown(position_figure([curve]), name))
         return parts
-    if line.task == "generations":
-        try:
-            return _generations(Generations.from_dict(result))
-        except RequestError:  # of an earlier version: its numbers are shown alone
-            return []
+    if task == "generations":
+        return _generations(Generations.from_dict(result))
     return []
 
 
@@ -253,8 +259,18 @@ def _parts(parts: Sequence[dict[str, Any]]) -> list[str]:
     return [page.table("", columns, rows, [False] + [True] * (len(names) - 1))] if rows else []
 
 
+def _within(most: float, value: Any) -> float:
+    """A number from 0 on that can be drawn. Raises ValueError for another."""
+    if not 0 <= float(value) <= most:
+        raise ValueError(value)
+    return float(value)
+
+
 def _accuracies(positions: Sequence[dict[str, Any]], chance: float) -> Bars:
-    bars = tuple((f"{p['position']} ({p['half']} half)", Numbers((p["accuracy"],), ".3f")) for p in positions)
+    bars = tuple(
+        (f"{p['position']} ({p['half']} half)", Numbers((_within(1.0, p["accuracy"]),), ".3f"))
+        for p in positions
+    )
     return Bars("Accuracy of each target position", "accuracy", bars, ("chance", chance))
 
 

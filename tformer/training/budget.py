@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from tformer.config import TrainConfig
+from tformer.config import MOST_STEPS, TrainConfig
 from tformer.errors import RequestError
 from tformer.evals.loss import TOKENS_AT_ONCE, text_loss
 from tformer.run.record import TimeBudget
@@ -55,8 +55,8 @@ class Costs:
 
 
 def steps_within(seconds: float, costs: Costs, train: TrainConfig) -> int:
-    """The largest number of steps that takes at most `seconds`, with all that comes beside them; or 0."""
-    low, high = 0, max(0, int(seconds / costs.step)) + 1
+    """The most steps of which a run with all that comes beside them takes at most `seconds`; or 0."""
+    low, high = 0, int(min(MOST_STEPS, max(0.0, seconds / costs.step))) + 1
     while high - low > 1:  # costs grow with the steps
         middle = (low + high) // 2
         low, high = (middle, high) if costs.of(middle, train) <= seconds else (low, middle)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tformer.counted import counted
-from tformer.errors import RequestError
+from tformer.errors import RequestError, short
 from tformer.run.checkpoint import open_run
 from tformer.run.swap import discard
 from tformer.signals import undone_by_signal
@@ -38,6 +38,7 @@ from tformer.training.opening import Prepared, build_session
 from tformer.training.session import Session
 
 MEASURED = 1.0  # seconds of training that are timed, about
+MOST_GPUS = 10**6
 PREFIX, MINUTE = "tformer-estimate-", 60.0  # of its directory; seconds in which a new one is held
 
 
@@ -119,8 +120,8 @@ def estimate(
 
 def _planned(prepared: Prepared, gpus: int, accelerator: str | None) -> list[OnAccelerator]:
     """On so many accelerators, with the model whole on each and sharded."""
-    if gpus < 1:
-        raise RequestError(f"--gpus {gpus}", "expected 1 or more")
+    if not 1 <= gpus <= MOST_GPUS:
+        raise RequestError(f"--gpus {short(str(gpus))}", f"expected 1 to {MOST_GPUS}")
     if accelerator is None:
         raise RequestError("--gpus without --accelerator", "", "name one: " + ", ".join(ACCELERATORS))
     kind = find_accelerator(accelerator)

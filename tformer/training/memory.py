@@ -16,6 +16,7 @@ from tformer.model import Transformer
 
 FLOAT_BYTES = 4
 STATE_BYTES = 4 + 4 + 8  # a parameter: its weight, its gradient, two moments
+LEAST_STATE_BYTES = 4 + 4 + 4  # the same with one moment, as Muon has of most
 LOGIT_BYTES = 4 + 4  # of a logit on the way back: its gradient, and that of its loss
 USABLE = 0.8  # of what is free: the rest is for text, pages and other processes
 ENOUGH = 1 << 30  # bytes of windows at a time
@@ -167,6 +168,30 @@ def windows_at_a_time(config: Config, free: int | None, processes: int = 1) -> i
             "give " + ", or ".join(filter(None, less)),
         )
     return max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * window <= room))
+
+
+def refuse_larger(config: Config, free: int | None, shards: int = 1) -> None:
+    """Raises RequestError for a training that certainly has no room, before any of it is made.
+
+    Such a one would be ended by the system, when all memory is taken, without a word. Counted is what no
+    kernel does without: weights, gradients and a moment, one of `shards` parts of them, and of the windows
+    that go at a time, in two bytes, what each block and each logit was made of.
+    """
+    if free is None:
+        return
+    model, train = config.model, config.train
+    with torch.device("meta"):  # blocks are alike, and a thousand of them take seconds
+        one, two = (Transformer(model.model_copy(update={"n_layers": n})).n_parameters for n in (1, 2))
+    state = LEAST_STATE_BYTES * (one + (model.n_layers - 1) * (two - one)) // shards
+    tokens = (train.micro_batch_size or train.batch_size) * (config.data.window or model.n_ctx)
+    activations = 2 * tokens * (model.n_layers * model.d_model + model.vocab_size)
+    if state + activations > free:
+        raise RequestError(
+            f"a step takes at least {_size(state + activations)}: {_size(state)} for the model, its "
+            f"gradients and moments, {_size(activations)} for {tokens:,} tokens at a time",
+            f"{_size(free)} are free",
+            "give a smaller model, or train.micro_batch_size" if state < free else "give a smaller model",
+        )
 
 
 def _size(n: float) -> str:

@@ -44,7 +44,7 @@ from tformer.training.budget import TimeLimit, settle
 from tformer.training.compiled import CompileError, compile_blocks, compile_forward
 from tformer.training.fit import State, is_exhausted
 from tformer.training.further import steps_for, window_for
-from tformer.training.memory import free_bytes, windows_at_a_time
+from tformer.training.memory import free_bytes, refuse_larger, windows_at_a_time
 from tformer.training.noted import loss_by_position, sampled_line
 from tformer.training.optim import Optimizers, lr_at
 from tformer.training.passages import NextWords, read_next_words
@@ -174,10 +174,11 @@ def open_session(run: Run, prepared: Prepared, drawing: float = 0.0) -> Session:
 def build_session(run: Run, prepared: Prepared) -> Session:
     """Build model and optimizers, and take up the newest whole checkpoint if the run has one.
 
-    Without one, the weights are those that the run begins from, if any. Raises RequestError where the run has
-    more steps already than it is to have.
+    Without one, the weights are those that the run begins from, if any. Raises RequestError where there is
+    no room for it, and where the run has more steps already than it is to have.
     """
     config, device = prepared.config, prepared.device
+    refuse_larger(config, free_bytes(device), prepared.ranks.world if prepared.shards else 1)
     torch.manual_seed(config.train.seed)
     model = Transformer(config.model)
     record = _record(run, prepared)
