@@ -104,20 +104,22 @@ def test_an_estimate_leaves_nothing_and_measures_a_time(tmp_path, monkeypatch):
     assert next(row["name"] for row in said["accelerators"]) == "t4"
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "expected"),
-    [((300, 350), (320, 400), lambda m: 300 - m["weights"] + m["total"]), ((300, 350), (0, 10**12), 10**12)],
-    ids=["what the formula has", "what was measured is more"],
-)
-def test_the_memory_of_a_process_is_what_it_held_before_and_the_step(
-    tmp_path, monkeypatch, before, after, expected
+def test_the_memory_of_a_process_is_measured_and_of_windows_that_were_not_taken_what_each_keeps(
+    tmp_path, monkeypatch
 ):
-    held = iter([before, after, None, None])
-    monkeypatch.setattr(module, "held_bytes", lambda: next(held))
-    said = train(tmp_path, "--estimate", "--device", "cpu")
-    wanted = expected if isinstance(expected, int) else expected(said["memory"])
-    assert said["here"]["process"] == wanted
-    assert train(tmp_path, "--estimate", "--device", "cpu")["here"]["process"] is None
+    at_a_time = 12
+    mega, begin = 10**6, [(200 * 10**6, 0), (250 * 10**6, 0), (400 * 10**6, 0)]
+    held = iter([*begin, (0, 2300 * mega), *begin, (0, 1)])
+    monkeypatch.setattr("tformer.training.costs.judging_bytes", lambda vocab_size: 0)
+    monkeypatch.setattr(module, "held_bytes", lambda: next(held, None))
+    monkeypatch.setattr(module, "timed_windows", lambda session, clock: at_a_time)
+    words = ("--estimate", "--device", "cpu", "--batch-size", 12, "--precision", "fp32")
+    assert train(tmp_path, *words)["here"]["process"] == 2250 * mega
+    at_a_time = 3
+    said = train(tmp_path, *words, "--set", "train.kernels=reference")
+    beside_weights = said["memory"]["total"] - said["memory"]["weights"]
+    assert said["here"]["process"] - 350 * mega == pytest.approx(beside_weights, rel=0.02)
+    assert train(tmp_path, *words)["here"]["process"] is None, "nobody knows"
 
 
 MEASURED = """import atexit, sys

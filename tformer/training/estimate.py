@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tformer.counted import counted
 from tformer.errors import RequestError, short
 from tformer.run.checkpoint import open_run
@@ -33,7 +35,7 @@ from tformer.training.costs import (
     training_memory,
 )
 from tformer.training.fit import Learner, State, fit
-from tformer.training.memory import USABLE, free_bytes, held_bytes
+from tformer.training.memory import LOGIT_BYTES, USABLE, free_bytes, held_bytes, kept_bytes
 from tformer.training.opening import Prepared, build_session
 from tformer.training.session import Session
 
@@ -94,11 +96,17 @@ def estimate(
     config = prepared.config
     train, length = config.train, config.data.window or config.model.n_ctx
     at_once = train.micro_batch_size or train.batch_size
+    before = held_bytes()
     memory, disk = training_memory(config, at_once), disk_of(config)
+    after = held_bytes()  # what counts imports PyTorch's compiler
+    beside = after[0] - before[0] if before and after else 0
     if gpus is None and accelerator is None:
         _check_memory(memory, at_once, length, free_bytes(prepared.device))
         _check_disk(disk, folder)
-        here, there = _measured(prepared, memory), [on_accelerator(config, name) for name in ACCELERATORS]
+        here, there = (
+            _measured(prepared, memory, at_once, beside),
+            [on_accelerator(config, name) for name in ACCELERATORS],
+        )
     else:
         here, there = None, _planned(prepared, gpus or 1, accelerator)
     per_token, parts = flops_per_token(config.model, length), parameters_by_part(empty_model(config.model))
@@ -172,11 +180,12 @@ def _check_disk(disk: Disk, folder: Path) -> None:
 # ---------------------------------------------------------------------------- measured
 
 
-def _measured(prepared: Prepared, memory: Memory, clock: Clock = time.perf_counter) -> Here:
+def _measured(
+    prepared: Prepared, memory: Memory, at_once: int, beside: int, clock: Clock = time.perf_counter
+) -> Here:
     """About a second of training, in a directory that is thrown away.
 
-    What a process holds beside the model is what it holds before the first step. It may be more than that and
-    `memory` come to: what is freed in a step is not all given back.
+    `beside` are bytes that this process holds for its counting, and a training does not.
     """
     config = prepared.config
     _sweep_estimates()
@@ -186,13 +195,16 @@ def _measured(prepared: Prepared, memory: Memory, clock: Clock = time.perf_count
         open_run(Path(place) / "run") as run,
     ):
         session = build_session(run, replace(prepared, limit=None, overwrite=False))
-        before = held_bytes()
-        step = step_seconds(session, clock)
+        start = held_bytes()
+        group = timed_windows(session, clock)
+        step = step_seconds(session, group, clock)
         costs = costs_beside(session, step, 0.0, clock)
-        after = held_bytes()
+        end = held_bytes()
+        window = _window_bytes(session) if group < at_once else 0
     process = None
-    if prepared.device.type == "cpu" and before and after:
-        process = max(before[0] - memory.weights + memory.total, after[1])
+    if prepared.device.type == "cpu" and start and end:
+        state = start[0] + memory.gradients + memory.optimizer
+        process = max(end[1], state + at_once * window) - beside
     length = config.data.window or config.model.n_ctx
     per_step = config.train.batch_size * length
     return Here(
@@ -218,15 +230,25 @@ def _sweep_estimates() -> None:
                     os.close(descriptor)
 
 
-def step_seconds(session: Session, clock: Clock) -> float:
-    """Seconds of a step, by steps of one group of its windows and of two, where all of it would take long."""
-    train = session.config.train
-    group = train.micro_batch_size or train.batch_size
+def _window_bytes(session: Session) -> int:
+    """What each window adds to the memory of a step, by what a forward pass keeps as the run has it."""
+    model, precision = session.model.train(), session.config.train.precision
+    device = next(model.parameters()).device
+    ids = torch.from_numpy(session.data.batches.batch(0, 1)[0]).to(device)
+    return kept_bytes(model, ids, precision) + LOGIT_BYTES * ids.numel() * model.config.vocab_size
+
+
+def timed_windows(session: Session, clock: Clock) -> int:
+    """How many windows at a time are timed: those of the run, or as many as take about a second."""
+    group = session.config.train.micro_batch_size or session.config.train.batch_size
     _timed_steps(session, 1, 1, 1, clock)  # uncounted: memory is found
     one = _timed_steps(session, 1, 1, 1, clock)
-    if group * one > 2 * MEASURED:  # a window takes so long that the group need not be whole
-        group = max(1, int(MEASURED / one))
-    groups = train.batch_size / group
+    return group if group * one <= 2 * MEASURED else max(1, int(MEASURED / one))
+
+
+def step_seconds(session: Session, group: int, clock: Clock) -> float:
+    """Seconds of a step, by steps of one group of its windows and of two, where all of it would take long."""
+    groups = session.config.train.batch_size / group
     once = _timed_steps(session, group, group, 1, clock)
     times = max(3, min(50, int(MEASURED / once)))
     once = _timed_steps(session, group, group, times, clock)

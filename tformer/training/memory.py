@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from tformer.config import Config, ModelConfig
+from tformer.device import autocast
 from tformer.errors import RequestError
 from tformer.evals.loss import LOGITS_AT_ONCE, TOKENS_AT_ONCE
 from tformer.loss import cross_entropy
@@ -41,7 +42,15 @@ def step_bytes(config: Config) -> tuple[int, int]:
 
 
 def _kept_bytes(config: ModelConfig, window: int) -> int:
-    """What a forward pass of one window keeps for the way back, without the weights."""
+    """What a forward pass of one window keeps for the way back by the formulas, without the weights."""
+    with torch.device("meta"):
+        model = Transformer(config)
+        ids = torch.zeros((1, window), dtype=torch.int64)
+    return kept_bytes(model.train(), ids, "fp32")
+
+
+def kept_bytes(model: Transformer, ids: torch.Tensor, precision: str) -> int:
+    """What a forward pass keeps for the way back, without the weights."""
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -51,12 +60,10 @@ def _kept_bytes(config: ModelConfig, window: int) -> int:
         return tensor
 
     alive: list[torch.Tensor] = []  # so that no storage is counted under the name of one that is gone
-    with torch.device("meta"):
-        model = Transformer(config)
-        ids = torch.zeros((1, window), dtype=torch.int64)
-    model.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        cross_entropy(model(ids), ids).sum()
+        with autocast(precision, ids.device):
+            logits = model(ids)
+        cross_entropy(logits, ids).sum()
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     return sum(n for storage, n in kept.items() if storage not in weights)
 
