@@ -184,7 +184,7 @@ def test_of_several_processes_each_has_its_share_of_the_windows_and_of_a_sharded
     with pytest.raises(RequestError, match=r"in each of 4 processes.* or --shard$"):
         windows_at_a_time(whole, free, 4)
     with pytest.raises(RequestError, match=r"or train\.recompute$"):
-        windows_at_a_time(parts, state // 4, 4)
+        windows_at_a_time(parts, int((state / 4 + 0.5 * window) / 0.8), 4)
 
 
 def test_processes_of_one_machine_share_its_memory(place, monkeypatch):

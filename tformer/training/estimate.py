@@ -35,7 +35,7 @@ from tformer.training.costs import (
     training_memory,
 )
 from tformer.training.fit import Learner, State, fit
-from tformer.training.memory import LOGIT_BYTES, USABLE, free_bytes, held_bytes, kept_bytes
+from tformer.training.memory import LOGIT_BYTES, USABLE, free_bytes, held_bytes, kept_for_backward
 from tformer.training.opening import Prepared, build_session
 from tformer.training.session import Session
 
@@ -235,7 +235,7 @@ def _window_bytes(session: Session) -> int:
     model, precision = session.model.train(), session.config.train.precision
     device = next(model.parameters()).device
     ids = torch.from_numpy(session.data.batches.batch(0, 1)[0]).to(device)
-    return kept_bytes(model, ids, precision) + LOGIT_BYTES * ids.numel() * model.config.vocab_size
+    return kept_for_backward(model, ids, precision) + LOGIT_BYTES * ids.numel() * model.config.vocab_size
 
 
 def timed_windows(session: Session, clock: Clock) -> int:

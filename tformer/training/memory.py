@@ -46,10 +46,10 @@ def _kept_bytes(config: ModelConfig, window: int) -> int:
     with torch.device("meta"):
         model = Transformer(config)
         ids = torch.zeros((1, window), dtype=torch.int64)
-    return kept_bytes(model.train(), ids, "fp32")
+    return kept_for_backward(model.train(), ids, "fp32")
 
 
-def kept_bytes(model: Transformer, ids: torch.Tensor, precision: str) -> int:
+def kept_for_backward(model: Transformer, ids: torch.Tensor, precision: str) -> int:
     """What a forward pass keeps for the way back, without the weights."""
     kept: dict[int, int] = {}
 
