@@ -161,8 +161,9 @@ def _loss(config: Config, record: Record) -> str:
     told = f"Measured on {on}" + (f", with the weights of step {kept:,}." if kept is not None else ".")
     more = record.result.model_extra or {}
     band, of = more.get("expected"), more.get("expected_of")
-    is_band = isinstance(band, list) and len(band) == 2 and {type(end) for end in band} <= {int, float}
-    if is_band and isinstance(of, str) and of in UNIT_OF:
+    if not isinstance(band, list) or not {type(end) for end in band} <= {int, float}:
+        band = []
+    if len(band) == 2 and isinstance(of, str) and of in UNIT_OF:
         told += f" The preset ends at {band[0]:g} to {band[1]:g} {UNIT_OF[of]}."
     return "\n".join(["## Loss", "", *lines, "", told])
 
