@@ -134,7 +134,7 @@ def test_whenever_it_is_ended_it_goes_on_to_the_same_files(monkeypatch, capsys):
                 tformer(line.format(f"ids{first}"))
                 break
             except Killed:
-                left = 4 + first  # and so each time that it goes on
+                left = 6 + first  # each time that it goes on: enough for one file and the index
                 n_ended += 1
         assert contents(f"ids{first}") == contents("whole"), first
         if n_ended == before:
