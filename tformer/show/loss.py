@@ -16,7 +16,7 @@ from tformer.show.charts import curves
 from tformer.show.colours import LIGHT
 from tformer.show.loss_words import EXTREMES, RUN_COLUMNS, Comparison, cells_of
 from tformer.show.terminal import has_colours, has_unicode
-from tformer.show.words import bar, visible
+from tformer.show.words import visible
 
 
 def loss_table(facts: dict[str, str], result: LossResult, figure: Lines, console: Console) -> None:
@@ -36,7 +36,7 @@ def _positions(result: LossResult, console: Console) -> None:
     most = max(mean for _, _, mean in spans) or 1.0
     for first, last, mean in spans:
         label = str(first) if first == last else f"{first}–{last}"
-        grid.add_row(label, f"{mean:.4f}", bar(mean / most))
+        grid.add_row(label, f"{mean:.4f}", terminal.Bar(mean / most))
     console.print(grid)
 
 

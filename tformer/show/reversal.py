@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tformer.show import terminal
-from tformer.show.words import bar, percent
+from tformer.show.words import percent
 
 if TYPE_CHECKING:  # it imports torch
     from tformer.evals.reversal import ReversalResult
@@ -33,7 +33,7 @@ def reversal_table(result: "ReversalResult", console: Console) -> None:
             row.half,
             expected,
             Text(percent(row.accuracy), style=style),
-            Text(bar(row.accuracy), style=style),
+            terminal.Bar(row.accuracy, style),
         )
     console.print(grid)
     low, high = result.interval

@@ -6,10 +6,11 @@ plain lines.
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import Markdown
 from rich.measure import Measurement
 from rich.rule import Rule
@@ -17,7 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tformer.errors import harmless
+from tformer.show.words import bar
 
+BAR = 20  # characters of a whole one
 WIDEST = 1000  # characters of a line where no terminal breaks it
 
 
@@ -63,8 +66,25 @@ def warn(message: str) -> None:
     err().print(Text(harmless(f"warning: {message}"), style="yellow"))
 
 
+@dataclass(frozen=True)
+class Bar:
+    """A bar in a table, in the column without a name: shorter where a terminal is narrow."""
+
+    fraction: float
+    style: str = ""
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, BAR)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(bar(self.fraction, min(BAR, options.max_width)), style=self.style)
+
+
 def table(console: Console, *columns: str, title: str = "", right: Sequence[str] = ()) -> Table:
-    """A table: framed on a terminal, plain columns elsewhere."""
+    """A table: framed on a terminal, plain columns elsewhere.
+
+    A last column without a name is one of bars: on a narrow terminal they are shorter, nothing else is cut.
+    """
     grid = Table(
         title=title or None,
         box=box.ROUNDED if console.is_terminal else None,
@@ -72,7 +92,8 @@ def table(console: Console, *columns: str, title: str = "", right: Sequence[str]
         pad_edge=console.is_terminal,
     )
     for column in columns:
-        grid.add_column(column, justify="right" if column in right else "left")
+        whole = columns[-1] == "" and column != ""
+        grid.add_column(column, justify="right" if column in right else "left", no_wrap=whole)
     return grid
 
 
