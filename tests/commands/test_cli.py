@@ -140,6 +140,18 @@ def test_training_imports_no_compiler(tmp_path, optimizer):
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=ENVIRONMENT)
 
 
+def test_sampling_imports_no_more_than_it_needs(place):
+    code = (
+        "import sys, tformer.cli\n"
+        "sys.argv = ['tformer', 'sample', 'To', '--max-tokens', '1', '--device', 'cpu']\n"
+        "try: tformer.cli.main()\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "dear = {'torch._dynamo', 'rich.markdown', 'matplotlib', 'transformers', 'tformer.show.loss'}\n"
+        "assert 'torch' in sys.modules and not dear & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=place, check=True, env=ENVIRONMENT)
+
+
 # ---------------------------------------------------------------------------- errors
 
 

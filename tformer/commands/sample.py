@@ -157,7 +157,6 @@ def command(
     from tformer.run.find import find_run, newest_run
     from tformer.sample import Sampling, continue_text
     from tformer.show import terminal
-    from tformer.show.logprobs import coloured_sample, legend_of_samples
     from tformer.show.words import printable
     from tformer.text.plain import STDIN, whole_text
     from tformer.text.tokenizer import encode_prompt
@@ -222,6 +221,8 @@ def command(
         if live:
             write("\n")
         elif logprobs is not None and not json:
+            from tformer.show.logprobs import coloured_sample
+
             for sample in samples:
                 write("" if first else between)
                 coloured_sample(text, sample, tokenizer.token_bytes, terminal.out())
@@ -234,6 +235,8 @@ def command(
         with _asking_on() if interactive else nullcontext():
             continue_prompt(text, line)
     if logprobs is not None and not json:
+        from tformer.show.logprobs import legend_of_samples
+
         legend_of_samples(terminal.err())
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import Markdown
 from rich.measure import Measurement
 from rich.rule import Rule
 from rich.table import Table
@@ -115,6 +114,8 @@ def token_table(rows: Sequence[tuple[int, str]], console: Console) -> None:
 
 def markdown(text: str, console: Console) -> None:
     """Prose; rendered on a terminal, as it is written elsewhere."""
+    from rich.markdown import Markdown  # a tenth of a second, for `answer` alone
+
     console.print(Markdown(text) if console.is_terminal else Text(text))
 
 
