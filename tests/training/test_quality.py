@@ -1,4 +1,4 @@
-"""What training is worth: figures that a change must not lose. Slow."""
+"""What training is worth: figures that a change must not lose. It trains a preset to its end: exhaustive."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from tests.conftest import SHARED
 TEXT = SHARED / "tinyshakespeare.txt"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not TEXT.exists(), reason="the benchmark text is not beside this checkout")
 def test_the_small_character_configuration_ends_below_its_peer_as_transformers_judges_too(tmp_path):
