@@ -1,5 +1,6 @@
 """Several processes train what one trains, and none is left waiting for another that is gone."""
 
+import itertools
 import json
 import os
 import shlex
@@ -39,6 +40,7 @@ TINY = shlex.split(
     "--set model.n_layers=1 --set model.d_model=16 --set model.n_heads=2 --set model.n_ctx=16 "
     "--set model.dropout=0 --set train.log_every=1 --set train.eval_every=5 --json"
 )
+OF_FIFTY_STEPS = ((4, "adamw", "--no-shard"), (4, "muon", "--shard"))  # the others are exhaustive
 
 
 def start(folder: Path, processes: int, *words: object, restarts: int = 0) -> subprocess.Popen:
@@ -146,11 +148,12 @@ def test_two_processes_share_the_windows_of_a_folder_of_token_files(tmp_path, mo
     assert val[0] == pytest.approx(val[1], rel=1e-5) and len(val[0]) == 2
 
 
-@pytest.mark.parametrize("how", ["--no-shard", "--shard"])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize(
-    "processes",
-    [pytest.param(2, marks=pytest.mark.exhaustive), pytest.param(4, marks=pytest.mark.slow)],
+    ("processes", "optimizer", "how"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if case in OF_FIFTY_STEPS else pytest.mark.exhaustive)
+        for case in itertools.product((2, 4), ("adamw", "muon"), ("--no-shard", "--shard"))
+    ],
 )
 def test_fifty_steps_have_the_same_losses(tmp_path, processes, optimizer, how):
     words = ("--steps", 50, "--set", f"train.optimizer={optimizer}", how)
@@ -174,7 +177,10 @@ LONG = ("--out", "run", "--set", "train.checkpoint_every=20", "--set", "train.ev
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("victim", "how"), [(0, "--no-shard"), (1, "--no-shard"), (0, "--shard")])
+@pytest.mark.parametrize(
+    ("victim", "how"),
+    [pytest.param(0, "--no-shard", marks=pytest.mark.exhaustive), (1, "--no-shard"), (0, "--shard")],
+)
 def test_the_others_leave_when_one_is_killed(tmp_path, victim, how):
     process = start(tmp_path, 2, *LONG, how, "--steps", 1_000_000)
     await_checkpoint(tmp_path, process)
@@ -202,7 +208,7 @@ def test_a_restart_goes_on_from_the_last_checkpoint(tmp_path, victim, how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["--no-shard", "--shard"])
+@pytest.mark.parametrize("how", [pytest.param("--no-shard", marks=pytest.mark.exhaustive), "--shard"])
 def test_a_signal_ends_all_after_the_same_step_and_another_number_of_processes_goes_on(tmp_path, how):
     process = start(tmp_path, 2, *LONG, how, "--steps", 800)
     await_checkpoint(tmp_path, process)
