@@ -14,11 +14,11 @@ from tformer.cli import app
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.layers import merge, preset_layer
+from tformer.run.huggingface import empty_model
 from tformer.training import estimate as module
 from tformer.training.costs import (
     bytes_sent,
     disk_of,
-    empty_model,
     flops_per_token,
     on_accelerator,
     parameters_by_part,

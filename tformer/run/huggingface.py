@@ -287,7 +287,7 @@ def from_hf(config: ModelConfig, tensors: dict[str, Tensor], source: str) -> dic
     buffers = (*BUFFERS, "rotary_emb.inv_freq")
     tensors = {name: t for name, t in tensors.items() if not name.endswith(buffers)}
     copy = tensors.pop("lm_head.weight", None) if config.tied else None
-    expected = {name: t.shape for name, t in _layout(config, _empty(config).state_dict()).items()}
+    expected = {name: t.shape for name, t in _layout(config, empty_model(config).state_dict()).items()}
     if missing := sorted(expected.keys() - tensors.keys()):
         raise RequestError(f"{source} lacks tensors", "missing " + _some(missing))
     if extra := sorted(tensors.keys() - expected.keys()):
@@ -333,14 +333,15 @@ class _NoDraws(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _empty(config: ModelConfig) -> Transformer:
+def empty_model(config: ModelConfig) -> Transformer:
+    """The model without numbers: names and shapes alone."""
     with torch.device("meta"), _NoDraws():
         return Transformer(config)
 
 
 def without_weights(config: ModelConfig) -> Transformer:
     """The real modules, with shapes and no values but those of positions that nothing learns."""
-    model = _empty(config)
+    model = empty_model(config)
     if config.positions == "sinusoidal":
         table = sinusoidal_positions(config.n_ctx, config.d_model)
         model.register_buffer("position", table, persistent=False)

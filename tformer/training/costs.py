@@ -12,7 +12,7 @@ import torch
 from tformer.config import Config, ModelConfig
 from tformer.errors import RequestError
 from tformer.model import Transformer
-from tformer.run.huggingface import to_hf
+from tformer.run.huggingface import empty_model, to_hf
 from tformer.run.tensors import safetensors_header
 from tformer.training.memory import judging_bytes, step_bytes
 from tformer.training.optim import Optimizers
@@ -47,12 +47,6 @@ def find_accelerator(name: str) -> Accelerator:
     if name.lower() not in ACCELERATORS:
         raise RequestError(f"no accelerator {name!r} is known", "there is " + ", ".join(ACCELERATORS))
     return ACCELERATORS[name.lower()]
-
-
-def empty_model(config: ModelConfig) -> Transformer:
-    """The model without numbers: names and shapes alone."""
-    with torch.device("meta"):
-        return Transformer(config)
 
 
 # ---------------------------------------------------------------------------- parameters and FLOPs

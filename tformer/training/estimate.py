@@ -14,6 +14,7 @@ import torch
 from tformer.counted import counted
 from tformer.errors import RequestError, short
 from tformer.run.checkpoint import open_run
+from tformer.run.huggingface import empty_model
 from tformer.run.swap import discard
 from tformer.signals import undone_by_signal
 from tformer.temporary import lock
@@ -26,7 +27,6 @@ from tformer.training.costs import (
     Memory,
     OnAccelerator,
     disk_of,
-    empty_model,
     find_accelerator,
     flops_per_token,
     on_accelerator,

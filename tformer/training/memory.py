@@ -14,6 +14,7 @@ from tformer.errors import RequestError
 from tformer.evals.loss import LOGITS_AT_ONCE, TOKENS_AT_ONCE
 from tformer.loss import cross_entropy
 from tformer.model import Transformer
+from tformer.run.huggingface import empty_model
 
 FLOAT_BYTES = 4
 STATE_BYTES = 4 + 4 + 8  # a parameter: its weight, its gradient, two moments
@@ -36,16 +37,13 @@ def step_bytes(config: Config) -> tuple[int, int]:
         activations = _kept_bytes(model.model_copy(update={"n_layers": 1}), window) + given
     else:
         activations = _kept_bytes(model, window)
-    with torch.device("meta"):
-        n_parameters = Transformer(model).n_parameters
+    n_parameters = empty_model(model).n_parameters
     return STATE_BYTES * n_parameters, activations + LOGIT_BYTES * window * model.vocab_size
 
 
 def _kept_bytes(config: ModelConfig, window: int) -> int:
     """What a forward pass of one window keeps for the way back by the formulas, without the weights."""
-    with torch.device("meta"):
-        model = Transformer(config)
-        ids = torch.zeros((1, window), dtype=torch.int64)
+    model, ids = empty_model(config), torch.zeros((1, window), dtype=torch.int64, device="meta")
     return kept_for_backward(model.train(), ids, "fp32")
 
 
@@ -187,8 +185,8 @@ def refuse_larger(config: Config, free: int | None, shards: int = 1) -> None:
     if free is None:
         return
     model, train = config.model, config.train
-    with torch.device("meta"):  # blocks are alike, and a thousand of them take seconds
-        one, two = (Transformer(model.model_copy(update={"n_layers": n})).n_parameters for n in (1, 2))
+    # Blocks are alike, and a thousand of them take seconds.
+    one, two = (empty_model(model.model_copy(update={"n_layers": n})).n_parameters for n in (1, 2))
     state = LEAST_STATE_BYTES * (one + (model.n_layers - 1) * (two - one)) // shards
     tokens = (train.micro_batch_size or train.batch_size) * (config.data.window or model.n_ctx)
     activations = 2 * tokens * (model.n_layers * model.d_model + model.vocab_size)

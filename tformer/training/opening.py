@@ -178,7 +178,8 @@ def build_session(run: Run, prepared: Prepared) -> Session:
     no room for it, and where the run has more steps already than it is to have.
     """
     config, device = prepared.config, prepared.device
-    refuse_larger(config, free_bytes(device), prepared.ranks.world if prepared.shards else 1)
+    ranks = prepared.ranks
+    refuse_larger(config, free_bytes(device, ranks.here), ranks.world if prepared.shards else 1)
     torch.manual_seed(config.train.seed)
     model = Transformer(config.model)
     record = _record(run, prepared)
