@@ -32,6 +32,7 @@ from tests.faults.advised.following import (
     write,
 )
 
+MANY = NEW.replace("--batch-size 2", "--batch-size 512")
 ROWS = [
     # ------------------------------------------------------------------ a model to begin from
     Followed(
@@ -102,6 +103,20 @@ ROWS = [
         "give a smaller model",
         NEW + PLAN,
         first=lambda: MEMORY.update(free=100_000, judging=5_000),
+    ),
+    Followed(
+        "training/memory.py refuse_larger",
+        f"{NEW.replace('d_model=8', 'd_model=64')} --out large",
+        "give a smaller model",
+        f"{NEW} --out large",
+        first=lambda: MEMORY.update(free=100_000),
+    ),
+    Followed(
+        "training/memory.py refuse_larger",
+        f"{MANY} --out large",
+        "give a smaller model, or train.micro_batch_size",
+        f"{MANY} --set train.micro_batch_size=2 --out large",
+        first=lambda: MEMORY.update(free=100_000),
     ),
     # ------------------------------------------------------------------ what a directory lacks
     Followed(
