@@ -14,7 +14,8 @@ SHAKESPEARE = {"data": {"source": ["shakespeare"]}}
 MEASURED = {
     "shakespeare": [2.8423],
     "shakespeare-bpe": [4.0671],
-    "shakespeare-char": [1.3340],
+    "shakespeare-char": [1.2940],
+    "tinyshakespeare": [1.4361, 1.4450, 1.4516],
     "nanogpt-char-cpu": [1.723, 1.718],
 }
 UNMEASURED = {"char-12l", "shakespeare-gpu", "list"}  # a list is as hard as whoever made it
