@@ -35,6 +35,7 @@ CUDA_SAYS = {
     "is_current_stream_capturing": False,
     "get_rng_state": torch.zeros(16, dtype=torch.uint8),
     "set_rng_state": None,
+    "mem_get_info": (8 << 30, 8 << 30),
 }
 # What takes tensors of the device and others of the CPU together; a number of the CPU goes with all.
 MIXING = (

@@ -24,6 +24,7 @@ from tformer.answer import investigate
 from tformer.cli import app
 from tformer.config import Config
 from tformer.errors import TformerError
+from tformer.layers import preset_names
 from tformer.sample import Sampling, continue_text
 from tformer.yaml_text import parse_yaml
 
@@ -107,6 +108,18 @@ ALONE: list[Step] = [
     (
         "train hamlet.txt --preset nanogpt-char-cpu --config tiny.yaml --out p",
         lambda d: recorded("p", "train.beta2") == 0.99 and recorded("p", "model.n_layers") == 1,
+    ),
+    *[
+        (
+            f"train hamlet.txt --preset {name} --config tiny.yaml --set train.micro_batch_size=2 --out p-{name}",
+            lambda d: "step 3/3" in d.err,
+        )
+        for name in preset_names()
+        if name not in ("nanogpt-char-cpu", "reversal")
+    ],
+    (
+        f"train reversal --preset reversal --config tiny.yaml {REVERSAL} --out p-reversal",
+        lambda d: "step 80/80" in d.err,
     ),
     ("eval --run runs/text --device auto --precision fp32 --json", lambda d: d.json["loss"] > 0),
     ("eval --run runs/text --data rows.csv --field verse --json", lambda d: d.json["bytes"] > 900),

@@ -16,6 +16,7 @@ from tformer.errors import TformerError
 from tformer.files import append_line, write_json
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.fit import DivergedError
+from tformer.training.optim import Optimizers
 
 EVERY_STEP = ["--set", "train.checkpoint_every=1", "--set", "train.eval_every=0"]
 VOCABULARY = 24  # of the text, its last row the end of text
@@ -33,27 +34,27 @@ def train(*arguments: str) -> None:
 
 
 def spoil(monkeypatch, step: int, what) -> None:
-    """Let `what(optimizer)` happen after the update of a step."""
-    made, update = [], torch.optim.AdamW.step
+    """Let `what(optimizers)` happen after the update of a step."""
+    made, update = [], Optimizers.step
 
-    def spoiled(optimizer, *args):
-        update(optimizer, *args)
-        made.append(optimizer)
+    def spoiled(optimizers, *args):
+        update(optimizers, *args)
+        made.append(optimizers)
         if len(made) == step:
             with torch.no_grad():
-                what(optimizer)
+                what(optimizers)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", spoiled)
+    monkeypatch.setattr(Optimizers, "step", spoiled)
 
 
-def unseen_row(optimizer) -> None:
+def unseen_row(optimizers) -> None:
     """What no loss shows: the row of a token that the text has not, where logits have rows of their own."""
-    embedding = next(p for p in optimizer.param_groups[0]["params"] if len(p) == VOCABULARY)
+    embedding = next(p for p in optimizers.names if len(p) == VOCABULARY)
     embedding[-1] = math.inf
 
 
-def moment(optimizer) -> None:
-    next(iter(optimizer.state.values()))["exp_avg_sq"].fill_(math.inf)
+def moment(optimizers) -> None:
+    next(t for name, t in optimizers.state_tensors().items() if name.endswith("exp_avg_sq")).fill_(math.inf)
 
 
 @pytest.mark.parametrize("what", [unseen_row, moment])

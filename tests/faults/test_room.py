@@ -10,6 +10,7 @@ import torch
 from tests.faults.test_kills import TRAIN, place
 from tformer.cli import app
 from tformer.errors import TformerError
+from tformer.training.optim import Optimizers
 
 Usage = namedtuple("Usage", ["total", "used", "free"])
 
@@ -38,15 +39,15 @@ def test_a_run_that_is_overwritten_stays_where_there_is_no_room(here, monkeypatc
 
 
 def test_a_training_that_diverged_advises_what_can_be_done(here, monkeypatch):
-    step = torch.optim.AdamW.step
+    step = Optimizers.step
 
-    def spoiled(optimizer, *args):
-        step(optimizer, *args)
+    def spoiled(optimizers, *args):
+        step(optimizers, *args)
         with torch.no_grad():
-            optimizer.param_groups[0]["params"][0].fill_(float("nan"))
+            next(iter(optimizers.names)).fill_(float("nan"))
 
     with monkeypatch.context() as patch, pytest.raises(TformerError) as failed:
-        patch.setattr(torch.optim.AdamW, "step", spoiled)
+        patch.setattr(Optimizers, "step", spoiled)
         app(
             [*TRAIN, "--set", "train.eval_every=0", "--set", "train.checkpoint_every=0"],
             standalone_mode=False,

@@ -85,7 +85,7 @@ def test_what_is_cut_at_line_feeds_alone_is_a_list_by_them_alone():
 def test_a_list_with_lines_that_separate_is_none(tmp_path):
     for name, between in (("a", "\n"), ("b", "\n<|endoftext|>\n")):
         (tmp_path / name).write_text("\n".join(NAMES) + between + "\n".join(NAMES[:5]))
-    assert are_lists([str(tmp_path / "a")]) and not are_lists([str(tmp_path / "b")])
+    assert are_lists([str(tmp_path / "a")], "text") and not are_lists([str(tmp_path / "b")], "text")
 
 
 def test_of_a_long_list_the_beginning_is_looked_at():

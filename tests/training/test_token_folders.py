@@ -185,7 +185,7 @@ REFUSED = {
     "rows/ --tokenizer char": r"data.tokenizer is char \(rows/ holds ids of bpe\); leave it out",
     "rows/ --tokenizer other.json": r"rows holds ids of another tokenizer \(bpe of 2\d\d, and the model's",
     "rows/ --documents line": r"data.documents is line \(rows has: file\)",
-    "rows/ --set data.val_split=files": r"data.val_split is files \(rows holds ids\); data.val_split=doc",
+    "rows/ --set data.val_split=files": r"data.val_split is files \(rows holds ids\); data.val_split=end",
     "prose/ --set data.val_split=documents": r"val_split is documents \(prose has 0 that end\)",
     "rows/ --set model.n_ctx=5000": "expected at least n_ctx",
     "rows/ words/": r"words and rows are of different tokenizers",
