@@ -111,7 +111,7 @@ ALONE: list[Step] = [
     ),
     *[
         (
-            f"train hamlet.txt --preset {name} --config tiny.yaml --set train.micro_batch_size=2 --out p-{name}",
+            f"{TRAIN} --preset {name} --set train.micro_batch_size=2 --out p-{name}",
             lambda d: "step 3/3" in d.err,
         )
         for name in preset_names()
