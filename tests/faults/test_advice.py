@@ -123,6 +123,7 @@ def place(made, tmp_path, monkeypatch):
     MEMORY.clear()
     monkeypatch.setattr("tformer.training.opening.free_bytes", lambda *_: MEMORY.get("free"))
     monkeypatch.setattr("tformer.training.memory.judging_bytes", lambda vocab_size: MEMORY.get("judging", 0))
+    monkeypatch.setattr("tformer.training.estimate.MEASURED", 1e-3)  # that it measures is enough here
 
 
 @pytest.fixture

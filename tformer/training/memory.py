@@ -4,6 +4,7 @@ Windows that go through the model one group after another make the same step: th
 """
 
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -41,6 +42,7 @@ def step_bytes(config: Config) -> tuple[int, int]:
     return STATE_BYTES * n_parameters, activations + LOGIT_BYTES * window * model.vocab_size
 
 
+@lru_cache(maxsize=16)  # an estimate asks for every accelerator
 def _kept_bytes(config: ModelConfig, window: int) -> int:
     """What a forward pass of one window keeps for the way back by the formulas, without the weights."""
     model, ids = empty_model(config), torch.zeros((1, window), dtype=torch.int64, device="meta")
