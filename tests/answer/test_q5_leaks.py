@@ -1,6 +1,7 @@
 """Question 5: wrong masks leak as said, and each claim falls where its mechanism is taken away."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,6 @@ from tests.answer.subjects import subject
 from tests.answer.verdicts import refuted, verdicts
 from tests.conftest import FAMILIES, tiny_model
 from tformer.answer.experiment import QUICK, Seeds
-from tformer.answer.parts import unmasked
 from tformer.answer.q5_mask import leaks
 from tformer.answer.tasks import Unshifted
 from tformer.model import CausalSelfAttention, attention
@@ -24,8 +24,9 @@ CLAIMS = {
 }
 
 
-def measured():
-    return leaks.show_leaks(Seeds([leaks.measure_leaks(QUICK, 5, None)]))
+@pytest.fixture(scope="module")
+def evidence():
+    return leaks.measure_leaks(QUICK, 5, None)
 
 
 def test_unshifted_targets_are_the_inputs():
@@ -39,16 +40,23 @@ def test_one_too_short_spoils_the_first_position_and_then_all():
     assert leaks.nan_positions(2, 0) == [True] * 7, "0 · NaN = NaN"
 
 
-def test_the_reversal_table_tells_masks_apart():
-    assert verdicts(measured()) == dict.fromkeys(CLAIMS, True)
+def test_the_reversal_table_tells_masks_apart(evidence):
+    assert verdicts(leaks.show_leaks(Seeds([evidence]))) == dict.fromkeys(CLAIMS, True)
 
 
-def test_every_claim_on_leaks_falls_when_the_masks_are_exchanged(monkeypatch):
-    monkeypatch.setitem(leaks.LEAK_FORMULAS, leaks.RIGHT, unmasked)
-    monkeypatch.setitem(leaks.LEAK_FORMULAS, leaks.NONE, attention)
+def test_every_claim_on_leaks_falls_when_the_masks_are_exchanged(evidence, monkeypatch):
+    """What was trained with them is exchanged, since training is the cost."""
     monkeypatch.setattr(leaks, "TOO_SHORT", attention)
-    monkeypatch.setattr(leaks, "Unshifted", lambda task: task)
-    assert refuted(measured()) == CLAIMS
+    had = evidence.variants
+    exchanged = replace(
+        evidence,
+        variants=had
+        | {leaks.RIGHT: had[leaks.NONE], leaks.NONE: had[leaks.RIGHT], leaks.SAME: had[leaks.RIGHT]},
+        nan_one_block=leaks.nan_positions(1, 5),
+        nan_two_blocks=leaks.nan_positions(2, 5),
+        stopped=leaks.is_stopped(Reversal(4, 8, seed=5), 5),
+    )
+    assert refuted(leaks.show_leaks(Seeds([exchanged]))) == CLAIMS
 
 
 @pytest.mark.parametrize("changes", FAMILIES[::3], ids=["gpt2", "nanochat-gqa"])
