@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from tests.faults.kill import run, start
-from tests.faults.row import Outcome, Row
+from tests.faults.row import CLOCK, Outcome, Row
 from tests.faults.tiny import TRAIN, left_behind, no_pictures, place, state
 
 KILLS, SOME = 500, 12
@@ -31,7 +31,7 @@ def measure(folder: Path, whole: bool) -> Outcome:
     """Kill so often; compare each run with one that nothing interrupted."""
     kills, steps = (KILLS, STEPS) if whole else (SOME, FEW_STEPS)
     outcome, draws, done, runs = Outcome(), random.Random(11), 0, 0
-    while done < kills:
+    while done < kills and CLOCK.has_time():
         runs += 1
         here, there, args = (
             place(folder / f"killed-{runs}"),
@@ -41,7 +41,7 @@ def measure(folder: Path, whole: bool) -> Outcome:
         code, said = run(args, there, prepare=no_pictures)
         assert code == 0, said
         code = -signal.SIGKILL
-        while code == -signal.SIGKILL and done < kills:
+        while code == -signal.SIGKILL and done < kills and CLOCK.has_time():
             code, said = killed_after(draws.uniform(0, LONGEST), args, here)
             done += code == -signal.SIGKILL
         if code == -signal.SIGKILL:

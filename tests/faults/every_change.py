@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from tests.faults.kill import run
-from tests.faults.row import Outcome, Row
+from tests.faults.row import CLOCK, Outcome, Row
 from tests.faults.tiny import (
     EVAL,
     SAMPLE,
@@ -54,7 +54,7 @@ def fresh_run(
         writer()
 
     failures, kills, saved = [], 0, 0
-    for turn in turns:
+    for turn in CLOCK.each(turns):
         here = place(folder / f"fresh-{turn}")
         code, said = run([*TRAIN, "--resume"], here, turn, prepare=prepare)
         if code != -9:
@@ -77,7 +77,7 @@ def overwritten_run(
 ) -> tuple[int, list[str]]:
     """Kill a run that takes the place of another: the old one is there until the new one has weights."""
     failures, kills = [], 0
-    for turn in turns:
+    for turn in CLOCK.each(turns):
         here = place(folder / f"over-{turn}")
         shutil.copytree(old, here / "run")
         code, said = run([*TRAIN, "--overwrite"], here, turn, prepare=no_pictures)

@@ -7,7 +7,7 @@ what was written: a change that nothing notices, and that changes nothing, is to
 import random
 from pathlib import Path
 
-from tests.faults.row import Outcome, Row
+from tests.faults.row import CLOCK, Outcome, Row
 from tests.faults.tiny import checkpoints, made
 from tformer.errors import TformerError
 from tformer.model import Transformer
@@ -23,15 +23,15 @@ def measure(folder: Path, whole: bool) -> Outcome:
     checkpoint, model = checkpoints(here / "run")[-1], load_model(here / "run", "cpu")
     right, draws, outcome = read_checkpoint(checkpoint, model, NOBODY), random.Random(7), Outcome()
     flips = n_bytes = 0
-    for path in sorted(checkpoint.iterdir()):
-        data = path.read_bytes()
-        for place in range(0, len(data), 1 if whole else SOME):
-            n_bytes += 1
-            for bit in range(8) if whole else [draws.randrange(8)]:
-                flips += 1
-                path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
-                if problem := _taken(checkpoint, model, right):
-                    outcome.failures.append(f"{path.name}, byte {place}, bit {bit}: {problem}")
+    held = {path: path.read_bytes() for path in sorted(checkpoint.iterdir())}
+    every = 1 if whole else SOME
+    for path, place in CLOCK.mixed([(path, n) for path in held for n in range(0, len(held[path]), every)]):
+        n_bytes, data = n_bytes + 1, held[path]
+        for bit in range(8) if whole else [draws.randrange(8)]:
+            flips += 1
+            path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+            if problem := _taken(checkpoint, model, right):
+                outcome.failures.append(f"{path.name}, byte {place}, bit {bit}: {problem}")
         path.write_bytes(data)
     outcome.found = f"{flips - len(outcome.failures):,} of {flips:,} flips of {n_bytes:,} bytes detected"
     return outcome

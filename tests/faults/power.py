@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.faults.disk import Change, inside
 from tests.faults.every_change import State, goes_on, says
 from tests.faults.kill import run
-from tests.faults.row import Outcome, Row
+from tests.faults.row import CLOCK, Outcome, Row
 from tests.faults.tiny import SAMPLE, TRAIN, damaged, made, no_pictures, place, sha256
 from tests.faults.unsynced import Tree, crashes, read_tree, write_tree
 
@@ -102,8 +102,8 @@ def _each(
     """Judge what may lie there after each so manyth change; how many states that were."""
     seen: set[str] = set()
     there = here.parent / "left"
-    for n in range(len(changes), 0, -every):
-        for name, tree in crashes(before, changes[:n]):
+    for n in CLOCK.mixed(range(len(changes), 0, -every)):
+        for name, tree in CLOCK.each(crashes(before, changes[:n])):
             digest = hashlib.sha256(repr(sorted(tree.items())).encode()).hexdigest()
             if digest in seen:
                 continue

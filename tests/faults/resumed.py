@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from tests.faults.kill import run
-from tests.faults.row import Outcome, Row
+from tests.faults.row import CLOCK, Outcome, Row
 from tests.faults.tiny import no_pictures, place, state
 
 STEPS = 100
@@ -63,6 +63,7 @@ OLDER += [*FP32, *SO_MANY, *SIZES, *OFTENS]
 def measure(folder: Path, whole: bool) -> Outcome:
     """All configurations."""
     outcome, cases, equal = Outcome(), 0, 0
+    ends = {}
     older = place(folder / "older")
     code, said = run(OLDER, older, prepare=no_pictures)
     assert code == 0, said
@@ -72,15 +73,17 @@ def measure(folder: Path, whole: bool) -> Outcome:
         shutil.copytree(older, there)
         code, said = run(args, there, prepare=_prepared(0, 0))
         assert code == 0, f"{name}: {said}"
-        end = _state(there / "run")
+        ends[name] = args, _state(there / "run")
         shutil.rmtree(there)
-        for step in range(1, STEPS + 1) if whole else SOME:
-            here = folder / "here"
-            shutil.copytree(older, here)
-            problem = _resumed(args, here, step, end)
-            shutil.rmtree(here)
-            cases, equal = cases + 1, equal + (not problem)
-            outcome.failures += [f"{name}, step {step}: {problem}"] if problem else []
+    steps = range(1, STEPS + 1) if whole else SOME
+    for name, step in CLOCK.mixed([(name, step) for name in ends for step in steps]):
+        here = folder / "here"
+        shutil.copytree(older, here)
+        args, end = ends[name]
+        problem = _resumed(args, here, step, end)
+        shutil.rmtree(here)
+        cases, equal = cases + 1, equal + (not problem)
+        outcome.failures += [f"{name}, step {step}: {problem}"] if problem else []
     outcome.found = f"{equal} of {cases} bitwise ({'; '.join(CONFIGURATIONS)})"
     return outcome
 

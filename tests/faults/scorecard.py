@@ -3,12 +3,14 @@
     python -m tests.faults.scorecard                    all of it
     python -m tests.faults.scorecard --quick            a sample of each
     python -m tests.faults.scorecard --rows chained,flips --out table.md
+    python -m tests.faults.scorecard --minutes 10       of each as much as there is time for
 
 It exits with 1 where anything is not as claimed. Rows are named by what they begin with.
 """
 
 import argparse
 import datetime
+import math
 import platform
 import sys
 import time
@@ -32,7 +34,7 @@ from tests.faults import (
     refused,
     resumed,
 )
-from tests.faults.row import Outcome, Row
+from tests.faults.row import CLOCK, Outcome, Row
 
 ROWS: tuple[Row, ...] = (
     chained.ROW,
@@ -50,11 +52,15 @@ ROWS: tuple[Row, ...] = (
 HEAD = "| figure | target | found | |\n|---|---|---|---|"
 
 
-def measured(row: Row, whole: bool) -> tuple[Outcome, float]:
-    """What a row found, and in how many seconds."""
+def measured(row: Row, whole: bool, minutes: float = math.inf) -> tuple[Outcome, float]:
+    """What a row found, in so many minutes at most and a case; and in how many seconds."""
     began = time.monotonic()
+    CLOCK.give(minutes * 60)
     with TemporaryDirectory(prefix="tformer-faults-") as folder:
         outcome = row.measure(Path(folder), whole)
+    if CLOCK.ran_out:
+        outcome.found += f"; broken off after {minutes:g} minutes"
+    CLOCK.give(math.inf)
     return outcome, time.monotonic() - began
 
 
@@ -72,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.scorecard", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--quick", action="store_true", help="a sample of each row: a minute or two")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of each row, at most")
     parser.add_argument("--rows", default="", help="names of rows, separated by commas")
     parser.add_argument("--out", type=Path, help="write the table to this file as well")
     options = parser.parse_args(arguments)
@@ -84,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines, failed = [HEAD], False
     for row in rows:
         print(f"{row.name} …", file=sys.stderr, flush=True)
-        outcome, seconds = measured(row, not options.quick)
+        outcome, seconds = measured(row, not options.quick, options.minutes)
         lines.append(line(row, outcome))
         failed = failed or bool(outcome.failures)
         print(f"  {outcome.skipped or outcome.found}, {seconds:.0f} s", file=sys.stderr)
