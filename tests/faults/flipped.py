@@ -25,7 +25,8 @@ def measure(folder: Path, whole: bool) -> Outcome:
     flips = n_bytes = 0
     held = {path: path.read_bytes() for path in sorted(checkpoint.iterdir())}
     every = 1 if whole else SOME
-    for path, place in CLOCK.mixed([(path, n) for path in held for n in range(0, len(held[path]), every)]):
+    cases = [(path, place) for path in held for place in range(0, len(held[path]), every)]
+    for path, place in CLOCK.mixed(cases):
         n_bytes, data = n_bytes + 1, held[path]
         for bit in range(8) if whole else [draws.randrange(8)]:
             flips += 1

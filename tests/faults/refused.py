@@ -9,21 +9,24 @@ import errno
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
 from tests.faults.disk import GROWING, Before, Change, inside
 from tests.faults.every_change import State, goes_on, says
 from tests.faults.kill import run
-from tests.faults.row import Outcome, Row
+from tests.faults.row import CLOCK, Outcome, Row
 from tests.faults.tiny import EVAL, SAMPLE, TRAIN, left_behind, made, no_pictures, sha256, state
 
 SOME = 61  # of the sample: every so manyth change
 TOKENIZER = ["tokenize", "text.txt", "--train", "--tokenizer", "char", "--out", "made.json"]
 IDS = ["tokenize", "text.txt", "--tokenizer", "run", "--out", "made.npy"]
+FOLDER = ["tokenize", "text.txt", "--tokenizer", "run", "--processes", "1", "--out", "ids/"]
+FOLDER += ["--documents", "line"]
 PICTURE = ["eval", "attention", "--prompt", "To be", "--run", "run", "--device", "cpu", "--out", "made.svg"]
 
 
@@ -72,6 +75,7 @@ class Scene:
     args: list[str]
     judge: Judge
     with_run: bool = True
+    prepare: Callable[[], object] = no_pictures
 
 
 def measure(folder: Path, whole: bool) -> Outcome:
@@ -97,29 +101,31 @@ def measure(folder: Path, whole: bool) -> Outcome:
         _writes(folder, here, IDS, "tokenize --out"),
         Scene("eval loss", EVAL, _added(here, old)),
         _writes(folder, here, PICTURE, "eval attention --out"),
+        _of_ids(folder, here),
+        _of_ids(folder, here, "--overwrite"),
     ]
     outcome = Outcome()
-    met = [_each(folder, here, scene, 1 if whole else SOME, outcome.failures) for scene in scenes]
-    told = ", ".join(f"{scene.name} {n:,}" for scene, n in zip(scenes, met, strict=True))
-    outcome.found = f"{sum(met):,} refusals ({told})"
+    every, met = 1 if whole else SOME, Counter(dict.fromkeys((scene.name for scene in scenes), 0))
+    turns = {scene.name: range(1, _changes(folder, here, scene) + 1, every) for scene in scenes}
+    cases = [(scene, turn, r) for scene in scenes for turn in turns[scene.name] for r in REFUSALS]
+    for scene, turn, refusal in CLOCK.mixed(cases):
+        outcome.failures += _met(folder / "here", here, scene, turn, refusal)
+        met[scene.name] += 1
+    told = ", ".join(f"{name} {n:,}" for name, n in met.items())
+    outcome.found = f"{met.total():,} refusals ({told})"
     return outcome
 
 
-def _each(folder: Path, made_here: Path, scene: Scene, every: int, failures: list[str]) -> int:
-    """Every refusal at every so manyth change of a command; how many that were."""
-    here, met = folder / "here", 0
-    for turn in range(1, _changes(folder, made_here, scene) + 1, every):
-        for refusal in REFUSALS:
-            _fresh(made_here, here, scene)
-            code, said = run(scene.args, here, before=refusal.at(turn, here), prepare=no_pictures)
-            met += 1
-            found = [] if refusal.number or code == 0 else ["a short write is an error"]
-            errors = [line for line in said.splitlines() if line.startswith("tformer: error: ")]
-            if code not in (0, 1) or len(errors) != (code == 1) or "bug" in said or "Traceback" in said:
-                found.append(f"ended with {code}: {said.strip()[-300:]}")
-            found += scene.judge(here, code, said, refusal)
-            failures += [f"{scene.name}, {refusal.name} at change {turn}: {problem}" for problem in found]
-    return met
+def _met(here: Path, made_here: Path, scene: Scene, turn: int, refusal: Refusal) -> list[str]:
+    """What is wrong when a change of a command, counted from 1, is refused."""
+    _fresh(made_here, here, scene)
+    code, said = run(scene.args, here, before=refusal.at(turn, here), prepare=scene.prepare)
+    found = [] if refusal.number or code == 0 else ["a short write is an error"]
+    errors = [line for line in said.splitlines() if line.startswith("tformer: error: ")]
+    if code not in (0, 1) or len(errors) != (code == 1) or "bug" in said or "Traceback" in said:
+        found.append(f"ended with {code}: {said.strip()[-300:]}")
+    found += scene.judge(here, code, said, refusal)
+    return [f"{scene.name}, {refusal.name} at change {turn}: {problem}" for problem in found]
 
 
 def _fresh(made_here: Path, here: Path, scene: Scene) -> None:
@@ -137,7 +143,7 @@ def _changes(folder: Path, made_here: Path, scene: Scene) -> int:
         if inside(change.path, here):
             os.write(descriptor, b"x")
 
-    code, said = run(scene.args, here, before=before, prepare=no_pictures)
+    code, said = run(scene.args, here, before=before, prepare=scene.prepare)
     os.close(descriptor)
     assert code == 0, said
     return log.stat().st_size
@@ -164,6 +170,53 @@ def _writes(folder: Path, made_here: Path, args: list[str], name: str) -> Scene:
         return found + ["the same command makes another file"] * ((here / file).read_bytes() != right)
 
     return Scene(name, args, judge)
+
+
+def _of_ids(folder: Path, made_here: Path, *option: str) -> Scene:
+    """A folder of ids, in several files: a new one, or over one of other ids."""
+    args, here = [*FOLDER, *option], folder / "here"
+    scene = Scene(" ".join(["tokenize --out FOLDER/", *option]), args, lambda *rest: [], prepare=_small_files)
+    _fresh(made_here, here, scene)
+    code, said = run(args, here, prepare=_small_files)
+    assert code == 0, said
+    right, rest = _files(here / "ids"), _files(here, but="ids")
+    assert sum(name.startswith("ids-") for name in right) > 2, sorted(right)
+    older: dict[str, bytes] = {}
+    if option:
+        code, said = run([*FOLDER[:-1], "none"], made_here, prepare=_small_files)
+        assert code == 0, said
+        older = _files(made_here / "ids")
+        assert older["index.json"] != right["index.json"]
+        rest = _files(made_here, but="ids")
+
+    def judge(here: Path, code: int, said: str, refusal: Refusal) -> list[str]:
+        there = _files(here / "ids")
+        found = ["it said that it was done, and it is not"] * (code == 0 and there != right)
+        whole = json.loads(there.get("index.json") or "{}").get("complete", False)
+        found += ["it says that it is whole, and is not"] * (whole and there not in (older, right))
+        found += ["what is not its own has been changed"] * (_files(here, but="ids") != rest)
+        if refusal.number != errno.EIO or not refusal.goes_on:  # where something can be removed
+            found += [f"{left} stays" for left in left_behind(here)]
+        again, said = run(args, here, prepare=_small_files)
+        found += [f"the same command ended with {again}: {said.strip()[-300:]}"] * (again != 0)
+        return found + ["the same command makes other files"] * (_files(here / "ids") != right)
+
+    return replace(scene, judge=judge)
+
+
+def _files(folder: Path, but: str = " ") -> dict[str, bytes]:
+    """All that lies below a folder."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    names = {str(path.relative_to(folder)): path for path in paths}
+    return {name: path.read_bytes() for name, path in names.items() if not name.startswith(but)}
+
+
+def _small_files() -> None:
+    """For a copy of this process: a short text makes several files of ids."""
+    from tformer.text import blocks, shards
+
+    no_pictures()
+    blocks.BLOCK_CHARACTERS, blocks.LONG_DOCUMENT, shards.SHARD = 200, 400, 300
 
 
 def _added(made_here: Path, old: State) -> Judge:
