@@ -79,6 +79,8 @@ class Answer(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
             self.list_files(found[1], found[2] or "main")
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
+            self.list_tree(found[1], found[2])
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self.resolve(*found.groups())
         elif found := re.fullmatch(r"/files/([^/]+/[^/]+)/(.+)", path):
@@ -105,6 +107,13 @@ class Answer(BaseHTTPRequestHandler):
             repository, commit = found
             listed = [{"rfilename": file} for file in sorted(repository.files)]
             body = {"id": name, "modelId": name, "sha": commit, "siblings": listed, "tags": []}
+            self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+    def list_tree(self, name: str, revision: str) -> None:
+        """What `hf download` asks for."""
+        if found := self.repository(name, revision):
+            files = sorted(found[0].files.items())
+            body = [{"type": "file", "path": file, "size": len(data), "oid": file} for file, data in files]
             self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def resolve(self, name: str, revision: str, file: str) -> None:

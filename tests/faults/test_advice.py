@@ -24,9 +24,12 @@ from tformer.text.tokenizer import Tokenizer
 
 TESTS, PACKAGE = Path(__file__).parents[1], Path(package.__file__).parent
 ROWS = (*models.ROWS, *runs.ROWS, *texts.ROWS)
+ERRORS = ("RequestError", "TformerError", "_NoConfigError")
 MODULES = (
     "commands/train.py",
+    "files.py",
     "run/data.py",
+    "run/hub.py",
     "run/huggingface.py",
     "run/lacking.py",
     "run/pretrained.py",
@@ -35,6 +38,7 @@ MODULES = (
     "text/blocks.py",
     "text/data.py",
     "text/engines.py",
+    "text/plain.py",
     "text/rows.py",
     "text/split.py",
     "text/tokenizer.py",
@@ -54,7 +58,7 @@ def advised() -> list[tuple[str, str]]:
         for function in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
             for call in [node for node in ast.walk(function) if isinstance(node, ast.Call)]:
                 name = call.func.id if isinstance(call.func, ast.Name) else ""
-                if name in ("RequestError", "TformerError") and len(call.args) > 2:
+                if name in ERRORS and len(call.args) > 2:
                     found.append((f"{module} {function.name}", pattern(call.args[2])))
     return found
 
@@ -71,7 +75,30 @@ def pattern(advice: ast.expr) -> str:
 SEVERAL = ("training/test_ranks.py", "test_what_several_are_told_to_do_instead_is_enough")
 PARQUET = ("text/test_rows.py", "test_a_parquet_table_is_read_or_what_reads_it_is_named")
 PEFT = "AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pretrained(NEW)"
+HUB = ("run/test_hub.py", "test_what_is_advised_of_the_hub_is_enough")
 ELSEWHERE = {  # by the test that follows it
+    ("files.py cannot_write", "what was there is unharmed"): (
+        "test_files.py",
+        "test_a_writer_that_fails_leaves_what_was_there_and_nothing_else",
+    ),
+    ("run/hub.py _explained", "look at its spelling; for a private one: hf auth login"): HUB,
+    ("run/hub.py _explained", "ask for it at huggingface.co/my/gated, then: hf auth login"): HUB,
+    ("run/hub.py _explained", "name a model"): HUB,
+    ("run/hub.py _unreachable", "try again; what was fetched is kept"): HUB,
+    ("run/hub.py fetch", "save it as safetensors"): HUB,
+    ("run/hub.py fetched", "fetch it again: hf download org/name --revision 1"): HUB,
+    ("text/plain.py _not_utf8", "if it is in another encoding, convert it: iconv"): (
+        "text/test_plain.py",
+        "test_what_is_packed_or_in_another_encoding_is_read_by_the_line_that_the_error_gives",
+    ),
+    ("text/plain.py refuse_other_than_text", "make text of it: zcat poem.gz > poem.txt"): (
+        "text/test_plain.py",
+        "test_what_is_packed_or_in_another_encoding_is_read_by_the_line_that_the_error_gives",
+    ),
+    ("text/plain.py refuse_other_than_text", "save it as a file, and then: unzip -p FILE > TEXT.txt"): (
+        "text/test_plain.py",
+        "test_standard_input_is_read_through_the_filter_that_the_error_gives",
+    ),
     ("commands/train.py command", "--gpus N plans for them"): SEVERAL,
     ("training/plan.py _check_ranks", "--batch-size 8"): SEVERAL,
     ("training/plan.py plan_training", "save it as a file"): SEVERAL,

@@ -269,6 +269,57 @@ def test_what_a_run_began_from_is_gone_from_the_cache(hub, tformer, monkeypatch)
     assert code == 2 and f"hf download {NAME} --revision {'1' * 40}" in err
 
 
+def test_what_is_advised_of_the_hub_is_enough(hub, tformer, files, monkeypatch):
+    """Each line that says what to do is followed, and the same command, or the one it names, goes through."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # huggingface_hub tries again for half a minute
+    config = {"config.json": files["config.json"]}
+    hub.repositories |= {
+        "my/private": Repository(dict(files), private=True),
+        "my/gated": Repository(dict(files), gated=True),
+        "my/pickled": Repository(config | {"pytorch_model.bin": b"no"}),
+        "my/dataset": Repository({"data.csv": b"a,b"}),
+    }
+
+    def sampled(name):
+        return tformer("sample", "To", "--run", name, "--max-tokens", 2)
+
+    def refused(name, advice):
+        code, _, err = sampled(name)
+        assert code in (1, 2) and err.rstrip().endswith(f"; {advice}"), err
+
+    refused("openai-comunity/gpt2", "look at its spelling; for a private one: hf auth login")
+    assert sampled(NAME)[0] == 0
+    refused("my/private", "look at its spelling; for a private one: hf auth login")
+    refused("my/gated", "ask for it at huggingface.co/my/gated, then: hf auth login")
+    Path("home").mkdir(exist_ok=True)
+    Path("home/token").write_text(TOKEN)  # where hf auth login keeps it
+    forget_library()
+    assert sampled("my/private")[0] == sampled("my/gated")[0] == 0
+    refused("my/dataset", "name a model")
+    refused("my/pickled", "save it as safetensors")
+    hub.repositories["my/pickled"] = Repository(dict(files))
+    assert sampled("my/pickled")[0] == 0
+
+    hub.repositories["my/whole"] = Repository(dict(files))
+    hub.broken = 503
+    refused("my/whole", "try again; what was fetched is kept")
+    hub.broken = None
+    assert sampled("my/whole")[0] == 0
+
+    arguments = ("train", "mine.txt", "--init-from", NAME, "--out", "tuned", *STEPS)
+    assert tformer(*arguments)[0] == 0
+    shutil.rmtree("tuned/checkpoints")
+    shutil.rmtree("home/hub")
+    code, _, err = tformer(*arguments, "--resume")
+    command = err.rstrip().rpartition("fetch it again: ")[2].split()
+    assert code == 2 and command[:2] == ["hf", "download"], err
+    subprocess.run(
+        [Path(sys.executable).with_name("hf"), *command[1:]], check=True, capture_output=True, timeout=100
+    )
+    code, _, err = tformer(*arguments, "--resume")
+    assert code == 0, err
+
+
 @pytest.mark.slow
 def test_an_interrupted_training_by_name_goes_on_offline(hub):
     """A real process, a real signal, and then no network."""

@@ -82,6 +82,46 @@ def test_a_run_that_transformers_trained_comes_back_and_it_is_said(place, kind, 
     assert not notes_of(Path("tuned"), tuned.config), "what it began from has been taken up"
 
 
+ADDED = {
+    "a pad token": {"pad_token": "[PAD]"},
+    "of a chat": {"pad_token": "[PAD]", "additional_special_tokens": ["<|im_start|>", "<|im_end|>"]},
+}
+
+
+@pytest.mark.parametrize("added", ADDED)
+@pytest.mark.parametrize("end", ["true", "false"])
+@pytest.mark.parametrize("kind", ["char", "word", "bpe"])
+def test_a_run_to_whose_tokens_others_added_some_comes_back(place, kind, end, added, capsys):
+    """As padding makes people do: the tokens are added, the embeddings resized, and both saved."""
+    sizes = () if kind == "char" else ("--set", "data.vocab_size=300")
+    settings = (*SHAPE, *sizes, "--set", f"data.end_of_text={end}")
+    tformer("train", "day.txt", "--tokenizer", kind, *settings, *STEPS, "--out", "own")
+    own = load("own")[1]
+    theirs = transformers.AutoTokenizer.from_pretrained("own")
+    assert theirs.add_special_tokens(ADDED[added]) > 0
+    model = transformers.AutoModelForCausalLM.from_pretrained("own")
+    model.resize_token_embeddings(len(theirs))
+    model.config.pad_token_id = theirs.pad_token_id
+    model.save_pretrained("back")
+    theirs.save_pretrained("back")
+
+    mine, tokenizer = load("back")
+    assert tokenizer.kind == kind and tokenizer.vocab_size == len(theirs) > own.vocab_size
+    ids = own.encode(TEXT)
+    assert tokenizer.encode(TEXT) == ids == theirs(TEXT)["input_ids"] and tokenizer.decode(ids) == TEXT
+    window = torch.tensor([ids[:16]])
+    assert torch.allclose(mine(window), model.eval()(window).logits, atol=1e-5)
+    capsys.readouterr()
+    tformer("tokenize", "day.txt", "--tokenizer", "back")
+    assert capsys.readouterr().out.split() == [str(i) for i in own.encode(Path("day.txt").read_text())]
+    tformer("sample", "Shall", "--run", "back", "--max-tokens", 3)
+    tformer("eval", "loss", "--run", "back", "--data", "day.txt", "--device", "cpu")
+    tformer("train", "day.txt", "--init-from", "back", *STEPS, "--out", "tuned")
+    again = transformers.AutoTokenizer.from_pretrained("tuned")
+    assert again.pad_token == "[PAD]" and again.pad_token_id == theirs.pad_token_id
+    assert len(again) == len(theirs) == load("tuned")[1].vocab_size
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_was_only_saved_again_is_as_it_was(place, kind):
     trained_elsewhere(kind, steps=0)

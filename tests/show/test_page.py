@@ -8,7 +8,7 @@ import pytest
 
 from tformer.figures import Bars, Heat, Lines, Numbers, Series
 from tformer.show import page
-from tformer.show.svg import figure_svg
+from tformer.show.svg import figure_svg, loss_svg
 
 CURVE = Lines("Falling", "x $a$", "y", (Series("one", (1, 2, 4), (1.0, 0.1, 0.01)),), log_x=True, log_y=True)
 BAND = Lines(
@@ -84,6 +84,20 @@ def test_text_is_shown_and_not_obeyed():
     for text in parts:
         assert "<img" not in text and "<b>" not in text
         assert "&lt;b&gt;" in text
+
+
+def test_no_page_holds_what_html_may_not_or_a_terminal_obeys():
+    raw = "".join(map(chr, (*range(9), *range(11, 32), *range(127, 160), 0x202E)))
+    text = page.page(raw, f"<p>{raw}é\u00a0\u200d\t\n</p>")
+    assert not set(raw) & set(text) and "é\u00a0\u200d\t\n" in text
+    assert text.count("\ufffd") == 2 * len(raw)
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\0", "\x9b\u202e", "你\x07"])
+def test_no_picture_holds_what_xml_may_not_or_warns_of_its_font(name):
+    svg = loss_svg([{"step": 1, "loss": 1.0, "lr": 1.0}], name)
+    assert "\ufffd" in svg and not set("\0\7\x1b\x9b\u202e") & set(svg)
+    ElementTree.fromstring(svg)
 
 
 def test_markdown_becomes_html():

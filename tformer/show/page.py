@@ -5,6 +5,8 @@ from html import escape
 
 from markdown_it import MarkdownIt
 
+from tformer.errors import harmless
+
 CSS = """
 :root { color-scheme: light dark; --ink: #1c2128; --paper: #fdfdfb; --dim: #656d76; --line: #d8dee4;
   --good: #1a7f37; --bad: #c62828; --panel: #f3f4f2; --accent: #2f6fb0; }
@@ -33,8 +35,11 @@ nav ol, nav ul { padding-left: 1.4rem; }
 
 
 def page(title: str, body: str, *, language: str = "en", css: str = "") -> str:
-    """A whole HTML document around `body`; `css` follows the rules that all pages share."""
-    return (
+    """A whole HTML document around `body`; `css` follows the rules that all pages share.
+
+    What HTML may not hold, and would do something on a terminal, is U+FFFD.
+    """
+    return harmless(
         f'<!doctype html>\n<html lang="{language}">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{CSS}{css}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tformer.errors import harmless
 from tformer.figures import Bars, Heat, Lines
 from tformer.show.colours import PALETTE, curve_colour
 
@@ -75,11 +76,13 @@ def loss_svg(metrics: Sequence[dict[str, Any]], title: str) -> str:
 def rendered(canvas: "Canvas", kind: str = "svg", **options: Any) -> bytes:
     """The file that matplotlib makes of a figure, most of whose time this is; `kind` is svg or png.
 
+    In a name or a token that it writes, what XML may not hold is U+FFFD.
     The tests that look at no picture put another function in its place.
     """
     buffer = io.BytesIO()
-    canvas.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None, **options)
-    return buffer.getvalue()
+    with warnings.catch_warnings(action="ignore"):  # of a name or token that the font has no glyph for
+        canvas.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None, **options)
+    return harmless(buffer.getvalue().decode()).encode() if kind == "svg" else buffer.getvalue()
 
 
 def _points(metrics: Sequence[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
@@ -125,8 +128,7 @@ def attention_picture(weights: np.ndarray, tokens: Sequence[str], title: str, ki
             ticks = range(n) if n <= 24 and n_heads <= 8 else []
             axes.set_xticks(ticks, [names[i] for i in ticks], fontsize=6, parse_math=False)
             axes.set_yticks(ticks, [names[i] for i in ticks], fontsize=6, parse_math=False)
-    with warnings.catch_warnings(action="ignore"):  # of a token that the font has no glyph for
-        return rendered(figure, kind)
+    return rendered(figure, kind)
 
 
 # ---------------------------------------------------------------------------- figures of pages

@@ -17,6 +17,7 @@ from tests.faults.advised.following import (
     Followed,
     move,
     of_rows,
+    steps,
     tformer,
     write,
 )
@@ -37,6 +38,39 @@ def ends_that_fall() -> None:
 
 
 ROWS = [
+    # ------------------------------------------------------------------ files that are not here
+    Followed(
+        "files.py check_pointer",
+        FURTHER,
+        "fetch it: git -C base lfs pull",
+        FURTHER + PLAN,
+        first=steps(
+            move("base/model.safetensors", "fetched"),
+            write("base/model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        ),
+        then=move("fetched", "base/model.safetensors"),
+    ),
+    Followed(
+        "files.py refuse_address",
+        NEW.replace("a.txt", "s3://here/c.txt"),
+        "fetch it into a file first",
+        NEW.replace("a.txt", "c.txt") + PLAN,
+        then=write("c.txt", TEXT),
+    ),
+    Followed(
+        "files.py refuse_address",
+        f"{NEW} --val-data https://here/c.txt",
+        "fetch it into a file first: curl -L -o FILE https://here/c.txt",
+        f"{NEW} --val-data c.txt" + PLAN,
+        then=write("c.txt", TEXT),
+    ),
+    Followed(
+        "text/plain.py read_folder",
+        NEW.replace("a.txt", "f"),
+        "name the files themselves, which may end in anything",
+        NEW.replace("a.txt", "f/b.log") + PLAN,
+        first=steps(lambda: Path("f").mkdir(), write("f/b.log", TEXT)),
+    ),
     # ------------------------------------------------------------------ the text
     Followed(
         "training/plan.py plan_training",
