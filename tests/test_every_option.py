@@ -171,6 +171,12 @@ ALONE: list[Step] = [
     (f"{SAMPLE} --greedy", lambda d: d.json["ids"] == greedy()),
     (f"{SAMPLE} --greedy --step 3", lambda d: "weights are those of step 3" in d.err),
     (f"{SAMPLE} --greedy --stop e", lambda d: "e" not in d.json["text"]),
+    (
+        f"{SAMPLE} --greedy --stop e --keep-stop",
+        lambda d: (
+            d.json["text"].count("e") == d.json["text"].endswith("e") == (d.json["finish_reason"] == "stop")
+        ),
+    ),
     (f"{SAMPLE} --greedy --repetition-penalty 9", lambda d: len(set(d.json["ids"])) > len(set(greedy()))),
     (
         "sample --prompt-file hamlet.txt --run runs/text --max-tokens 1 --json",
@@ -269,6 +275,7 @@ TOGETHER: dict[str, list[Step]] = {  # each after the one before
             "tokenize rows.csv --field verse --tokenizer runs/text --out ids/ --processes 1 --json",
             lambda d: d.json["documents"] == 24 and size("ids/ids-00000.npy") > 500,
         ),
+        ("tokenize ids/ --decode", lambda d: d.out == TEXT.rstrip("\n") + "\n"),
         (
             "train ids/ --config tiny.yaml --out from-ids",
             lambda d: recorded("from-ids", "data.val_split") == "documents" and "24 documents" in d.err,

@@ -267,8 +267,8 @@ def ids_of(chunks: list[str]) -> list[int]:
     return [AB.token_bytes.index(chunk.encode()) for chunk in chunks]
 
 
-def streamed(ids: list[int], stop=()) -> tuple[TextStream, list[str]]:
-    stream, pieces = TextStream(AB, stop), []
+def streamed(ids: list[int], stop=(), keep_stop=False) -> tuple[TextStream, list[str]]:
+    stream, pieces = TextStream(AB, stop, keep_stop=keep_stop), []
     for i in ids:
         if not stream.finish_reason:
             pieces.append(stream.feed(i))
@@ -277,7 +277,7 @@ def streamed(ids: list[int], stop=()) -> tuple[TextStream, list[str]]:
 
 @settings(max_examples=300)
 @given(chunks=st.lists(st.sampled_from(CHUNKS), max_size=8), stop=st.text("abc", min_size=1, max_size=5))
-def test_text_ends_before_the_stop_string_however_tokens_split_it(chunks, stop):
+def test_text_ends_before_the_stop_string_or_with_it_however_tokens_split_it(chunks, stop):
     whole = "".join(chunks)
     stream, pieces = streamed(ids_of(chunks), [stop])
     assert stream.text == whole.split(stop)[0]
@@ -285,6 +285,9 @@ def test_text_ends_before_the_stop_string_however_tokens_split_it(chunks, stop):
         "what was shown is never taken back, what was held comes at the end"
     )
     assert stream.finish_reason == ("stop" if stop in whole else "length")
+    kept, pieces = streamed(ids_of(chunks), [stop], keep_stop=True)
+    assert "".join(pieces) == kept.text == stream.text + stop * (stop in whole)
+    assert (kept.ids, kept.finish_reason) == (stream.ids, stream.finish_reason)
 
 
 @settings(max_examples=300)

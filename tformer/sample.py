@@ -178,8 +178,15 @@ class TextStream:
     Text that may yet become a stop string, and bytes that may yet become a character, are held back.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), end_ids: Collection[int] = ()):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        end_ids: Collection[int] = (),
+        keep_stop: bool = False,
+    ):
         self.tokenizer = tokenizer
+        self.keep_stop = keep_stop
         self.end_ids = end_ids
         self.stop = [s for s in stop if s]
         self.decoder = tokenizer.decoder()
@@ -190,7 +197,7 @@ class TextStream:
 
     @property
     def text(self) -> str:
-        """All that has come, and before a stop string."""
+        """All that has come, and before a stop string, or up to its end where that is kept."""
         return "".join(self.shown) + self.held
 
     def feed(self, i: int) -> str:
@@ -204,7 +211,8 @@ class TextStream:
         # complete first counts, so that it does not matter how the text is cut into tokens.
         found = [(at + len(s), at) for s in self.stop if (at := self.held.find(s)) >= 0]
         if found:
-            self.held = self.held[: min(found)[1]]
+            end, start = min(found)
+            self.held = self.held[: end if self.keep_stop else start]
             return self._show(len(self.held), "stop")
         kept = max((_overlap(self.held, s) for s in self.stop), default=0)
         return self._show(len(self.held) - kept)
@@ -280,15 +288,17 @@ def continue_text(
     end_ids: Collection[int] = (),
     on_text: Callable[[int, str], None] = lambda sample, text: None,
     logprobs: int | None = None,
+    keep_stop: bool = False,
 ) -> list[Sample]:
     """`n` continuations of one prompt in one batch; `on_text(i, piece)` as the text of each comes.
 
-    One of `end_ids` ends a continuation. `logprobs` is how many of the most probable tokens are told at each
-    place, beside the one that was chosen; None: nothing is.
+    One of `end_ids` ends a continuation, and one of `stop`, which is a part of it only with `keep_stop`.
+    `logprobs` is how many of the most probable tokens are told at each place, beside the one that was chosen;
+    None: nothing is.
     """
     device = next(model.parameters()).device
     ids = torch.tensor([list(prompt_ids)] * n, device=device)
-    streams = [TextStream(tokenizer, stop, end_ids) for _ in range(n)]
+    streams = [TextStream(tokenizer, stop, end_ids, keep_stop) for _ in range(n)]
     sampler = Sampler(sampling, seed, n)
     size = tokenizer.vocab_size  # a model may have more rows than there are tokens
     penalty = sampling.repetition_penalty

@@ -92,6 +92,7 @@ def test_prompts_come_as_they_are_written(monkeypatch):
         (("to", "--null"), "--null without standard input"),
         (("--prompt-file", "none.txt"), "none.txt"),
         (("to", "--stop", ""), "--stop is empty"),
+        (("to", "--keep-stop"), "--keep-stop without --stop"),
         (("to", "--repetition-penalty", "0"), "expected a number above 0"),
         (("to", "--repetition-penalty", "inf"), "expected a number above 0"),
     ],
@@ -114,6 +115,27 @@ def test_a_stop_string_of_the_command_line_may_be_a_line_end(place):
     free = sample("to", "--max-tokens", "60")[0]["text"]
     (line,) = sample("to", "--max-tokens", "60", "--stop", r"\n")
     assert line["text"] == free.split("\n")[0]
+
+
+def test_a_stop_string_that_is_kept_ends_the_text_where_transformers_ends_it(place):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = Tokenizer.train("char", [TEXT, "abcdef"])  # which transformers encodes, to learn how
+    save_run(place / "m", tiny_model(vocab_size=tokenizer.vocab_size), tokenizer)
+    (free,) = sample("to")
+    stop = free["text"][2:4]
+    (cut,), (kept,) = (
+        sample("to", "--stop", stop),
+        sample("to", "--stop", stop, "--stop", "zz", "--keep-stop"),
+    )
+    assert kept == cut | {"text": cut["text"] + stop} and kept["finish_reason"] == "stop"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained("m"), AutoTokenizer.from_pretrained("m")
+    ids = tokenizer("to", return_tensors="pt")["input_ids"]
+    theirs = model.generate(ids, do_sample=False, max_new_tokens=6, stop_strings=[stop], tokenizer=tokenizer)
+    assert tokenizer.decode(theirs[0]) == "to" + kept["text"]
+    words = ["sample", "to", "--run", "m", "--greedy", "--max-tokens", "6", "--stop", stop, "--keep-stop"]
+    live = CliRunner().invoke(app, words)
+    assert live.stdout == f"to{kept['text']}\n"
 
 
 # ---------------------------------------------------------------------------- what came before

@@ -79,6 +79,62 @@ def test_the_ids_and_the_ends_are_those_of_the_text_in_memory(name, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", [*SEPARATED.values(), "none"])
+def test_a_folder_is_decoded_to_the_bytes_that_it_was_made_of(how, kind, capfdbinary):
+    between = {"line": "\n", "paragraph": "\n\n", "%%": "\n%%\n"}.get(how, " ")
+    texts = [story.replace("\n", " ") for story in STORIES] if how == "line" else STORIES
+    Path("text.txt").write_text(between.join(texts) + "\n")
+    for name in ("one", "two"):
+        tformer(f"tokenize text.txt --documents {how} --tokenizer {kind}.json --out {name}/ --processes 1")
+    assert len(opened("one").ids.files) > 5
+    capfdbinary.readouterr()
+    for names, times in {"one/": 1, "one/ two": 2}.items():
+        tformer(f"tokenize {names} --decode")
+        apart = between if times > 1 and how not in ("file", "none") else "\n"
+        wanted = apart.join([between.join(texts)] * times) + "\n"
+        assert capfdbinary.readouterr().out == wanted.encode()
+    tformer("tokenize one/ --decode --documents=--")
+    told = capfdbinary.readouterr().out.decode()
+    assert (
+        told.count("\n--\n") == opened("one").index.n_documents - 1 if how not in ("file", "none") else told
+    )
+
+
+def test_rows_are_decoded_to_lines_of_their_own(capfdbinary):
+    tformer("tokenize rows.jsonl --field verse --tokenizer bpe.json --out ids/ --processes 1")
+    capfdbinary.readouterr()
+    tformer("tokenize ids/ --decode --tokenizer bpe.json")
+    assert capfdbinary.readouterr().out.decode().splitlines() == [story[:9] for story in STORIES]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "ids/ --decode --tokenizer word.json",
+            "ids of another tokenizer .*leave --tokenizer out: the folder",
+        ),
+        ("ids/ prose.txt --decode", "token folders and others"),
+        ("ids/ other/ --decode", "have different documents"),
+        (
+            "ids/ --stats --tokenizer bpe.json",
+            "ids/ is a folder of ids .*; .*tokenize --decode writes its text",
+        ),
+        ("--train ids --tokenizer bpe --out n.json", "ids is a folder of ids"),
+        ("begun/ --decode", "begun is not whole yet"),
+    ],
+)
+def test_a_folder_that_cannot_be_decoded_is_refused_with_advice(line, said):
+    tformer("tokenize lines.txt --documents line --tokenizer bpe.json --out ids/ --processes 1")
+    tformer("tokenize prose.txt --documents file --tokenizer bpe.json --out other/ --processes 1")
+    Path("begun").mkdir()
+    for name, content in contents("ids").items():
+        Path("begun", name).write_bytes(content.replace(b'"complete": true', b'"complete": false'))
+    with pytest.raises(RequestError, match=said):
+        tformer(f"tokenize {line}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_without_documents_they_are_those_of_the_text_as_a_stream(kind):
     tformer(f"tokenize prose.txt --documents none --tokenizer {kind}.json --out ids/ --processes 1")
     tformer(f"tokenize prose.txt --tokenizer {kind}.json --out ids.npy")

@@ -126,6 +126,49 @@ def test_a_text_that_is_given_need_not_have_the_separator(capsys):
         tformer("eval generations --run run --data short.txt -n 2 --temperature 1")
 
 
+LIST = """--device cpu --set model.n_layers=1 --set model.n_heads=1 --set model.d_model=8 --batch-size 2
+    --set train.precision=fp32"""  # in windows of 64: 128 tokens a step, and 433 in the training part
+
+
+@pytest.mark.parametrize(
+    ("steps", "dropout", "said"), [(33, 0.0, "no dropout: in 33 steps"), (35, 0.1, "dropout 0.1")]
+)
+def test_a_list_that_is_read_often_has_dropout_and_goes_on_with_it(steps, dropout, said, capsys):
+    """On both sides of ten passes. What was settled at the beginning holds."""
+    tformer(f"train names.txt {LIST} --steps {steps} --out run")
+    err = capsys.readouterr().err
+    assert said in err and "the list is read" in err and "otherwise: --set model.dropout=" in err
+
+    def settled() -> tuple[float, float]:
+        model = json.loads(Path("run/config.json").read_text())
+        return read_record(Path("run")).settings["model"]["dropout"], model["resid_pdrop"]
+
+    assert read_record(Path("run")).preset == "list" and settled() == (dropout, dropout)
+    assert (read_record(Path("run")).result.passes >= 10) == (dropout > 0)
+    for more, preset in {1: "", 60: f"--preset list {LIST}"}.items():
+        tformer(f"train names.txt {preset} --steps {steps + more} --resume --out run")
+        assert settled() == (dropout, dropout) and "dropout" not in capsys.readouterr().err
+    with pytest.raises(RequestError, match=r"model\.dropout is .* in this run \(the command line says 0\.3"):
+        tformer(f"train names.txt --preset list {LIST} --set model.dropout=0.3 --resume --out run")
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "dropout"),
+    [
+        ("names.txt", "--set model.dropout=0.2", 0.2),
+        ("names.txt", "--config mine.yaml", 0.3),
+        ("names.txt", "--preset list", 0.0),
+        ("flat.txt", "--preset list", 0.0),
+        ("names.txt", "--preset text", 0.1),
+    ],
+)
+def test_dropout_that_is_given_is_taken_and_other_presets_keep_theirs(data, given, dropout, capsys):
+    Path("mine.yaml").write_text("model:\n  dropout: 0.3\n")
+    tformer(f"train {data} {LIST} {given} --tokenizer char --set model.n_ctx=32 --steps 2 --out run")
+    assert read_record(Path("run")).settings["model"]["dropout"] == dropout
+    assert ("dropout" in capsys.readouterr().err) == (dropout == 0)
+
+
 @pytest.mark.parametrize("name", ["names.txt", "stories.jsonl"])
 def test_what_is_piped_is_what_it_is_in_a_file(name, monkeypatch, capsys):
     small = SMALL.replace("--tokenizer char", "") if name == "names.txt" else SMALL

@@ -77,6 +77,10 @@ def command(
     stop: Annotated[
         list[str] | None, typer.Option(help=r"End before this text comes; \n is a line end (repeatable).")
     ] = None,
+    keep_stop: Annotated[
+        bool,
+        typer.Option("--keep-stop", help="Write what --stop names as well: a sentence with its full stop."),
+    ] = False,
     prompt_file: Annotated[
         Path | None, typer.Option(help="A prompt of any number of lines, from a file; - for stdin.")
     ] = None,
@@ -125,6 +129,8 @@ def command(
         raise RequestError(f"--repetition-penalty {repetition_penalty:g}", "expected a number above 0")
     if "" in (stop or []):
         raise RequestError("--stop is empty", "expected the text that a sample ends before")
+    if keep_stop and not stop:
+        raise RequestError("--keep-stop without --stop", "expected the text that is kept", "leave it out")
     if prompt_file is not None and (prompt is not None or null):
         other = "--null" if prompt is None else "PROMPT"
         raise RequestError(f"--prompt-file and {other} both say what is continued", "", "leave one out")
@@ -217,6 +223,7 @@ def command(
             loaded.end_ids,
             on_text=(lambda _, piece: write(piece)) if live else (lambda _, piece: None),
             logprobs=logprobs,
+            keep_stop=keep_stop,
         )
         if live:
             write("\n")

@@ -44,7 +44,9 @@ def command(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILE…|-]", help="Text, or ids with --decode; - is stdin.", show_default=False
+            metavar="[FILE…|-]",
+            help="Text, or ids with --decode (a folder of them as well); - is stdin.",
+            show_default=False,
         ),
     ] = None,
     tokenizer: Annotated[
@@ -116,10 +118,15 @@ def command(
     check_range("--seed", seed, 0)
     if not (end_of_text or train):
         raise RequestError("--no-end-of-text without --train", "", "a trained tokenizer has its rows")
+    from tformer.text.shards import is_token_folder
+
     if documents is not None:
         from tformer.text.documents import check_separator
 
         check_separator(documents, [])
+    if not decode and (ids := [name for name in names if is_token_folder(name)]):
+        advice = "train takes it as it is; tokenize --decode writes its text"
+        raise RequestError(f"{ids[0]} is a folder of ids", "expected text", advice)
     if train:
         train_tokenizer(
             names, field, documents, tokenizer, vocab_size, end_of_text, file, overwrite, seed, json
@@ -136,6 +143,8 @@ def command(
         if file.suffix != ".npy":
             advice = f"--out {file.with_suffix('.npy')}, or --out {file}/ for a folder of them"
             raise RequestError(f"--out {file}", "a token file ends in .npy", advice)
+    if decode and tokenizer is None and is_token_folder(names[0]):
+        tokenizer = names[0]
     loaded = _load(tokenizer)
     if documents not in (None, "none") and loaded.end_id is None:
         found = "the tokenizer has no token that ends a document"

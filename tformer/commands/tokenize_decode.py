@@ -9,6 +9,9 @@ from tformer.commands.tokenize_documents import write_documents
 from tformer.errors import RequestError
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from tformer.text.shards import IdView
     from tformer.text.tokenizer import Tokenizer
 
 DECODED = 1 << 16  # bytes or ids decoded at a time
@@ -28,13 +31,23 @@ def streams_of(names: Iterable[str]) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def decode(names: list[str], tokenizer: "Tokenizer", documents: str | None) -> None:
-    """Write the bytes of ids to stdout, with what separates documents where it is said what they are."""
+    """Write the bytes of ids to stdout, with what separates documents where it is said what they are.
+
+    A folder of ids says it itself.
+    """
+    from tformer.run.token_folders import are_token_folders, open_folder_ids
+
     out = sys.stdout.buffer
-    chunks = (
-        ids
-        for stream, label in streams_of(names)
-        for ids in (_token_file_ids(label, tokenizer) if label.endswith(".npy") else _ids(stream, label))
-    )
+    if are_token_folders(names):
+        folders = open_folder_ids(names)
+        folders.check_tokenizer(tokenizer, "leave --tokenizer out: the folder has it")
+        documents, chunks = documents or folders.documents, _at_a_time(folders.ids)
+    else:
+        chunks = (
+            ids
+            for stream, label in streams_of(names)
+            for ids in (_token_file_ids(label, tokenizer) if label.endswith(".npy") else _ids(stream, label))
+        )
     if documents is None:
         for ids in chunks:
             out.write(tokenizer.decode_bytes(ids))
@@ -46,7 +59,10 @@ def decode(names: list[str], tokenizer: "Tokenizer", documents: str | None) -> N
 def _token_file_ids(label: str, tokenizer: "Tokenizer") -> Iterator[list[int]]:
     from tformer.text.data import load_token_file
 
-    ids = load_token_file(Path(label), tokenizer.vocab_size)
+    return _at_a_time(load_token_file(Path(label), tokenizer.vocab_size))
+
+
+def _at_a_time(ids: "np.ndarray | IdView") -> Iterator[list[int]]:
     return (ids[i : i + DECODED].tolist() for i in range(0, len(ids), DECODED))
 
 

@@ -96,15 +96,17 @@ class FolderIds:
         said += f"{counted(self.n_documents, 'document')} that end{'s' * (self.n_documents == 1)}"
         return said + f"; {n_val:,} are enough to validate on" * (fraction * n > MOST_TO_VALIDATE)
 
-    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+    def check_tokenizer(
+        self, tokenizer: Tokenizer, advice: str = "tokenize the text again with --tokenizer RUN"
+    ) -> None:
         """Raises RequestError unless the ids mean the same to a tokenizer."""
         own = self.tokenizer
         if own.token_bytes != tokenizer.token_bytes or own.end_id != tokenizer.end_id:
             raise RequestError(
                 f"{self.name} holds ids of another tokenizer",
-                f"{own.kind} of {own.vocab_size:,}, and the model's is {tokenizer.kind} of "
+                f"{own.kind} of {own.vocab_size:,}, and that one is {tokenizer.kind} of "
                 f"{tokenizer.vocab_size:,}",
-                "tokenize the text again with --tokenizer RUN",
+                advice,
             )
 
     def way(self, how: str, has_ends: bool) -> str:

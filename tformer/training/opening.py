@@ -38,13 +38,13 @@ from tformer.run.manifest import Checkpoint
 from tformer.run.pretrained import Pretrained, origin_folder, read_origin
 from tformer.run.record import ANOTHER_RUN, Continued, Kept, Record, TokenizerFacts, weights_hash
 from tformer.run.swap import CHECKPOINTS
-from tformer.text.data import Windows
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.budget import TimeLimit, settle
 from tformer.training.compiled import CompileError, compile_blocks, compile_forward
+from tformer.training.completed import completed
 from tformer.training.fit import State, is_exhausted
-from tformer.training.further import steps_for, window_for
-from tformer.training.memory import free_bytes, refuse_larger, windows_at_a_time
+from tformer.training.further import window_for
+from tformer.training.memory import free_bytes, refuse_larger
 from tformer.training.noted import loss_by_position, sampled_line
 from tformer.training.optim import Optimizers, lr_at
 from tformer.training.passages import NextWords, read_next_words
@@ -99,9 +99,8 @@ def prepare(plan: Plan, progress: DownloadProgress = lambda done, total: None) -
         partial(_window_for, plan) if plan.pretrained else None,
         KeptIds(plan.folder / CHECKPOINTS),
     )
-    config = decide(data.config, plan.device, data.tokenizer.vocab_size)
-    if plan.pretrained and isinstance(data.batches, Windows):
-        config = _completed(plan, config, data.batches)
+    config, notes = completed(plan, decide(data.config, plan.device, data.tokenizer.vocab_size), data)
+    data = replace(data, notes=data.notes + notes)
     words = read_next_words(request.eval_data, recorded, config, data)
     limit = None
     if request.minutes is not None and not plan.resuming:
@@ -122,21 +121,6 @@ def prepare(plan: Plan, progress: DownloadProgress = lambda done, total: None) -
 
 def _window_for(plan: Plan, n_ids: int) -> int:
     return window_for(plan.config.model.n_ctx, n_ids, plan.device)
-
-
-def _completed(plan: Plan, config: Config, windows: Windows) -> Config:
-    """The configuration of a model that is trained further, with what follows from text and memory."""
-    if windows.n_ctx < config.model.n_ctx:
-        config = config.updated("data", window=windows.n_ctx)
-    if plan.by_recipe and plan.request.minutes is None:
-        found = steps_for(windows.per_epoch, config.train.batch_size)
-        config = config.updated("train", **{k: v for k, v in found.items() if plan.leaves_open("train", k)})
-    if not config.train.micro_batch_size:
-        ranks = plan.request.ranks
-        at_once = windows_at_a_time(config, free_bytes(plan.device, ranks.here), ranks.world)
-        if at_once < config.train.batch_size // ranks.world:
-            config = config.updated("train", micro_batch_size=at_once)
-    return config
 
 
 def _own_tokenizer(folder: Path, recorded: Record) -> Tokenizer | None:

@@ -25,7 +25,7 @@ from tformer.run.swap import is_untouched, recover
 from tformer.run.token_folders import check_kind
 from tformer.text.corpus import are_lists, corpus_name, shadowed
 from tformer.text.piped import USUAL_FIELD
-from tformer.training.settings import default_preset, training_config
+from tformer.training.settings import OF_A_LIST, default_preset, training_config
 
 REVERSAL = ["reversal"]  # DATA that is no text
 UNSHARED = "train.shard shares nothing out: this process is alone (torchrun starts several)"
@@ -98,7 +98,7 @@ def plan_training(request: TrainRequest) -> Plan:
     smaller = default_preset(sources, device, on_gpu=False)
     chosen = f"a GPU: preset {default}, the larger one (the other: --preset {smaller})"
     if default == "text" and not (preset or resuming or pretrained) and _is_list(request):
-        default, chosen = "list", "a list: preset list (the other: --preset text)"
+        default, chosen = OF_A_LIST, f"a list: preset {OF_A_LIST} (the other: --preset text)"
     config = training_config(default, preset, request.layers, recorded, pretrained)
     if (config.data.task == "reversal") != (sources == REVERSAL):
         raise RequestError(

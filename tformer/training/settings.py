@@ -16,6 +16,7 @@ from tformer.run.pretrained import Pretrained, configure, recipe
 from tformer.run.record import ANOTHER_RUN, Record
 from tformer.training.further import further_layer
 
+OF_A_LIST = "list"  # the preset of lists
 # On --resume these may change: neither weights nor optimizer state depend on them.
 MAY_CHANGE = (
     *("steps", "eval_every", "checkpoint_every", "log_every", "keep", "keep_checkpoints", "patience"),
@@ -62,7 +63,15 @@ def training_config(
         return merge([preset or preset_layer(default), *layers])
     if preset and recorded.init_from:
         preset = recipe(preset)
+    elif preset and recorded.preset == OF_A_LIST:
+        preset = _settled_by_length(preset)
     return resume_config(recorded, [*([preset] if preset else []), *layers])
+
+
+def _settled_by_length(preset: Layer) -> Layer:
+    """The preset of lists without its dropout: whether there is any followed from the text, once."""
+    model = {name: value for name, value in preset.values.get("model", {}).items() if name != "dropout"}
+    return Layer(preset.source, preset.values | {"model": model})
 
 
 def resume_config(recorded: Record, explicit: Sequence[Layer]) -> Config:
