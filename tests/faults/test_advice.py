@@ -148,7 +148,8 @@ def place(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TFORMER_RUNS", raising=False)
     MEMORY.clear()
-    monkeypatch.setattr("tformer.training.opening.free_bytes", lambda *_: MEMORY.get("free"))
+    for module in ("opening", "completed"):
+        monkeypatch.setattr(f"tformer.training.{module}.free_bytes", lambda *_: MEMORY.get("free"))
     monkeypatch.setattr("tformer.training.memory.judging_bytes", lambda vocab_size: MEMORY.get("judging", 0))
     monkeypatch.setattr("tformer.training.estimate.MEASURED", 1e-3)  # that it measures is enough here
 

@@ -197,23 +197,26 @@ def test_processes_of_one_machine_share_its_memory(place, monkeypatch):
     assert state < window, "three windows and another state are not four windows"
     monkeypatch.setattr("tformer.training.memory.judging_bytes", lambda vocab_size: 0)
     machine = int(2 * (state + 1.5 * window) / 0.8)
-    monkeypatch.setattr("tformer.training.opening.free_bytes", lambda device, here: machine // here)
+    monkeypatch.setattr("tformer.training.completed.free_bytes", lambda device, here: machine // here)
     for ranks, at_once in ((Ranks(), 2), (Ranks(1, 2, 0, 1), 0), (Ranks(1, 2, 1, 2), 1)):
         assert prepared(ranks).train.micro_batch_size == at_once, ranks
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_written_and_what_can_is_said(place, monkeypatch):
     monkeypatch.setattr("tformer.training.memory.judging_bytes", lambda vocab_size: 0)
-    monkeypatch.setattr("tformer.training.opening.free_bytes", lambda device, here: 1000)
+
+    def with_free(n: int | None) -> None:
+        for module in ("opening", "completed"):
+            monkeypatch.setattr(f"tformer.training.{module}.free_bytes", lambda device, here: n)
+
+    with_free(1000)
     _, said = train("--out", "none", code=2)
     assert "are free" in said and "give a smaller model" in said and not (place / "none").exists()
     config = of(vocab_size=40, n_ctx=64, n_layers=2, n_heads=2, d_model=16)
     state, window = step_bytes(config)
-    monkeypatch.setattr(
-        "tformer.training.opening.free_bytes", lambda device, here: int((state + 3 * window) / 0.8)
-    )
+    with_free(int((state + 3 * window) / 0.8))
     result, said = train("--steps", 2, "--out", "few")
     assert ", 2 of 4 at a time" in said
-    monkeypatch.setattr("tformer.training.opening.free_bytes", lambda device, here: None)
+    with_free(None)
     other, said = train("--steps", 2, "--out", "all")
     assert "at a time" not in said and other["val_loss"] == pytest.approx(result["val_loss"], rel=1e-3)
