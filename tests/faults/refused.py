@@ -25,8 +25,7 @@ from tests.faults.tiny import EVAL, SAMPLE, TRAIN, left_behind, made, no_picture
 SOME = 61  # of the sample: every so manyth change
 TOKENIZER = ["tokenize", "text.txt", "--train", "--tokenizer", "char", "--out", "made.json"]
 IDS = ["tokenize", "text.txt", "--tokenizer", "run", "--out", "made.npy"]
-FOLDER = ["tokenize", "text.txt", "--tokenizer", "run", "--processes", "1", "--out", "ids/"]
-FOLDER += ["--documents", "line"]
+FOLDER = ["tokenize", "text.txt", "--tokenizer", "run", "--processes", "1", "--documents", "line"]
 PICTURE = ["eval", "attention", "--prompt", "To be", "--run", "run", "--device", "cpu", "--out", "made.svg"]
 
 
@@ -174,32 +173,32 @@ def _writes(folder: Path, made_here: Path, args: list[str], name: str) -> Scene:
 
 def _of_ids(folder: Path, made_here: Path, *option: str) -> Scene:
     """A folder of ids, in several files: a new one, or over one of other ids."""
-    args, here = [*FOLDER, *option], folder / "here"
+    name = "over" if option else "ids"
+    args, here = [*FOLDER, "--out", f"{name}/", *option], folder / "here"
+    older: dict[str, bytes] = {}
+    if option:
+        code, said = run([*args, "--documents", "none"], made_here, prepare=_small_files)
+        assert code == 0, said
+        older = _files(made_here / name)
     scene = Scene(" ".join(["tokenize --out FOLDER/", *option]), args, lambda *rest: [], prepare=_small_files)
     _fresh(made_here, here, scene)
     code, said = run(args, here, prepare=_small_files)
     assert code == 0, said
-    right, rest = _files(here / "ids"), _files(here, but="ids")
-    assert sum(name.startswith("ids-") for name in right) > 2, sorted(right)
-    older: dict[str, bytes] = {}
-    if option:
-        code, said = run([*FOLDER[:-1], "none"], made_here, prepare=_small_files)
-        assert code == 0, said
-        older = _files(made_here / "ids")
-        assert older["index.json"] != right["index.json"]
-        rest = _files(made_here, but="ids")
+    right = _files(here / name)
+    assert sum(file.startswith("ids-") for file in right) > 2 and right != older, sorted(right)
 
     def judge(here: Path, code: int, said: str, refusal: Refusal) -> list[str]:
-        there = _files(here / "ids")
+        there = _files(here / name)
         found = ["it said that it was done, and it is not"] * (code == 0 and there != right)
         whole = json.loads(there.get("index.json") or "{}").get("complete", False)
         found += ["it says that it is whole, and is not"] * (whole and there not in (older, right))
-        found += ["what is not its own has been changed"] * (_files(here, but="ids") != rest)
+        rest = _files(made_here, but=name)
+        found += ["what is not its own has been changed"] * (_files(here, but=name) != rest)
         if refusal.number != errno.EIO or not refusal.goes_on:  # where something can be removed
             found += [f"{left} stays" for left in left_behind(here)]
         again, said = run(args, here, prepare=_small_files)
         found += [f"the same command ended with {again}: {said.strip()[-300:]}"] * (again != 0)
-        return found + ["the same command makes other files"] * (_files(here / "ids") != right)
+        return found + ["the same command makes other files"] * (_files(here / name) != right)
 
     return replace(scene, judge=judge)
 
