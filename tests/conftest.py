@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from tformer.config import Config, ModelConfig
+from tformer.figures import Bars, Heat, Lines
 from tformer.model import Transformer
 from tformer.run.checkpoint import Run
 from tformer.run.record import Record
@@ -86,10 +87,15 @@ def _denormals() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every figure is made; what matplotlib makes of it, most of a tiny run's time, where somebody looks."""
+    """No figure is drawn, nor made, most of a tiny run's time, but where somebody looks at it or its data."""
+    drawn, figured = (request.node.get_closest_marker(name) for name in ("drawn", "figured"))
     with pytest.MonkeyPatch.context() as patch:
-        if not request.node.get_closest_marker("drawn"):
+        if not drawn:
             patch.setattr("tformer.show.svg.rendered", lambda canvas, kind="svg", **options: PICTURE)
+        if not drawn and not figured:
+            made = dict.fromkeys((Lines, Bars, Heat), lambda figure: None)
+            patch.setattr("tformer.show.svg._DRAW", made)
+            patch.setattr("tformer.show.training.loss_svg", lambda metrics, title: PICTURE.decode())
         yield
 
 

@@ -12,6 +12,8 @@ from tests.gpus import MPS, NO_FLOAT64, gpu
 from tformer.cli import app
 from tformer.training import budget
 
+pytestmark = pytest.mark.figured
+
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 20
 SMALL = [
     "--set",

@@ -12,6 +12,8 @@ from tformer.cli import app
 from tformer.errors import RequestError
 from tformer.training import budget
 
+pytestmark = pytest.mark.figured
+
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 20
 TINY = "--tokenizer char --batch-size 4 --set model.n_layers=1 --set model.n_heads=2 --set model.d_model=16"
 SMALL = f"{TINY} --set model.n_ctx=16 --set train.eval_every=2".split()

@@ -395,8 +395,13 @@ def in_a_process(script):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_compiled_forward_is_seen_and_a_part_that_replaces_another_is_in_it():
+def test_looking_loads_no_compiler_and_what_is_compiled_is_seen_and_forgotten_with_what_is_put_in_it():
     in_a_process(f"""{LOOK}
+import sys
+look(model)
+assert "torch._dynamo" not in sys.modules
+look(lambda ids: torch.compile(model, backend="eager")(ids))
+torch._dynamo.reset()
 compiled = torch.compile(model, backend="aot_eager")
 look(compiled)
 compiled(ids)
@@ -417,13 +422,4 @@ assert not torch.allclose(expected, logits, atol=1e-2)
 watch.put_formula(model, everything)
 assert torch.allclose(compiled(ids), expected, atol=1e-5), "for good, too"
 assert not watch.is_plain(compiled)
-""")
-
-
-def test_looking_loads_no_compiler_and_what_is_compiled_inside_is_seen_and_forgotten():
-    in_a_process(f"""{LOOK}
-import sys
-look(model)
-assert "torch._dynamo" not in sys.modules
-look(lambda ids: torch.compile(model, backend="eager")(ids))
 """)

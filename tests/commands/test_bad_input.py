@@ -285,14 +285,14 @@ def test_ordinary_characters_of_any_language_stay_on_a_terminal(place, tformer, 
 
 
 def test_many_keys_are_read_in_linear_time_and_one_twice_is_still_found(place, tformer):
-    keys = "".join(f"  k{i}: 1\n" for i in range(40_000))
+    keys = "".join(f"  k{i}: 1\n" for i in range(20_000))
     (place / "many.yaml").write_text("train:\n" + keys)
     (place / "twice.yaml").write_text("train:\n" + keys + "  k7: 2\n")
     for name, found in (("many", "unknown key train.k0 in many.yaml"), ("twice", "'k7' is given twice")):
         start = time.process_time()
         code, _, err = tformer("train", "hamlet.txt", "--config", f"{name}.yaml")
         assert (code, found in err) == (2, True), err
-        assert time.process_time() - start < 8, "quadratic: half a minute"
+        assert time.process_time() - start < 4, "quadratic: eight seconds"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from tests.command import run as tformer
 from tformer.answer import find
 from tformer.errors import RequestError
 
+pytestmark = pytest.mark.figured
+
 TINY = [
     "--set",
     "model.n_layers=1",

@@ -19,6 +19,8 @@ from tformer.run.loaded import load
 from tformer.text.data import split_text, token_hash, write_token_file
 from tformer.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.figured
+
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 10
 
 

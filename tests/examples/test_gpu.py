@@ -47,11 +47,15 @@ def test_every_row_is_as_it_should_be(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_row_that_fails_is_named_and_the_others_still_run_on_a_text_that_is_made(tmp_path):
-    rows, below, code = run(tmp_path, PRESETS="nosuch shakespeare-gpu char-12l", STEPS="1", LIMIT="100")
+@pytest.mark.parametrize(
+    "presets",
+    ["shakespeare-gpu", pytest.param("shakespeare-gpu char-12l", marks=pytest.mark.exhaustive)],
+)
+def test_a_row_that_fails_is_named_and_the_others_still_run_on_a_text_that_is_made(tmp_path, presets):
+    rows, below, code = run(tmp_path, PRESETS=f"nosuch {presets}", STEPS="1", LIMIT="100")
     assert code == 1
     assert re.search(r"train nosuch, 1 steps: FAILED: tformer: error: no preset 'nosuch'", below)
-    for preset in ("shakespeare-gpu", "char-12l"):
+    for preset in presets.split():
         assert [cells[3] for name, cells in rows.items() if preset in name] == ["0"] * 4, below
     assert rows["a card that is not there"][3] == "2"
 

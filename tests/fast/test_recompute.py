@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -120,7 +121,9 @@ def test_the_count_of_memory_knows_of_it():
     assert step_bytes(again)[1] < 0.3 * step_bytes(plain)[1]
 
 
-def test_a_run_has_the_same_losses_and_may_go_on_either_way(tmp_path, monkeypatch):
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_run_has_the_same_losses_and_may_go_on_either_way(tmp_path, monkeypatch, backend):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "hamlet.txt").write_text(TEXT)
 

@@ -146,7 +146,7 @@ def test_an_estimate_removes_what_one_left_that_was_killed(here, monkeypatch):
     with open_run(here / "tmp" / "tformer-estimate-living" / "run"):
         os.utime(here / "tmp" / "tformer-estimate-living", (time.time() - 600,) * 2)
         app([*TRAIN[:2], *TRAIN[4:], "--estimate"], standalone_mode=False)
-        assert {p.name for p in (here / "tmp").iterdir()} == {
+        assert {p.name for p in (here / "tmp").glob("tformer-*")} == {  # a compiler has its own there
             "tformer-estimate-new",
             "tformer-estimate-living",
         }

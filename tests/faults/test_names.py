@@ -11,6 +11,8 @@ from tests.faults.test_kills import TRAIN, place
 from tformer.cli import app
 from tformer.run.manifest import manifest_hash
 
+pytestmark = pytest.mark.figured
+
 FAR = 99_999_999  # one step more has nine digits
 
 

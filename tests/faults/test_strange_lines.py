@@ -16,6 +16,8 @@ from tformer.run.record import Evaluation, Record, Result
 from tformer.show import training as show
 from tformer.show.run_page import run_page
 
+pytestmark = pytest.mark.figured
+
 WHOLE = {"step": 1, "tokens": 16, "seconds": 0.1, "loss": 3.0, "lr": 0.1, "grad_norm": 1.0}
 STRANGE = {
     "no step": {k: v for k, v in WHOLE.items() if k != "step"},

@@ -112,9 +112,12 @@ def test_what_a_document_is_goes_by_how_the_files_begin(tmp_path, monkeypatch):
     assert stdin.how == "<|endoftext|>" and joined(list(stdin.blocks()), "") == ["one", "two"]
 
 
-def test_a_separator_that_comes_late_or_never_is_named(tmp_path):
+def test_a_separator_that_comes_late_or_never_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("tformer.text.plain.BLOCK", 20_000)
+    monkeypatch.setattr("tformer.text.blocks.BLOCK_CHARACTERS", 20_000)
+    monkeypatch.setattr("tformer.text.blocks.LONG_DOCUMENT", 80_000)
     late = tmp_path / "late.txt"
-    late.write_text("some words that go on\n" * 60_000 + "<|endoftext|>\nmore\n")
+    late.write_text("some words that go on\n" * 6_000 + "<|endoftext|>\nmore\n")
     with pytest.raises(RequestError, match=r"none near its beginning.*--documents file"):
         list(BigText(big_files([str(late)])[0]).blocks())
     with pytest.raises(RequestError, match="no line of the text is '%%'"):

@@ -93,7 +93,14 @@ def test_a_checkpoint_of_two_goes_on_in_four_and_then_in_two_that_have_all(tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", ["", "--set train.recompute=true", "--set model.dropout=0.2"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param("", marks=pytest.mark.exhaustive),
+        "--set train.recompute=true",
+        pytest.param("--set model.dropout=0.2", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_blocks_are_compiled_by_themselves(tmp_path, more):
     words = (*UNEVEN, *MUON, "--steps", 4, "--set", "train.kernels=reference", *shlex.split(more))
     losses = []
