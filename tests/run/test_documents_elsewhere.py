@@ -30,6 +30,19 @@ def theirs(run):
     return transformers.AutoModelForCausalLM.from_pretrained(run).eval(), tokenizer
 
 
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory):
+    """A run by BPE on a table of stories."""
+    folder = tmp_path_factory.mktemp("stories")
+    rows = (
+        json.dumps({"text": f"Once there was a {name}.\n\nIt ran <|endoftext|>."}) + "\n" for name in NAMES
+    )
+    (folder / "s.jsonl").write_text("".join(rows))
+    line = f"train {folder}/s.jsonl {QUICK} --out {folder}/run --set data.vocab_size=300"
+    app(shlex.split(line.replace("--tokenizer char", "--tokenizer bpe")), standalone_mode=False)
+    return folder / "run"
+
+
 @pytest.fixture(autouse=True)
 def nothing_piped(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
@@ -52,6 +65,19 @@ def test_generate_writes_the_same_ids_and_ends_at_the_same_token(run, theirs, ca
     assert new.tolist() == sample["ids"] and sample["finish_reason"] == "eos"
     assert new[-1] == tokenizer.eos_token_id == model.generation_config.eos_token_id
     assert tokenizer.decode(new, skip_special_tokens=True) == sample["text"]
+
+
+def test_stories_by_bpe_begin_and_end_as_stories_do_here_and_there(stories, capsys):
+    sample = ours(stories, capsys)
+    assert sample["finish_reason"] == "eos"
+    assert sample["text"].startswith("Once there was a ") and sample["text"].endswith(
+        ".\n\nIt ran <|endoftext|>."
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(stories)
+    model = transformers.AutoModelForCausalLM.from_pretrained(stories)
+    start = tokenizer(tokenizer.bos_token, return_tensors="pt")
+    found = model.generate(**start, do_sample=False, max_new_tokens=200)[0, 1:].tolist()
+    assert found == sample["ids"] and found.index(tokenizer.eos_token_id) == len(found) - 1
 
 
 def test_samples_of_the_pipeline_end_by_themselves(run, theirs):

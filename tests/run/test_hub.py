@@ -148,6 +148,7 @@ def test_where_the_hub_is_down_the_cache_is_taken_and_without_one_it_is_said(hub
     code, out, err = tformer("sample", "To", "--run", NAME, "--max-tokens", 2)
     assert (code, out) == (1, "")
     assert err.splitlines()[-1].startswith(f"tformer: error: cannot fetch {NAME} from the Hub (")
+    assert "it is no run and no path here; " in err and "; try again" in err
     hub.broken = None
     assert tformer("sample", "To", "--run", NAME, "--max-tokens", 2)[0] == 0
     hub.broken = 503

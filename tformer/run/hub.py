@@ -169,5 +169,6 @@ def _explained(name: HubName) -> Iterator[None]:
 def _unreachable(name: HubName, error: Exception) -> TformerError:
     """What huggingface_hub says of a failure, in a line."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    found = f"it is no run and no path here; {lines[0].rstrip('.')}"
     advice = "try again; what was fetched is kept"
-    return TformerError(f"cannot fetch {name} from the Hub", lines[0].rstrip("."), advice)
+    return TformerError(f"cannot fetch {name} from the Hub", found, advice)
