@@ -1,5 +1,6 @@
 """The hardest and easiest tokens against brute force; coloured text that adds up, in every kind of stream."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -72,6 +73,15 @@ def test_the_context_shown_is_what_the_model_saw(judged):
         assert token.context == (token.place - 1) % 16 + 1
         seen = b"".join(BYTES[i] for i in ids[token.place - token.context : token.place])
         assert seen.endswith(token.before) and (token.before == seen or len(token.before) == 40)
+
+
+def test_no_token_is_shown_to_cost_less_than_nothing(judged):
+    model, *_ = judged
+    certain = dataclasses.replace(read(model), losses=np.full(49, -1e-7))  # as rounding makes of log 1
+    found = surprise(model, certain, n=40, most=5)
+    shown = [*found.stretch, *found.hardest, *found.easiest]
+    assert {f"{token.loss:.4f}" for token in shown} == {"0.0000"}
+    assert all(token.probability == 1.0 for token in shown) and "-0" not in found.summary
 
 
 @pytest.mark.parametrize("hardest", [True, False])
