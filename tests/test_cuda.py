@@ -83,6 +83,7 @@ def test_every_evaluation_and_a_sample_run_on_the_card(card, capsys):
         ["eval", "attention", "--prompt", "To be"],
         ["eval", "generations", "--prompt", "To", "-n", "2", "--max-tokens", "5"],
         ["sample", "To", "--max-tokens", "30", "--seed", "1"],
+        ["sample", "To", "--max-tokens", "9", "--seed", "1", "--precision", "bf16"],
     ):
         found = []
         for device in ("cuda", "cpu"):
@@ -92,12 +93,13 @@ def test_every_evaluation_and_a_sample_run_on_the_card(card, capsys):
         assert found[0] == found[1], args
 
 
-def test_a_time_budget_waits_for_the_card(card, monkeypatch):
+def test_a_time_budget_waits_for_the_card_and_leaves_the_model(card, monkeypatch, capsys):
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     monkeypatch.setattr(budget, "steps_within", lambda seconds, costs, train: 2)
     assert command("train", "hamlet.txt", "--minutes", "1", "--out", "run", *SMALL) == 0
     assert len(waited) >= 4 and set(waited) == {CUDA}
+    assert "room for" not in capsys.readouterr().err
 
 
 def test_a_card_that_is_not_there_is_refused_and_an_older_one_trains_in_fp32(card, monkeypatch):

@@ -264,7 +264,8 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(model):
     assert by_muon == matrices
 
 
-def test_adamw_steps_equal_torchs():
+@pytest.mark.parametrize("fused", [True, False])
+def test_adamw_steps_equal_torchs_and_those_of_its_fused_kernel_to_the_bit(fused):
     ours, theirs = tiny_model(family="gpt2"), tiny_model(family="gpt2")
     train = config(weight_decay=0.2, beta1=0.8, beta2=0.95, eps=1e-6)
     optimizers = Optimizers(ours, train)
@@ -272,7 +273,7 @@ def test_adamw_steps_equal_torchs():
         {"params": [p for p in theirs.parameters() if p.ndim >= 2], "weight_decay": 0.2},
         {"params": [p for p in theirs.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    oracle = torch.optim.AdamW(groups, betas=(0.8, 0.95), eps=1e-6, foreach=False)
+    oracle = torch.optim.AdamW(groups, betas=(0.8, 0.95), eps=1e-6, foreach=False, fused=fused)
     for step, lr in enumerate([0.1, 0.03, 0.05]):
         set_gradients(ours, step)
         set_gradients(theirs, step)
@@ -281,7 +282,7 @@ def test_adamw_steps_equal_torchs():
             group["lr"] = lr
         oracle.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.allclose(a, b, atol=1e-6)
+        assert torch.equal(a, b) if fused else torch.allclose(a, b, atol=1e-6)
 
 
 @BOTH

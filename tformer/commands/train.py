@@ -96,7 +96,8 @@ def command(
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="As many steps as this time has room for, from start to end; measured once, recorded.",
+            help="As long as this, from start to end: steps and, with nothing else said, the model follow "
+            "from what is measured once, and are recorded.",
             rich_help_panel=DAILY,
         ),
     ] = None,

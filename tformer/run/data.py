@@ -63,6 +63,11 @@ class Data:
         return sizes_of(self.tokenizer, self.documents)
 
 
+Complete = Callable[[Config, Tokenizer, int, int], Config]
+"""From configuration, tokenizer and the tokens of the training and of the validation part: the configuration
+with what follows from them."""
+
+
 def reversal_task(config: Config) -> Reversal:
     """The task that the configuration describes."""
     return Reversal(config.data.reversal_length, config.data.reversal_symbols, config.train.seed)
@@ -82,15 +87,15 @@ def prepare_data(
     recorded: DataFacts | None = None,
     progress: DownloadProgress = lambda done, total: None,
     val_sources: Sequence[str] = (),
-    window_for: Callable[[int], int] | None = None,
+    complete: Complete | None = None,
     kept: KeptIds | None = None,
 ) -> Data:
     """Text → split → ids → windows, or the reversal task.
 
     `tokenizer` and `recorded` are those of a run that is resumed: it goes on with the same data or
     not at all (RequestError). A model that is trained further brings its `tokenizer` too. With `val_sources`
-    those are the validation text. `window_for(training tokens)` is how many inputs a window has where
-    `data.window` leaves it open. What the run has `kept` is not encoded again.
+    those are the validation text. `complete` settles what follows from the text's size before there are
+    windows. What the run has `kept` is not encoded again.
     """
     recorded = recorded or DataFacts()
     if config.data.task == "reversal":
@@ -111,13 +116,13 @@ def prepare_data(
         config = config.updated("data", documents="none", val_split="end")
         return Data(config, alphabet, task, None, DataFacts(source=["reversal"]), reversal=task)
     if are_token_folders(sources):
-        data = _token_folder_data(config, sources, tokenizer, recorded.sha256, window_for)
+        data = _token_folder_data(config, sources, tokenizer, recorded.sha256, complete)
         return _validated(data, val_sources, recorded, config) if val_sources else data
     are_ids = [source.endswith(".npy") for source in sources]
     if any(are_ids) and not all(are_ids):
         raise RequestError(f"token files and texts: {' '.join(sources)}", "expected one kind of them")
     if are_ids[0]:
-        data = _token_file_data(config, [Path(s) for s in sources], tokenizer, recorded.sha256, window_for)
+        data = _token_file_data(config, [Path(s) for s in sources], tokenizer, recorded.sha256, complete)
         data = replace(data, kept=kept)
         return _validated(data, val_sources, recorded, config) if val_sources else data
     given = tokenizer or (None if config.data.tokenizer in KINDS else _named_tokenizer(config))
@@ -146,7 +151,7 @@ def prepare_data(
         train_tokens=len(train_ids),
         val_tokens=len(val_ids),
     )
-    data = _windows_data(config, tokenizer, train_ids, val_ids, facts, window_for)
+    data = _windows_data(config, tokenizer, train_ids, val_ids, facts, complete)
     data = replace(
         data,
         notes=corpus.notes
@@ -258,7 +263,7 @@ def _token_file_data(
     paths: Sequence[Path],
     tokenizer: Tokenizer | None,
     expected_hash: str | None,
-    window_for: Callable[[int], int] | None,
+    complete: Complete | None,
 ) -> Data:
     how = config.data.val_split
     if how not in (AUTO, "end", "documents") and config.data.val_fraction:
@@ -294,7 +299,7 @@ def _token_file_data(
     if one == AUTO:
         one = "file" if has_ends else "none"
     config = config.updated("data", documents=one, val_split=how)
-    return _windows_data(config, tokenizer, ids[:cut], ids[cut:], facts, window_for)
+    return _windows_data(config, tokenizer, ids[:cut], ids[cut:], facts, complete)
 
 
 def _token_folder_data(
@@ -302,7 +307,7 @@ def _token_folder_data(
     names: Sequence[str],
     tokenizer: Tokenizer | None,
     expected_hash: str | None,
-    window_for: Callable[[int], int] | None,
+    complete: Complete | None,
 ) -> Data:
     given = open_folder_ids(names)
     check_hash(given.sha256, expected_hash, ANOTHER_RUN)
@@ -326,7 +331,7 @@ def _token_folder_data(
     config = config.updated("data", documents=given.documents, val_split=how)
     if config.data.tokenizer in KINDS:
         config = config.updated("data", tokenizer=given.tokenizer.kind)
-    data = _windows_data(config, given.tokenizer, train_ids, val_ids, facts, window_for)
+    data = _windows_data(config, given.tokenizer, train_ids, val_ids, facts, complete)
     return replace(data, notes=(given.note(config.data.val_fraction, len(val_ids)),))
 
 
@@ -336,14 +341,15 @@ def _windows_data(
     train_ids: np.ndarray | IdView,
     val_ids: np.ndarray,
     facts: DataFacts,
-    window_for: Callable[[int], int] | None,
+    complete: Complete | None,
 ) -> Data:
-    found, window = len(train_ids), config.data.window
-    if window_for and not window:
+    found = len(train_ids)
+    if complete:
         if found < 2:
             what = f"the training text has {counted(found, 'token')}"
             raise RequestError(what, "expected at least 2", "give more")
-        window = max(window_for(found), config.data.stride)
+        config = complete(config, tokenizer, found, len(val_ids))
+    window = config.data.window
     name, length = ("data.window", window) if window else ("model.n_ctx", config.model.n_ctx)
     if found <= length:
         raise RequestError(

@@ -6,7 +6,7 @@ hold when the run is resumed.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +16,7 @@ from tformer.config import MOST_STEPS, TrainConfig
 from tformer.errors import RequestError
 from tformer.evals.loss import TOKENS_AT_ONCE, text_loss
 from tformer.run.record import TimeBudget
+from tformer.text.data import Batches
 from tformer.training.fit import Learner, State, fit
 from tformer.training.optim import Optimizers
 from tformer.training.session import STATES, Session
@@ -99,22 +100,32 @@ def settle(
 def _undone(model: nn.Module) -> Iterator[None]:
     """Leave weights and torch's random numbers as they are found."""
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    device = next(model.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with random_numbers_kept(next(model.parameters()).device):
         try:
             yield
         finally:
             model.load_state_dict(weights)
 
 
+def random_numbers_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Around what draws from torch's random numbers, which are afterwards what they were."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
 def time_costs(trial: Session, seconds: float, drawing: float, clock: Clock) -> Costs:
     """Time steps for about `seconds`, and an evaluation. Trains the model of the session for a moment."""
-    device = next(trial.model.parameters()).device
-    train = trial.config.train.model_copy(
-        update={"steps": UNCOUNTED + MOST, "eval_every": 0, "patience": 0},
-    )
     learner = Learner(trial.model, trial.optimizers, trial.forward)
-    steps_done = fit(learner, trial.data.batches, train, State())
+    step = time_of_step(learner, trial.data.batches, trial.config.train, seconds, clock)
+    return costs_beside(trial, step, drawing, clock)
+
+
+def time_of_step(
+    learner: Learner, batches: Batches, train: TrainConfig, seconds: float, clock: Clock
+) -> float:
+    """What a step takes, by those of about so many seconds. Trains the model for a moment."""
+    device = next(learner.model.parameters()).device
+    train = train.model_copy(update={"steps": UNCOUNTED + MOST, "eval_every": 0, "patience": 0})
+    steps_done = fit(learner, batches, train, State())
     for _ in range(UNCOUNTED):
         next(steps_done)
     synchronise(device)
@@ -124,8 +135,7 @@ def time_costs(trial: Session, seconds: float, drawing: float, clock: Clock) -> 
         if counted >= LEAST and clock() - began >= seconds:
             break
     synchronise(device)
-    step = (clock() - began) / counted
-    return costs_beside(trial, step, drawing, clock)
+    return (clock() - began) / counted
 
 
 def costs_beside(trial: Session, step: float, drawing: float, clock: Clock) -> Costs:

@@ -3,16 +3,52 @@
 It is recorded like any other setting, and obeyed on resume.
 """
 
+import time
+from functools import partial
+
+import torch
+
 from tformer.config import Config
 from tformer.counted import counted
-from tformer.run.data import Data
+from tformer.run.data import Complete, Data
 from tformer.text.data import Windows
-from tformer.training.further import steps_for
+from tformer.text.tokenizer import Tokenizer
+from tformer.training.budget import KEPT_BACK, Clock
+from tformer.training.by_time import PROBING, Room, config_for, describe, measured_flops
+from tformer.training.further import steps_for, window_for
 from tformer.training.memory import free_bytes, windows_at_a_time
 from tformer.training.plan import Plan
-from tformer.training.settings import OF_A_LIST
+from tformer.training.settings import OF_A_LIST, decide
 
 PASSES_FOR_DROPOUT = 10  # over a list; `examples/benchmarks/LOG.md` has lists that are read 4.5 and 21 times
+
+
+def completing(plan: Plan, clock: Clock = time.perf_counter) -> Complete | None:
+    """What completes the configuration of a plan once the size of the text is known, if anything does."""
+    if plan.pretrained:
+        return partial(_windowed, plan.device)
+    return partial(_by_time, plan, clock) if plan.by_time else None
+
+
+def _windowed(device: torch.device, config: Config, tokenizer: Tokenizer, n_train: int, n_val: int) -> Config:
+    """With a window that suits text and device, where a person leaves it open."""
+    if config.data.window:
+        return config
+    window = max(window_for(config.model.n_ctx, n_train, device), config.data.stride)
+    return config.updated("data", window=window) if window < config.model.n_ctx else config
+
+
+def _by_time(
+    plan: Plan, clock: Clock, config: Config, tokenizer: Tokenizer, n_train: int, n_val: int
+) -> Config:
+    """With the model that the time of the plan has room for on this machine."""
+    minutes = plan.request.minutes
+    assert minutes is not None
+    settled = decide(config, plan.device, tokenizer.vocab_size)
+    flops = measured_flops(settled, plan.device, 60 * minutes * PROBING, clock)
+    seconds = (60 * minutes - (clock() - plan.request.began)) * (1 - KEPT_BACK)
+    room = Room(max(seconds, 1.0), flops, tokenizer.kind, n_train, n_val)
+    return config_for(room, settled, plan.leaves_open)
 
 
 def completed(plan: Plan, config: Config, data: Data) -> tuple[Config, tuple[str, ...]]:
@@ -20,19 +56,26 @@ def completed(plan: Plan, config: Config, data: Data) -> tuple[Config, tuple[str
     if not isinstance(data.batches, Windows) or plan.resuming:
         return config, ()
     if plan.pretrained:
-        return _trained_further(plan, config, data.batches), ()
+        return _at_a_time(plan, _trained_further(plan, config, data.batches)), ()
+    if plan.by_time:
+        return _at_a_time(plan, config), (describe(config),)
     if plan.preset == OF_A_LIST and plan.leaves_open("model", "dropout"):
         return _of_a_list(config, data)
     return config, ()
 
 
 def _trained_further(plan: Plan, config: Config, windows: Windows) -> Config:
-    """Windows, steps and how many windows at a time, of a model that is trained further."""
+    """Windows and steps of a model that is trained further."""
     if windows.n_ctx < config.model.n_ctx:
         config = config.updated("data", window=windows.n_ctx)
     if plan.by_recipe and plan.request.minutes is None:
         found = steps_for(windows.per_epoch, config.train.batch_size)
         config = config.updated("train", **{k: v for k, v in found.items() if plan.leaves_open("train", k)})
+    return config
+
+
+def _at_a_time(plan: Plan, config: Config) -> Config:
+    """With as many windows at a time as memory has room for."""
     if not config.train.micro_batch_size:
         ranks = plan.request.ranks
         at_once = windows_at_a_time(config, free_bytes(plan.device, ranks.here), ranks.world)

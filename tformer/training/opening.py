@@ -14,7 +14,6 @@ import platform
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,8 @@ from tformer.run.swap import CHECKPOINTS
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.budget import TimeLimit, settle
 from tformer.training.compiled import CompileError, compile_blocks, compile_forward
-from tformer.training.completed import completed
+from tformer.training.completed import completed, completing
 from tformer.training.fit import State, is_exhausted
-from tformer.training.further import window_for
 from tformer.training.memory import free_bytes, refuse_larger
 from tformer.training.noted import loss_by_position, sampled_line
 from tformer.training.optim import Optimizers, lr_at
@@ -96,7 +94,7 @@ def prepare(plan: Plan, progress: DownloadProgress = lambda done, total: None) -
         recorded.data,
         progress,
         val_sources,
-        partial(_window_for, plan) if plan.pretrained else None,
+        completing(plan),
         KeptIds(plan.folder / CHECKPOINTS),
     )
     config, notes = completed(plan, decide(data.config, plan.device, data.tokenizer.vocab_size), data)
@@ -117,10 +115,6 @@ def prepare(plan: Plan, progress: DownloadProgress = lambda done, total: None) -
         overwrite=request.overwrite,
         ranks=request.ranks,
     )
-
-
-def _window_for(plan: Plan, n_ids: int) -> int:
-    return window_for(plan.config.model.n_ctx, n_ids, plan.device)
 
 
 def _own_tokenizer(folder: Path, recorded: Record) -> Tokenizer | None:

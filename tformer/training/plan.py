@@ -69,6 +69,20 @@ class Plan:
         """Whether it goes on from trained weights by the recipe for that, which the text completes."""
         return self.pretrained is not None and not self.request.preset and self.config.data.task == "text"
 
+    @property
+    def by_time(self) -> bool:
+        """Whether its model follows from the time that it has: no preset, run or model says which.
+
+        The rule for that is known on CPUs, and not of lists, which have a preset of their own.
+        """
+        return (
+            self.request.minutes is not None
+            and self.device.type == "cpu"
+            and not (self.request.preset or self.resuming or self.pretrained)
+            and self.config.data.task == "text"
+            and self.preset != OF_A_LIST
+        )
+
     def leaves_open(self, section: str, name: str) -> bool:
         """Whether no layer of settings says what a setting is."""
         return all(name not in layer.values.get(section, {}) for layer in self.request.layers)

@@ -1,0 +1,194 @@
+"""The model that a time has room for: size, windows and recipe, where `--minutes` is all that is said.
+
+The rule, fitted to what `examples/benchmarks/LOG.md` has under "The model by the time": the largest of
+some shapes of which the time lets every parameter of the blocks learn from so many tokens. A short text
+holds that down, and what is read many times gets dropout.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tformer.config import MOST_STEPS, Config
+from tformer.counted import counted
+from tformer.fast.parts import put_parts
+from tformer.model import Transformer
+from tformer.run.huggingface import empty_model
+from tformer.text.data import Windows
+from tformer.training.budget import Clock, random_numbers_kept, time_of_step
+from tformer.training.costs import flops_per_token, parameters_by_part
+from tformer.training.fit import Learner
+from tformer.training.further import window_for
+from tformer.training.optim import Optimizers
+
+SHAPES = (  # width and blocks, from small to large
+    *((64, 2), (128, 3), (128, 4), (192, 4), (192, 5), (256, 5), (256, 6), (320, 6)),
+    *((384, 6), (384, 8), (512, 8), (640, 10), (768, 12)),
+)
+HEAD = 64  # the width of a head
+PROBE = 128, 4  # the model that is timed
+TOKENS_A_PARAMETER = 1.5  # of the blocks: at least so many are learned from
+PARAMETERS_A_TOKEN = 8.0  # of the training text: at most so many in the blocks
+TOKENS_A_STEP = 2048
+WINDOW, LONG_WINDOW, LONG_FROM = 128, 256, 192  # inputs; the long one of characters, from this width on
+DROPOUT_BY_PASSES = ((4, 0.0), (16, 0.1))  # up to so many over the text go with so much dropout,
+MOST_DROPOUT = 0.2  # and more of them with this
+MUON_LR = {"nanochat": 1e-2, "gpt2": 5e-3}  # the rate of Muon, at most
+LR_TIMES_WIDTH = 1.536  # of a model that is wide: the rate is in proportion
+MUON = {
+    "optimizer": "muon",
+    "warmup_steps": 20,
+    "decay": "linear",
+    "decay_fraction": 0.9,
+    "lr_final": 0.0,
+    "weight_decay": 0.1,
+}
+SETTINGS = ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_mlp", "n_ctx")
+JUDGING = 0.05  # of the time, for evaluations before the last one
+MOST_EVALUATIONS = 10
+SAVE_EVERY = 300.0  # seconds
+PROBING = 0.01  # of the time, for steps of the model that is timed
+FORWARD = 1 / 3  # of the FLOPs of a step: an evaluation goes no way back
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a training has: seconds for steps and evaluations, FLOPs a second, and a text in tokens.
+
+    `kind` is the tokenizer's; `n_train` and `n_val` count the tokens of the two parts of the text.
+    """
+
+    seconds: float
+    flops: float
+    kind: str
+    n_train: int
+    n_val: int
+
+
+IsOpen = Callable[[str, str], bool]
+"""Whether a person leaves a setting (section, name) open."""
+
+
+def config_for(room: Room, config: Config, is_open: IsOpen) -> Config:
+    """The configuration with the model and the recipe that the rule has for so much room.
+
+    What a person has given stays. `config.model.vocab_size` is settled.
+    """
+    smallest, *others = SHAPES
+    found = _of_shape(smallest, room, config, is_open)
+    for shape in others:
+        larger = _of_shape(shape, room, config, is_open)
+        n_blocks = _block_parameters(larger)
+        if tokens_within(room, larger) < TOKENS_A_PARAMETER * n_blocks:
+            break
+        if n_blocks > PARAMETERS_A_TOKEN * room.n_train:
+            break
+        found = larger
+    return _with_recipe(room, found, is_open)
+
+
+def tokens_within(room: Room, config: Config) -> float:
+    """How many tokens a model learns from in the time that its evaluations leave."""
+    left = room.seconds * (1 - JUDGING) - _evaluation_seconds(room, config)
+    return max(0.0, left * room.flops / _flops_per_token(config))
+
+
+def _flops_per_token(config: Config) -> int:
+    return flops_per_token(config.model, config.data.window or config.model.n_ctx)
+
+
+def _evaluation_seconds(room: Room, config: Config) -> float:
+    return FORWARD * _flops_per_token(config) * room.n_val / room.flops
+
+
+def _block_parameters(config: Config) -> int:
+    parts = parameters_by_part(empty_model(config.model))
+    return parts["attention"] + parts["MLPs"]
+
+
+def _of_shape(shape: tuple[int, int], room: Room, config: Config, is_open: IsOpen) -> Config:
+    """The configuration with a width and so many blocks, what goes with them, and the window of the text."""
+    own = config.model
+    asked = {name: None if is_open("model", name) else getattr(own, name) for name in SETTINGS}
+    width = asked["d_model"] or _multiple(shape[0], 2 * (asked["n_heads"] or 1))
+    longest = LONG_WINDOW if room.kind == "char" and width >= LONG_FROM else WINDOW
+    window = window_for(longest, room.n_train, torch.device("cpu"))
+    found = {
+        "n_layers": shape[1],
+        "d_model": width,
+        "n_heads": _heads(width, asked["n_kv_heads"] or 1),
+        "n_kv_heads": 0,
+        "d_mlp": 0,
+        "n_ctx": max(window, config.data.window, config.data.stride),
+    }
+    return config.updated("model", **{k: v for k, v in found.items() if not asked[k]})
+
+
+def _multiple(width: int, of: int) -> int:
+    return -(-width // of) * of
+
+
+def _heads(width: int, n_kv_heads: int) -> int:
+    """How many heads: they divide the width evenly, and are as near as can be to HEAD wide."""
+    fitting = [n for n in range(n_kv_heads, width + 1, n_kv_heads) if width % (2 * n) == 0]
+    return min(fitting, key=lambda n: abs(width / n - HEAD), default=n_kv_heads)
+
+
+def _with_recipe(room: Room, config: Config, is_open: IsOpen) -> Config:
+    """How a model of this shape is trained in the time."""
+    model, window = config.model, config.data.window or config.model.n_ctx
+    tokens = tokens_within(room, config)
+    if is_open("model", "dropout"):
+        passes = tokens / room.n_train
+        dropout = next((share for most, share in DROPOUT_BY_PASSES if passes <= most), MOST_DROPOUT)
+        config = config.updated("model", dropout=dropout)
+    batch_size = (
+        max(1, TOKENS_A_STEP // window) if is_open("train", "batch_size") else config.train.batch_size
+    )
+    steps = min(MOST_STEPS, max(1, round(tokens / (batch_size * window))))
+    judged = min(MOST_EVALUATIONS, int(JUDGING * room.seconds / max(_evaluation_seconds(room, config), 1e-9)))
+    recipe: dict[str, Any] = {
+        "batch_size": batch_size,
+        "eval_every": -(-steps // (judged + 1)) if judged else 0,
+        "checkpoint_every": math.ceil(steps * SAVE_EVERY / room.seconds) if room.seconds > SAVE_EVERY else 0,
+    }
+    if is_open("train", "optimizer"):
+        rate = min(MUON_LR[model.family], LR_TIMES_WIDTH / model.d_model)
+        recipe |= MUON | {"lr": round(rate, 6)}
+    return config.updated("train", **{k: v for k, v in recipe.items() if is_open("train", k)})
+
+
+def describe(config: Config) -> str:
+    """For a person: which model it is."""
+    model, train = config.model, config.train
+    return (
+        f"the time has room for {counted(model.n_layers, 'layer')}, {model.d_model} wide, windows of "
+        f"{model.n_ctx}, {train.batch_size} a step, dropout {model.dropout:g}, rate {train.lr:.2g} "
+        "(--preset NAME or --set KEY=VALUE: one of yours)"
+    )
+
+
+# ---------------------------------------------------------------------------- the machine
+
+
+def measured_flops(config: Config, device: torch.device, seconds: float, clock: Clock) -> float:
+    """FLOPs a second of training here, by about so many seconds of steps of a small model on random ids.
+
+    Precision and kernels of `config` are settled; torch's random numbers are afterwards what they were.
+    """
+    room = Room(seconds, 1.0, "char", 4 * TOKENS_A_STEP, 0)
+    probe = _of_shape(PROBE, room, config.updated("model", dropout=0.0), lambda section, name: True)
+    window = probe.model.n_ctx
+    n_windows = TOKENS_A_STEP // window
+    ids = np.arange(TOKENS_A_STEP + 1) % probe.model.vocab_size
+    train = config.train.model_copy(update={"batch_size": n_windows, "micro_batch_size": 0})
+    with random_numbers_kept(device):
+        model = Transformer(probe.model).to(device)
+        put_parts(model, train, device)
+        learner = Learner(model, Optimizers(model, train, bf16=train.precision == "bf16"))
+        step = time_of_step(learner, Windows(ids, window, 0), train, seconds, clock)
+    return flops_per_token(probe.model, window) * TOKENS_A_STEP / step
