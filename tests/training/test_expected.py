@@ -94,7 +94,7 @@ def test_what_moves_no_loss_leaves_the_band(key):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"steps": 60}, "train.steps is 60, where the preset shakespeare has 1300"),
+        ({"steps": 60}, "train.steps is 60, where the preset shakespeare has 1400"),
         ({"lr": 0.1, "batch_size": 4}, "and 1 more"),
         ({"keep": "last"}, "train.keep"),
         ({"patience": 3}, "train.patience"),
