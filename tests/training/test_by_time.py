@@ -66,7 +66,7 @@ def test_what_the_rule_finds_can_be_trained_and_is_not_larger_than_time_and_text
     model, train = config.model, config.train
     assert (model.d_model, model.n_layers) in SHAPES and model.d_head == HEAD
     assert model.n_ctx < room.n_train and train.batch_size * model.n_ctx <= max(TOKENS_A_STEP, model.n_ctx)
-    assert model.n_ctx <= (256 if room.kind == "char" and model.d_model >= 192 else 128)
+    assert model.n_ctx <= (256 if room.kind == "char" and model.d_model >= 256 else 128)
     assert config_for(room, base(preset), nothing_said) == config
     if (model.d_model, model.n_layers) != SHAPES[0]:
         assert tokens_within(room, config) >= TOKENS_A_PARAMETER * blocks(config)

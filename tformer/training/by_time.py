@@ -31,10 +31,10 @@ SHAPES = (  # width and blocks, from small to large
 )
 HEAD = 64  # the width of a head
 PROBE = 128, 4  # the model that is timed
-TOKENS_A_PARAMETER = 1.5  # of the blocks: at least so many are learned from
+TOKENS_A_PARAMETER = 2.0  # of the blocks: at least so many are learned from
 PARAMETERS_A_TOKEN = 8.0  # of the training text: at most so many in the blocks
 TOKENS_A_STEP = 2048
-WINDOW, LONG_WINDOW, LONG_FROM = 128, 256, 192  # inputs; the long one of characters, from this width on
+WINDOW, LONG_WINDOW, LONG_FROM = 128, 256, 256  # inputs; the long one of characters, from this width on
 DROPOUT_BY_PASSES = ((4, 0.0), (16, 0.1))  # up to so many over the text go with so much dropout,
 MOST_DROPOUT = 0.2  # and more of them with this
 MUON_LR = {"nanochat": 1e-2, "gpt2": 5e-3}  # the rate of Muon, at most
