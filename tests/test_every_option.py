@@ -172,9 +172,11 @@ ALONE: list[Step] = [
     (f"{SAMPLE} --greedy --step 3", lambda d: "weights are those of step 3" in d.err),
     (f"{SAMPLE} --greedy --stop e", lambda d: "e" not in d.json["text"]),
     (
-        f"{SAMPLE} --greedy --stop e --keep-stop",
+        f"{SAMPLE} --stop g --keep-stop --max-tokens 900 --temperature 3 --seed 1",
         lambda d: (
-            d.json["text"].count("e") == d.json["text"].endswith("e") == (d.json["finish_reason"] == "stop")
+            d.json["text"].endswith("g")
+            and d.json["text"].count("g") == 1
+            and d.json["finish_reason"] == "stop"
         ),
     ),
     (f"{SAMPLE} --greedy --repetition-penalty 9", lambda d: len(set(d.json["ids"])) > len(set(greedy()))),

@@ -12,7 +12,7 @@ from tests.conftest import save_run, tiny_model
 from tformer.cli import app
 from tformer.config import Config
 from tformer.errors import RequestError
-from tformer.layers import merge, preset_layer
+from tformer.layers import flag_layer, merge, preset_layer
 from tformer.text.tokenizer import Tokenizer
 from tformer.training import by_time
 from tformer.training.by_time import (
@@ -27,6 +27,7 @@ from tformer.training.by_time import (
     tokens_within,
 )
 from tformer.training.costs import flops_per_token
+from tformer.training.plan import Plan, TrainRequest, plan_training
 from tformer.yaml_text import parse_yaml
 
 TEXT = "The quality of mercy is not strain'd,\nIt droppeth as the gentle rain from heaven\n" * 60
@@ -92,49 +93,67 @@ def test_what_is_read_many_times_gets_dropout_and_a_short_text_a_small_model():
     assert list(dropouts) == sorted(dropouts) and dropouts[0] == 0 < dropouts[-1]
 
 
-GIVEN = {
-    "model.d_model": 100,
-    "model.n_layers": 7,
-    "model.n_heads": 3,
-    "model.n_kv_heads": 2,
-    "model.d_mlp": 50,
-    "model.n_ctx": 48,
-    "model.dropout": 0.35,
-    "data.window": 300,
-    "data.stride": 290,
-    "train.batch_size": 5,
-    "train.optimizer": "adamw",
-    "train.lr": 0.123,
-    "train.warmup_steps": 77,
-    "train.decay": "cosine",
-    "train.decay_fraction": 0.3,
-    "train.lr_final": 0.2,
-    "train.weight_decay": 0.5,
-    "train.eval_every": 9,
-    "train.checkpoint_every": 8,
-}
+GIVEN = [
+    "model.d_model=100",
+    "model.d_model=90",
+    "model.n_layers=7",
+    "model.n_heads=3",
+    "model.n_kv_heads=4",
+    "model.n_kv_heads=4 model.d_model=512",
+    "model.n_heads=6 model.n_kv_heads=6",
+    "model.d_mlp=50",
+    "model.n_ctx=48",
+    "model.n_ctx=100 train.micro_batch_size=16",
+    "model.dropout=0.35",
+    "data.window=300",
+    "data.window=64",
+    "data.stride=290",
+    "data.window=4096 model.n_ctx=4096",
+    "train.batch_size=5",
+    "train.micro_batch_size=7",
+    "train.optimizer=adamw",
+    "train.optimizer=muon",
+    "train.lr=0.123 train.warmup_steps=77",
+    "train.decay=cosine train.decay_fraction=0.3 train.lr_final=0.2",
+    "train.weight_decay=0.5",
+    "train.eval_every=9 train.checkpoint_every=8",
+]
 
 
-@pytest.mark.parametrize("key", GIVEN)
-def test_what_is_given_by_hand_stands_and_the_rest_goes_with_it(key):
-    section, _, name = key.partition(".")
-    config = base("shakespeare")
-    if key == "data.stride":
-        config = config.updated("model", n_ctx=400)
-    config = Config.model_validate(config.model_dump() | {section: config.model_dump()[section]})
-    whole = config.model_dump()
-    whole["model"] |= {"n_ctx": 512, "n_kv_heads": 0, "n_heads": 2, "d_model": 64, "d_mlp": 0}
-    whole[section][name] = GIVEN[key]
-    if key == "model.n_heads":
-        whole["model"]["d_model"] = 66
-    if key == "model.d_model":
-        whole["model"]["n_heads"] = 2
-    asked = Config.model_validate(whole)
-    room = Room(600, 150 * GIGA, "bpe", 10**6, 10**5)
-    found = config_for(room, asked, lambda *setting: setting != (section, name))
-    assert getattr(getattr(found, section), name) == GIVEN[key]
-    if key == "train.optimizer":
-        assert found.train.lr == asked.train.lr and found.train.warmup_steps == asked.train.warmup_steps
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """A working directory with nothing in it."""
+    monkeypatch.chdir(tmp_path)
+
+
+def planned(data: str, settings: str) -> Plan:
+    """The plan of `tformer train DATA --minutes 5` with these settings."""
+    layers = [flag_layer(settings.split(), {})]
+    return plan_training(TrainRequest([data], layers, device="cpu", minutes=5))
+
+
+@pytest.mark.parametrize("settings", GIVEN)
+@pytest.mark.parametrize("data", ["a.txt", "shakespeare"])
+@pytest.mark.parametrize("n_train", [50_000, 10**8])
+def test_what_is_given_by_hand_stands_and_the_rest_goes_with_it(data, settings, n_train, empty):
+    plan = planned(data, settings)
+    config = plan.config.updated("model", vocab_size=2048)
+    found = config_for(Room(3000, 300 * GIGA, "bpe", n_train, 5000), config, plan.leaves_open)
+    for setting in settings.split():
+        key, _, value = setting.partition("=")
+        section, _, name = key.partition(".")
+        assert str(getattr(getattr(found, section), name)) == value
+    if "lr=" not in settings:
+        most = 1e-3 if "adamw" in settings else by_time.MUON_LR[found.model.family]
+        assert 0 < found.train.lr <= most and found.train.warmup_steps == by_time.SCHEDULE["warmup_steps"]
+
+
+def test_a_model_that_memory_has_no_room_for_gives_way_to_a_smaller_one():
+    room = Room(3000, 300 * GIGA, "bpe", 10**8, 5000)
+    free = config_for(room, base(), nothing_said)
+    found = config_for(room, base(), nothing_said, lambda config: config.model.d_model <= 128)
+    assert found.model.d_model == 128 < free.model.d_model
+    assert config_for(room, base(), nothing_said, lambda config: False).model.d_model == SHAPES[0][0]
 
 
 # ---------------------------------------------------------------------------- the machine
@@ -190,7 +209,10 @@ def test_a_time_alone_chooses_the_model_which_is_said_recorded_and_kept(place, m
     own, result, said = train("a.txt", "--minutes", 5)
     assert (own["model"]["d_model"], own["model"]["n_layers"]) == SHAPES[0]
     assert "room for 2 layers, 64 wide" in said and result["steps"] == 2
-    assert own["model"]["dropout"] > 0 and own["train"]["decay_fraction"] == by_time.MUON["decay_fraction"]
+    assert (
+        own["model"]["dropout"] > 0 and own["train"]["decay_fraction"] == by_time.SCHEDULE["decay_fraction"]
+    )
+    assert "preset" not in own["record"]
     monkeypatch.setattr("tformer.training.completed.measured_flops", lambda *args: 1 / 0)
     again, result, said = train("a.txt", "--resume", "--minutes", 5)
     assert again["model"] == own["model"] and "room for" not in said and result["steps"] == 2
@@ -198,11 +220,27 @@ def test_a_time_alone_chooses_the_model_which_is_said_recorded_and_kept(place, m
 
 def test_settings_and_a_file_of_them_go_before_the_rule(place):
     (place / "own.yaml").write_text("model: {n_layers: 1}\n")
-    wanted = ["--config", "own.yaml", "--lr", 0.004, "--set", "model.d_model=32", "--set", "model.n_ctx=16"]
+    wanted = ["--config", "own.yaml", "--lr", 0.004, "--set", "model.n_heads=3", "--set", "data.window=16"]
     own, _, said = train("a.txt", "--minutes", 5, *wanted)
-    assert (own["model"]["n_layers"], own["model"]["d_model"], own["model"]["n_ctx"]) == (1, 32, 16)
+    assert (own["model"]["n_layers"], own["model"]["d_model"], own["data"]["window"]) == (1, 66, 16)
     assert own["train"]["lr"] == 0.004 and own["train"]["batch_size"] == TOKENS_A_STEP // 16
-    assert own["model"]["n_heads"] == 1 and "1 layer, 32 wide, windows of 16, 128 a step" in said
+    assert "1 layer, 66 wide, windows of 16, 128 a step" in said
+    both = ["--set", "model.n_layers=1", "--set", "model.d_model=32", "--overwrite"]
+    own, _, said = train("a.txt", "--minutes", 5, *both)
+    assert own["model"]["d_model"] == 32 and own["model"]["n_heads"] == 4 and "room for" not in said
+
+
+def test_the_machine_is_measured_and_a_text_to_validate_on_is_thought_of(place, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("tformer.training.budget.steps_within", lambda seconds, costs, train: 2)
+    (place / "other.txt").write_text(TEXT[::-1])
+    window = ["--set", "data.window=1100", "--set", "data.vocab_size=300"]
+    own, _, said = train("a.txt", "--minutes", 0.2, "--val-data", "other.txt", "--tokenizer", "char", *window)
+    assert "windows of 1100, 1 a step" in said and own["model"]["n_ctx"] == 1100
+    monkeypatch.setattr("tformer.training.by_time.free_bytes", lambda device: 1000)
+    done = CliRunner().invoke(app, ["train", "a.txt", "--minutes", "5", "--out", "no"])
+    assert "give a smaller model" in str(done.exception) and not (place / "no").exists()
 
 
 @pytest.mark.parametrize("kind", ["char", "word", "bpe"])

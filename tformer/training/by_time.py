@@ -1,4 +1,4 @@
-"""The model that a time has room for: size, windows and recipe, where `--minutes` is all that is said.
+"""The model that a time has room for: size, windows and recipe, of `--minutes` where nothing says which.
 
 The rule, fitted to what `examples/benchmarks/LOG.md` has under "The model by the time": the largest of
 some shapes of which the time lets every parameter of the blocks learn from so many tokens. A short text
@@ -6,7 +6,7 @@ holds that down, and what is read many times gets dropout.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from tformer.config import MOST_STEPS, Config
 from tformer.counted import counted
 from tformer.fast.parts import put_parts
+from tformer.layers import Layer
 from tformer.model import Transformer
 from tformer.run.huggingface import empty_model
 from tformer.text.data import Windows
@@ -23,6 +24,7 @@ from tformer.training.budget import Clock, random_numbers_kept, time_of_step
 from tformer.training.costs import flops_per_token, parameters_by_part
 from tformer.training.fit import Learner
 from tformer.training.further import window_for
+from tformer.training.memory import free_bytes, refuse_larger
 from tformer.training.optim import Optimizers
 
 SHAPES = (  # width and blocks, from small to large
@@ -35,19 +37,19 @@ TOKENS_A_PARAMETER = 2.0  # of the blocks: at least so many are learned from
 PARAMETERS_A_TOKEN = 8.0  # of the training text: at most so many in the blocks
 TOKENS_A_STEP = 2048
 WINDOW, LONG_WINDOW, LONG_FROM = 128, 256, 256  # inputs; the long one of characters, from this width on
-DROPOUT_BY_PASSES = ((4, 0.0), (16, 0.1))  # up to so many over the text go with so much dropout,
+DROPOUT_BY_PASSES = ((7, 0.0), (16, 0.1))  # up to so many over the text go with so much dropout,
 MOST_DROPOUT = 0.2  # and more of them with this
 MUON_LR = {"nanochat": 1e-2, "gpt2": 5e-3}  # the rate of Muon, at most
 LR_TIMES_WIDTH = 1.536  # of a model that is wide: the rate is in proportion
-MUON = {
-    "optimizer": "muon",
+ADAMW_LR, ADAMW_LR_TIMES_WIDTH = 1e-3, 0.128  # the same two of AdamW
+SCHEDULE = {
     "warmup_steps": 20,
     "decay": "linear",
     "decay_fraction": 0.9,
     "lr_final": 0.0,
     "weight_decay": 0.1,
 }
-SETTINGS = ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_mlp", "n_ctx")
+SHAPE_SETTINGS = ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_mlp", "n_ctx")
 JUDGING = 0.05  # of the time, for evaluations before the last one
 MOST_EVALUATIONS = 10
 SAVE_EVERY = 300.0  # seconds
@@ -73,22 +75,44 @@ IsOpen = Callable[[str, str], bool]
 """Whether a person leaves a setting (section, name) open."""
 
 
-def config_for(room: Room, config: Config, is_open: IsOpen) -> Config:
+def start_layer(given: Sequence[Layer]) -> Layer:
+    """A small model and batch that what a person has given agrees with, in the place of the preset's."""
+    values: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "train": {}}
+    for layer in given:
+        for section, kept in values.items():
+            named = layer.values.get(section, {}).items()
+            kept |= {name: value for name, value in named if type(value) is int and value > 0}
+    model, data = values["model"], values["data"]
+    n_kv_heads = model.get("n_kv_heads", 1)
+    width = model.get("d_model") or _multiple(HEAD, 2 * model.get("n_heads", n_kv_heads))
+    shape = {
+        "d_model": width,
+        "n_heads": model.get("n_kv_heads") or _heads(width, 1),
+        "n_ctx": max(WINDOW, data.get("window", 0), data.get("stride", 0)),
+    }
+    batch_size = values["train"].get("micro_batch_size", TOKENS_A_STEP // WINDOW)
+    return Layer("the rule of --minutes", {"model": shape, "train": {"batch_size": batch_size}})
+
+
+def config_for(
+    room: Room, config: Config, is_open: IsOpen, has_memory: Callable[[Config], bool] = lambda config: True
+) -> Config:
     """The configuration with the model and the recipe that the rule has for so much room.
 
-    What a person has given stays. `config.model.vocab_size` is settled.
+    What a person has given stays. `config.model.vocab_size` is settled. Of shapes that the memory has no
+    room for a smaller one is taken, where there is one.
     """
-    smallest, *others = SHAPES
-    found = _of_shape(smallest, room, config, is_open)
-    for shape in others:
+    found: list[Config] = []
+    for shape in SHAPES:
         larger = _of_shape(shape, room, config, is_open)
         n_blocks = _block_parameters(larger)
-        if tokens_within(room, larger) < TOKENS_A_PARAMETER * n_blocks:
+        has_time = tokens_within(room, larger) >= TOKENS_A_PARAMETER * n_blocks
+        if found and not (has_time and n_blocks <= PARAMETERS_A_TOKEN * room.n_train):
             break
-        if n_blocks > PARAMETERS_A_TOKEN * room.n_train:
-            break
-        found = larger
-    return _with_recipe(room, found, is_open)
+        found.append(larger)
+    recipes = (_with_recipe(room, one, is_open) for one in reversed(found))
+    smallest = _with_recipe(room, found[0], is_open)
+    return next((recipe for recipe in recipes if has_memory(recipe)), smallest)
 
 
 def tokens_within(room: Room, config: Config) -> float:
@@ -113,14 +137,15 @@ def _block_parameters(config: Config) -> int:
 def _of_shape(shape: tuple[int, int], room: Room, config: Config, is_open: IsOpen) -> Config:
     """The configuration with a width and so many blocks, what goes with them, and the window of the text."""
     own = config.model
-    asked = {name: None if is_open("model", name) else getattr(own, name) for name in SETTINGS}
-    width = asked["d_model"] or _multiple(shape[0], 2 * (asked["n_heads"] or 1))
+    asked = {name: None if is_open("model", name) else getattr(own, name) for name in SHAPE_SETTINGS}
+    n_kv_heads = asked["n_kv_heads"] or 1
+    width = asked["d_model"] or _multiple(shape[0], 2 * (asked["n_heads"] or n_kv_heads))
     longest = LONG_WINDOW if room.kind == "char" and width >= LONG_FROM else WINDOW
     window = window_for(longest, room.n_train, torch.device("cpu"))
     found = {
         "n_layers": shape[1],
         "d_model": width,
-        "n_heads": _heads(width, asked["n_kv_heads"] or 1),
+        "n_heads": n_kv_heads if asked["n_kv_heads"] and own.family == "gpt2" else _heads(width, n_kv_heads),
         "n_kv_heads": 0,
         "d_mlp": 0,
         "n_ctx": max(window, config.data.window, config.data.stride),
@@ -146,9 +171,10 @@ def _with_recipe(room: Room, config: Config, is_open: IsOpen) -> Config:
         passes = tokens / room.n_train
         dropout = next((share for most, share in DROPOUT_BY_PASSES if passes <= most), MOST_DROPOUT)
         config = config.updated("model", dropout=dropout)
-    batch_size = (
-        max(1, TOKENS_A_STEP // window) if is_open("train", "batch_size") else config.train.batch_size
-    )
+    batch_size = config.train.batch_size
+    if is_open("train", "batch_size"):
+        at_once = 1 if is_open("train", "micro_batch_size") else config.train.micro_batch_size or 1
+        batch_size = at_once * max(1, TOKENS_A_STEP // (window * at_once))
     steps = min(MOST_STEPS, max(1, round(tokens / (batch_size * window))))
     judged = min(MOST_EVALUATIONS, int(JUDGING * room.seconds / max(_evaluation_seconds(room, config), 1e-9)))
     recipe: dict[str, Any] = {
@@ -156,18 +182,20 @@ def _with_recipe(room: Room, config: Config, is_open: IsOpen) -> Config:
         "eval_every": -(-steps // (judged + 1)) if judged else 0,
         "checkpoint_every": math.ceil(steps * SAVE_EVERY / room.seconds) if room.seconds > SAVE_EVERY else 0,
     }
-    if is_open("train", "optimizer"):
-        rate = min(MUON_LR[model.family], LR_TIMES_WIDTH / model.d_model)
-        recipe |= MUON | {"lr": round(rate, 6)}
+    rate = min(MUON_LR[model.family], LR_TIMES_WIDTH / model.d_model)
+    if config.train.optimizer == "adamw":
+        rate = min(ADAMW_LR, ADAMW_LR_TIMES_WIDTH / model.d_model)
+    recipe |= SCHEDULE | {"lr": round(rate, 6)}
     return config.updated("train", **{k: v for k, v in recipe.items() if is_open("train", k)})
 
 
 def describe(config: Config) -> str:
     """For a person: which model it is."""
     model, train = config.model, config.train
+    window = config.data.window or model.n_ctx
     return (
         f"the time has room for {counted(model.n_layers, 'layer')}, {model.d_model} wide, windows of "
-        f"{model.n_ctx}, {train.batch_size} a step, dropout {model.dropout:g}, rate {train.lr:.2g} "
+        f"{window}, {train.batch_size} a step, dropout {model.dropout:g}, rate {train.lr:.2g} "
         "(--preset NAME or --set KEY=VALUE: one of yours)"
     )
 
@@ -176,19 +204,19 @@ def describe(config: Config) -> str:
 
 
 def measured_flops(config: Config, device: torch.device, seconds: float, clock: Clock) -> float:
-    """FLOPs a second of training here, by about so many seconds of steps of a small model on random ids.
+    """FLOPs a second of training here, by about so many seconds of steps of a small model.
 
     Precision and kernels of `config` are settled; torch's random numbers are afterwards what they were.
     """
-    room = Room(seconds, 1.0, "char", 4 * TOKENS_A_STEP, 0)
-    probe = _of_shape(PROBE, room, config.updated("model", dropout=0.0), lambda section, name: True)
-    window = probe.model.n_ctx
-    n_windows = TOKENS_A_STEP // window
+    plain = config.updated("data", window=0, stride=0).updated("model", dropout=0.0)
+    room = Room(seconds, 1.0, "bpe", 4 * TOKENS_A_STEP, 0)
+    probe = _of_shape(PROBE, room, plain, lambda section, name: True)
     ids = np.arange(TOKENS_A_STEP + 1) % probe.model.vocab_size
-    train = config.train.model_copy(update={"batch_size": n_windows, "micro_batch_size": 0})
+    train = config.train.model_copy(update={"batch_size": TOKENS_A_STEP // WINDOW, "micro_batch_size": 0})
+    refuse_larger(probe.model_copy(update={"train": train}), free_bytes(device))
     with random_numbers_kept(device):
         model = Transformer(probe.model).to(device)
         put_parts(model, train, device)
         learner = Learner(model, Optimizers(model, train, bf16=train.precision == "bf16"))
-        step = time_of_step(learner, Windows(ids, window, 0), train, seconds, clock)
-    return flops_per_token(probe.model, window) * TOKENS_A_STEP / step
+        step = time_of_step(learner, Windows(ids, WINDOW), train, seconds, clock)
+    return flops_per_token(probe.model, WINDOW) * TOKENS_A_STEP / step

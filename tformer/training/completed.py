@@ -10,6 +10,7 @@ import torch
 
 from tformer.config import Config
 from tformer.counted import counted
+from tformer.errors import RequestError
 from tformer.run.data import Complete, Data
 from tformer.text.data import Windows
 from tformer.text.tokenizer import Tokenizer
@@ -47,8 +48,19 @@ def _by_time(
     settled = decide(config, plan.device, tokenizer.vocab_size)
     flops = measured_flops(settled, plan.device, 60 * minutes * PROBING, clock)
     seconds = (60 * minutes - (clock() - plan.request.began)) * (1 - KEPT_BACK)
+    if plan.request.val_data:  # it is not read yet, and is as a rule no longer than a part of the text
+        n_val = n_train // 9
     room = Room(max(seconds, 1.0), flops, tokenizer.kind, n_train, n_val)
-    return config_for(room, settled, plan.leaves_open)
+    return config_for(room, settled, plan.leaves_open, partial(_has_memory, plan))
+
+
+def _has_memory(plan: Plan, config: Config) -> bool:
+    """Whether a window of it has room on the device."""
+    try:
+        _at_a_time(plan, config)
+    except RequestError:
+        return False
+    return True
 
 
 def completed(plan: Plan, config: Config, data: Data) -> tuple[Config, tuple[str, ...]]:
@@ -59,7 +71,8 @@ def completed(plan: Plan, config: Config, data: Data) -> tuple[Config, tuple[str
         return _at_a_time(plan, _trained_further(plan, config, data.batches)), ()
     if plan.by_time:
         return _at_a_time(plan, config), (describe(config),)
-    if plan.preset == OF_A_LIST and plan.leaves_open("model", "dropout"):
+    by_steps = plan.request.minutes is None  # else they are not known yet
+    if plan.preset == OF_A_LIST and by_steps and plan.leaves_open("model", "dropout"):
         return _of_a_list(config, data)
     return config, ()
 

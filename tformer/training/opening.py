@@ -108,7 +108,7 @@ def prepare(plan: Plan, progress: DownloadProgress = lambda done, total: None) -
         data,
         plan.device,
         plan.pretrained,
-        preset=None if plan.resuming or plan.by_recipe else plan.preset,
+        preset=None if plan.resuming or plan.by_recipe or plan.by_time else plan.preset,
         words=words,
         at_evaluation=(sampled_line, loss_by_position, *([words.score] if words else [])),
         limit=limit,

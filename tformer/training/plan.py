@@ -25,6 +25,7 @@ from tformer.run.swap import is_untouched, recover
 from tformer.run.token_folders import check_kind
 from tformer.text.corpus import are_lists, corpus_name, shadowed
 from tformer.text.piped import USUAL_FIELD
+from tformer.training.by_time import start_layer
 from tformer.training.settings import OF_A_LIST, default_preset, training_config
 
 REVERSAL = ["reversal"]  # DATA that is no text
@@ -63,29 +64,16 @@ class Plan:
     preset: str
     config: Config
     notes: tuple[str, ...] = ()  # for a person
+    by_time: bool = False  # whether its model follows from the time that it has
 
     @property
     def by_recipe(self) -> bool:
         """Whether it goes on from trained weights by the recipe for that, which the text completes."""
         return self.pretrained is not None and not self.request.preset and self.config.data.task == "text"
 
-    @property
-    def by_time(self) -> bool:
-        """Whether its model follows from the time that it has: no preset, run or model says which.
-
-        The rule for that is known on CPUs, and not of lists, which have a preset of their own.
-        """
-        return (
-            self.request.minutes is not None
-            and self.device.type == "cpu"
-            and not (self.request.preset or self.resuming or self.pretrained)
-            and self.config.data.task == "text"
-            and self.preset != OF_A_LIST
-        )
-
     def leaves_open(self, section: str, name: str) -> bool:
         """Whether no layer of settings says what a setting is."""
-        return all(name not in layer.values.get(section, {}) for layer in self.request.layers)
+        return leaves_open(self.request.layers, section, name)
 
     @property
     def resuming(self) -> bool:
@@ -113,7 +101,9 @@ def plan_training(request: TrainRequest) -> Plan:
     chosen = f"a GPU: preset {default}, the larger one (the other: --preset {smaller})"
     if default == "text" and not (preset or resuming or pretrained) and _is_list(request):
         default, chosen = OF_A_LIST, f"a list: preset {OF_A_LIST} (the other: --preset text)"
-    config = training_config(default, preset, request.layers, recorded, pretrained)
+    by_time = default != OF_A_LIST and _is_by_time(request, device, recorded)
+    start = [start_layer(request.layers)] if by_time else []
+    config = training_config(default, preset, [*start, *request.layers], recorded, pretrained)
     if (config.data.task == "reversal") != (sources == REVERSAL):
         raise RequestError(
             f"data.task is {config.data.task}", f"DATA is {' '.join(sources)}", "they must agree"
@@ -141,6 +131,7 @@ def plan_training(request: TrainRequest) -> Plan:
         pretrained,
         request.preset or default,
         config,
+        by_time=by_time,
         notes=(
             *shadowed([*sources, *request.val_data]),
             *(() if default == smaller else (chosen,)),
@@ -148,6 +139,21 @@ def plan_training(request: TrainRequest) -> Plan:
             *((UNSHARED,) if config.train.shard and not request.ranks.are_several else ()),
         ),
     )
+
+
+def leaves_open(layers: Sequence[Layer], section: str, name: str) -> bool:
+    """Whether none of them says what a setting is."""
+    return all(name not in layer.values.get(section, {}) for layer in layers)
+
+
+def _is_by_time(request: TrainRequest, device: torch.device, recorded: Record) -> bool:
+    """Whether time is all that says which model: no preset, run, other model or settings do.
+
+    The rule for that is known on CPUs, and not of lists, which have a preset of their own.
+    """
+    said = request.preset or request.init_from or not recorded.is_empty or list(request.sources) == REVERSAL
+    is_open = any(leaves_open(request.layers, "model", name) for name in ("d_model", "n_layers"))
+    return request.minutes is not None and device.type == "cpu" and is_open and not said
 
 
 def _is_list(request: TrainRequest) -> bool:
