@@ -89,7 +89,7 @@ def test_token_files_are_trained_on_by_document_one_or_several(capsys):
         tformer(f"tokenize {name}.txt --documents line --tokenizer t.json --out {name}.npy")
     tformer(f"train names.npy --tokenizer t.json --documents line {SMALL} --out one")
     tformer(f"train a.npy b.npy --tokenizer t.json --documents line {SMALL} --out two")
-    tformer(f"train names.txt --tokenizer t.json {SMALL} --out text")
+    tformer(f"train names.txt --tokenizer t.json {SMALL} --set model.dropout=0.1 --out text")
     one, two, text = (read_record(Path(name)) for name in ("one", "two", "text"))
     assert one.settings["data"]["val_split"] == "documents" and two.data.source[1].endswith("b.npy")
     assert (one.data.train_tokens, one.data.val_tokens) == (two.data.train_tokens, two.data.val_tokens)

@@ -122,11 +122,9 @@ def check_alike(folder: Path, found: tuple[int, str, str], *words: object, data:
     assert losses(folder / "run") == pytest.approx(alone(folder, *words, data=data), rel=1e-5)
 
 
-@pytest.mark.parametrize("torchrun", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_two_processes_train_what_one_trains(tmp_path, torchrun):
+def test_two_processes_train_what_one_trains(tmp_path):
     words = ("--steps", 6, "--set", "train.micro_batch_size=2", "--set", "train.optimizer=muon")
-    given = (tmp_path, 2, *words, "--out", "run")
-    check_alike(tmp_path, finished(start(*given)) if torchrun else side_by_side(*given), *words)
+    check_alike(tmp_path, finished(start(tmp_path, 2, *words, "--out", "run")), *words)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model_type"] == "gpt2"
 
 

@@ -183,7 +183,7 @@ def test_bits_per_byte_are_those_of_the_text(capsys):
 REFUSED = {
     "rows/ prose.txt": r"token folders and others: rows/ prose.txt \(expected one kind",
     "rows/ --tokenizer char": r"data.tokenizer is char \(rows/ holds ids of bpe\); leave it out",
-    "rows/ --tokenizer other.json": r"rows holds ids of another tokenizer \(bpe of 2\d\d, and the model's",
+    "rows/ --tokenizer other.json": r"another tokenizer \(bpe of 2\d\d, and that one is word of 266\)",
     "rows/ --documents line": r"data.documents is line \(rows has: file\)",
     "rows/ --set data.val_split=files": r"data.val_split is files \(rows holds ids\); data.val_split=end",
     "prose/ --set data.val_split=documents": r"val_split is documents \(prose has 0 that end\)",
