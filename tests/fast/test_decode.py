@@ -69,6 +69,18 @@ def test_a_text_is_the_same_past_the_end_of_the_context_too(settings, temperatur
     assert text() == fast and (temperature == 0 or len(set(fast)) > 1)
 
 
+def test_it_takes_one_thread_of_pytorch_and_gives_the_others_back(monkeypatch):
+    model = a_model({"family": "gpt2", "activation": "gelu"})
+    before, seen = torch.get_num_threads(), []
+    monkeypatch.setattr(Decoder, "_activate", lambda self, u: seen.append(torch.get_num_threads()) or u)
+    torch.set_num_threads(2)
+    try:
+        list(generate(model, torch.zeros((1, 1), dtype=torch.int64), 3))
+        assert seen == [1] * 2 * model.config.n_layers and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def _counted(step, steps):
     def counted(self, ids, cache):
         steps.append(1)

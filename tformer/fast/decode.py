@@ -3,8 +3,8 @@
 A step of decoding multiplies every matrix by one vector, which is bound by how fast the weights come from
 memory. The library that numpy brings does it up to four times as fast as the one that PyTorch brings, where
 the processor is not Intel's, and an operation of numpy begins in a microsecond. Weights and cache are the
-model's own memory, seen as arrays. Several rows are PyTorch's: two libraries that both keep threads for large
-products wait for each other.
+model's own memory, seen as arrays. Several rows are PyTorch's, and of one row PyTorch computes what it does
+with one thread: two libraries that both keep threads for their work wait for each other.
 
 Letters as in model.py: H query heads, G key heads, K d_head, C d_model, S cached positions with the new one.
 """
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tformer.device import one_thread
 from tformer.fast.bf16 import BF16Linear
 from tformer.kv_cache import KVCache
 from tformer.model import Block, CausalSelfAttention, Transformer, rotary_angles
@@ -56,6 +57,7 @@ class Decoder:
             angles = rotary_angles(torch.arange(self.keys.shape[2]), c.d_head, c.rope_theta)
             self.cos, self.sin = (x.numpy() for x in angles)  # (room, K/2)
 
+    @one_thread()  # of PyTorch's, so that none of them waits at work where numpy's want to work
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
         """Logits (1, 1, V) after `ids` (1, 1), which is appended to the cache."""
         c = self.config
@@ -115,9 +117,8 @@ class Decoder:
             u = np.maximum(u, np.float32(0), out=u)
             return u if kind == "relu" else u * u
         if kind == "gelu":
-            part = torch.erf(torch.from_numpy(u * np.float32(math.sqrt(0.5)))).numpy()
-        else:
-            part = np.tanh(np.float32(math.sqrt(2 / math.pi)) * (u + np.float32(0.044715) * u * u * u))
+            return torch.nn.functional.gelu(torch.from_numpy(u)).numpy()
+        part = np.tanh(np.float32(math.sqrt(2 / math.pi)) * (u + np.float32(0.044715) * u * u * u))
         part += 1
         part *= u
         part *= np.float32(0.5)
