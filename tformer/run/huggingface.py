@@ -4,6 +4,7 @@ A run directory is a Hugging Face model directory; this file says what that mean
 and loads any directory of the two families. It knows nothing of training.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from tformer.config import ModelConfig
-from tformer.errors import RequestError
+from tformer.errors import RequestError, short
 from tformer.files import read_json
 from tformer.model import Transformer, sinusoidal_positions
 from tformer.run.lacking import no_model
@@ -49,6 +50,37 @@ GPT2_ALIASES = {
     "num_hidden_layers": "n_layer",
 }
 
+
+# Ours, theirs, and what theirs is where config.json leaves it out.
+KEYS: dict[str, dict[str, tuple[str, Any]]] = {
+    "gpt2": {
+        "vocab_size": ("vocab_size", 50257),
+        "n_ctx": ("n_positions", 1024),
+        "n_layers": ("n_layer", 12),
+        "n_heads": ("n_head", 12),
+        "d_model": ("n_embd", 768),
+        "d_mlp": ("n_inner", None),
+        "dropout": ("resid_pdrop", 0.1),
+        "activation": ("activation_function", "gelu_new"),
+        "norm_eps": ("layer_norm_epsilon", 1e-5),
+        "tied": ("tie_word_embeddings", True),
+    },
+    "nanochat": {
+        "vocab_size": ("vocab_size", 50304),
+        "n_ctx": ("max_position_embeddings", 2048),
+        "n_layers": ("num_hidden_layers", 12),
+        "n_heads": ("num_attention_heads", 6),
+        "n_kv_heads": ("num_key_value_heads", None),
+        "d_model": ("hidden_size", 768),
+        "d_mlp": ("intermediate_size", 8192),
+        "dropout": ("attention_dropout", 0.0),
+        "activation": ("hidden_act", "relu2"),
+        "norm_eps": ("rms_norm_eps", 1e-6),
+        "tied": ("tie_word_embeddings", False),
+        "logit_softcap": ("final_logit_softcapping", 15.0),
+    },
+}
+MAY_BE_NULL = {"d_mlp", "n_kv_heads", "logit_softcap"}  # ours is then 0
 
 # The first versions of transformers that read the layouts as they are written.
 READ_SINCE = {"gpt2": "4.50.0", "nanochat": "5.0.0"}
@@ -126,56 +158,41 @@ def from_hf_config(values: dict[str, Any], source: str) -> ModelConfig:
     for key in ABSENT:
         if values.get(key):
             raise RequestError(f"{source} sets {key}", "tformer has no such models", "save it without")
-    ours = values.get("tformer") or {}
-    if not isinstance(ours, dict):
-        raise RequestError(f"{source} sets tformer to {ours!r}", "expected an object")
-    get = values.get
+    own = values.get("tformer") or {}
+    if not isinstance(own, dict):
+        raise RequestError(f"{source} sets tformer to {own!r}", "expected an object")
+    names = {key: name for key, (name, _) in KEYS[family].items()}
+    found = {key: values.get(name, default) for key, (name, default) in KEYS[family].items()}
+    found |= {key: found[key] or 0 for key in MAY_BE_NULL & found.keys()}
     if family == "gpt2":
-        found = {
-            "vocab_size": get("vocab_size", 50257),
-            "n_ctx": get("n_positions", 1024),
-            "n_layers": get("n_layer", 12),
-            "n_heads": get("n_head", 12),
-            "d_model": get("n_embd", 768),
-            "d_mlp": get("n_inner") or 0,
-            "dropout": get("resid_pdrop", 0.1),
-            "activation": get("activation_function", "gelu_new"),
-            "norm_eps": get("layer_norm_epsilon", 1e-5),
-            "tied": get("tie_word_embeddings", True),
-            "positions": ours.get("positions", "learned"),
-            "bias": ours.get("bias", True),
-        }
+        found |= {"positions": own.get("positions", "learned"), "bias": own.get("bias", True)}
+        names |= {"positions": "tformer.positions", "bias": "tformer.bias"}
     else:
         # transformers 5 writes rope_parameters; 4.x wrote rope_theta and rope_scaling.
-        rope = get("rope_scaling") or get("rope_parameters") or {}
+        rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
         if not _is_plain_rotary(rope):
             raise RequestError(f"{source} has rotary parameters {rope}", "tformer has rope_type 'default'")
-        found = {
-            "vocab_size": get("vocab_size", 50304),
-            "n_ctx": get("max_position_embeddings", 2048),
-            "n_layers": get("num_hidden_layers", 12),
-            "n_heads": get("num_attention_heads", 6),
-            "n_kv_heads": get("num_key_value_heads") or 0,
-            "d_model": get("hidden_size", 768),
-            "d_mlp": get("intermediate_size", 8192),
-            "dropout": get("attention_dropout", 0.0),
-            "activation": get("hidden_act", "relu2"),
-            "norm_eps": get("rms_norm_eps", 1e-6),
-            "tied": get("tie_word_embeddings", False),
-            "rope_theta": rope.get("rope_theta") or get("rope_theta") or 10000.0,
-            "logit_softcap": get("final_logit_softcapping", 15.0) or 0.0,
-        }
+        found["rope_theta"] = rope.get("rope_theta") or values.get("rope_theta") or 10000.0
     found["activation"] = ACTIVATION_NAMES.get(str(found["activation"]), found["activation"])
     try:
         config = ModelConfig.model_validate({"family": family} | found)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        message = f"{key} {first['msg'].removeprefix('Value error, ')}".strip()
-        raise RequestError(f"{source} describes a model that tformer has not", message) from None
-    if family == "nanochat" and get("head_dim") not in (None, config.d_head):
-        raise RequestError(f"{source} sets head_dim to {get('head_dim')}", "tformer has hidden_size / heads")
+        raise _as_they_say_it(error, names, source) from None
+    if family == "nanochat" and (width := values.get("head_dim")) not in (None, config.d_head):
+        raise RequestError(f"{source} sets head_dim to {width}", "tformer has hidden_size / heads")
     return config
+
+
+def _as_they_say_it(error: ValidationError, names: dict[str, str], source: str) -> RequestError:
+    """What is wrong with a configuration, by the names that its file has for ours."""
+    first = error.errors()[0]
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if not first["loc"]:  # of several values together
+        message = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), message)
+        return RequestError(f"{source} describes a model that tformer has not", message)
+    key = str(first["loc"][0])
+    what = f"{source} sets {names.get(key, key)} to {short(repr(first['input']))}"
+    return RequestError(what, message.replace("Input should be", "expected"))
 
 
 def _is_plain_rotary(rope: Any) -> bool:
