@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tformer.evals.loss import octaves
+from tformer.run.usage import end_ids
 from tformer.sample import Sampler, Sampling, TextStream, generate
 from tformer.text.data import STREAM_SAMPLE, Reversal, rng
 from tformer.text.tokenizer import Tokenizer
@@ -23,7 +24,8 @@ TEMPERATURE = 0.8  # as `tformer sample` has it
 def sampled_line(session: Session) -> dict[str, Any]:
     """`sample`: what the model writes after a line break at this step; on reversal, how it goes on.
 
-    A function of (seed, step) and the weights, like everything random in a run.
+    It ends where `tformer sample` would end it. A function of (seed, step) and the weights, like everything
+    random in a run.
     """
     step, seed = session.state.step, session.config.train.seed
     tokenizer = session.data.tokenizer
@@ -34,7 +36,7 @@ def sampled_line(session: Session) -> dict[str, Any]:
     size = tokenizer.vocab_size
     of_documents = session.data.documents != "none" and (session.data.facts.documents or 0) > 1
     end = tokenizer.end_id if of_documents else None
-    stream = TextStream(tokenizer, end_ids=[] if end is None else [end])
+    stream = TextStream(tokenizer, end_ids=end_ids(session.run.here))
     start = torch.tensor([[tokenizer.start_id if end is None else end]], device=device)
     for column in generate(session.model, start, CHARACTERS, lambda logits: sampler(logits[:, :size])):
         stream.feed(int(column[0]))
