@@ -114,13 +114,15 @@ def eval_loss(
     from tformer.device import resolve_device
     from tformer.evals.judged import each_text, one_text
     from tformer.show import terminal
+    from tformer.show.progress import steps_progress
     from tformer.text.corpus import shadowed
 
     resolved = resolve_device(device)
     folders = find_runs(run, "text")
     check_step(step, folders)
     check_stride(stride, folders)
-    text = one_text(folders, data or [], field)
+    with steps_progress("tokenizing") as tell:
+        text = one_text(folders, data or [], field, tell)
     for note in (*shadowed(data or []), *text.notes):
         terminal.say(note)
     for folder in text.seen_by:

@@ -279,7 +279,7 @@ def _estimate(request: "TrainRequest", gpus: int | None, accelerator: str | None
     from tformer.fast.memory import keep_freed_memory
     from tformer.show import terminal
     from tformer.show.estimate import estimate_table
-    from tformer.show.progress import download_progress
+    from tformer.show.progress import ReadingProgress
     from tformer.show.training import drawing_seconds
     from tformer.training.estimate import estimate
     from tformer.training.opening import prepare
@@ -289,8 +289,8 @@ def _estimate(request: "TrainRequest", gpus: int | None, accelerator: str | None
     plan = plan_training(request)
     for note in plan.notes:
         terminal.say(note)
-    with download_progress(f"downloading {plan.name}") as shown:
-        prepared = prepare(plan, shown)
+    with ReadingProgress(plan.name) as reading:
+        prepared = prepare(plan, reading.downloaded, reading.encoded)
     if gpus is None and accelerator is None:
         drawing_seconds()  # what draws is held in memory, too
     found = estimate(prepared, plan.folder, gpus, accelerator)
@@ -310,7 +310,7 @@ def _open(request: "TrainRequest", stack: ExitStack) -> "Session":
     from tformer.fast.memory import keep_freed_memory
     from tformer.ranks import together
     from tformer.show import terminal
-    from tformer.show.progress import download_progress
+    from tformer.show.progress import ReadingProgress
     from tformer.show.training import drawing_seconds, introduce
     from tformer.training.following import lead
     from tformer.training.opening import open_session, prepare
@@ -321,8 +321,8 @@ def _open(request: "TrainRequest", stack: ExitStack) -> "Session":
     plan = plan_training(request)
     for note in plan.notes:
         terminal.say(note)
-    with download_progress(f"downloading {plan.name}") as shown:
-        prepared = prepare(plan, shown)
+    with ReadingProgress(plan.name) as reading:
+        prepared = prepare(plan, reading.downloaded, reading.encoded)
     stack.enter_context(together(plan.request.ranks, plan.device))
     run = stack.enter_context(locked(plan))
     before = plan.recorded.result.steps if plan.recorded.result else None  # None: it is not at its end

@@ -40,11 +40,13 @@ class OneText:
     notes: tuple[str, ...] = ()  # for a person: what was read of a folder, and what not
 
 
-def one_text(folders: Sequence[Path], data: Sequence[str], field: str | None = None) -> OneText:
+def one_text(
+    folders: Sequence[Path], data: Sequence[str], field: str | None = None, tell: Progress = silent
+) -> OneText:
     """All of `data`, or where nothing is given the validation part of what the runs were trained on.
 
     Each run reads `data` as it has read its own text: what a document is, and which `field` of a table has it
-    where none is named.
+    where none is named. `tell` hears of characters as they are encoded.
 
     Raises RequestError where there is no such text, where several runs have none in common, and where one
     of them cannot read it.
@@ -69,7 +71,7 @@ def one_text(folders: Sequence[Path], data: Sequence[str], field: str | None = N
             if reading not in corpora:
                 corpora[reading] = sources[folder].corpus()
             has_ends = records[folder].end_of_text and reading.documents != "none"
-            return source.text_ids(corpora[reading], tokenizers[folder], has_ends)
+            return source.text_ids(corpora[reading], tokenizers[folder], has_ends, tell)
 
         if len(folders) == 1:
             of_runs = {first: encoded(first)}

@@ -12,7 +12,7 @@ from tformer.counted import counted
 from tformer.errors import RequestError
 from tformer.files import refuse_address
 from tformer.layers import Layer, merge
-from tformer.progress import DownloadProgress
+from tformer.progress import DownloadProgress, Progress, silent
 from tformer.run.find import tokenizer_path
 from tformer.run.kept_ids import KeptIds, text_ids
 from tformer.run.record import ANOTHER_RUN, DataFacts, Record, check_hash
@@ -89,13 +89,15 @@ def prepare_data(
     val_sources: Sequence[str] = (),
     complete: Complete | None = None,
     kept: KeptIds | None = None,
+    encoding: Progress = silent,
 ) -> Data:
     """Text → split → ids → windows, or the reversal task.
 
     `tokenizer` and `recorded` are those of a run that is resumed: it goes on with the same data or
     not at all (RequestError). A model that is trained further brings its `tokenizer` too. With `val_sources`
     those are the validation text. `complete` settles what follows from the text's size before there are
-    windows. What the run has `kept` is not encoded again.
+    windows. What the run has `kept` is not encoded again. `progress` hears of a download, `encoding` of
+    characters.
     """
     recorded = recorded or DataFacts()
     if config.data.task == "reversal":
@@ -117,14 +119,14 @@ def prepare_data(
         return Data(config, alphabet, task, None, DataFacts(source=["reversal"]), reversal=task)
     if are_token_folders(sources):
         data = _token_folder_data(config, sources, tokenizer, recorded.sha256, complete)
-        return _validated(data, val_sources, recorded, config) if val_sources else data
+        return _validated(data, val_sources, recorded, config, encoding) if val_sources else data
     are_ids = [source.endswith(".npy") for source in sources]
     if any(are_ids) and not all(are_ids):
         raise RequestError(f"token files and texts: {' '.join(sources)}", "expected one kind of them")
     if are_ids[0]:
         data = _token_file_data(config, [Path(s) for s in sources], tokenizer, recorded.sha256, complete)
         data = replace(data, kept=kept)
-        return _validated(data, val_sources, recorded, config) if val_sources else data
+        return _validated(data, val_sources, recorded, config, encoding) if val_sources else data
     given = tokenizer or (None if config.data.tokenizer in KINDS else _named_tokenizer(config))
     can_end = config.data.end_of_text and (given is None or given.end_id is not None)
     corpus = load_corpus(sources, progress, TextReading(config.data.field, _documents(config, can_end)))
@@ -141,8 +143,8 @@ def prepare_data(
     text, cut = corpus.text, cut_of(corpus, config.data.val_fraction)
     tokenizer, learnt = (given, ()) if given else make_tokenizer(config, corpus)
     has_ends = can_end and corpus.documents != "none"
-    train_ids = text_ids(tokenizer, corpus, 0, cut, has_ends, kept)
-    val_ids = text_ids(tokenizer, corpus, cut, len(text), has_ends, kept)
+    train_ids = text_ids(tokenizer, corpus, 0, cut, has_ends, kept, encoding)
+    val_ids = text_ids(tokenizer, corpus, cut, len(text), has_ends, kept, encoding)
     facts = DataFacts(
         source=absolute(sources),
         sha256=corpus.sha256,
@@ -160,7 +162,7 @@ def prepare_data(
         + _inside_lines(corpus, can_end),
         kept=kept,
     )
-    return _validated(data, val_sources, recorded, config) if val_sources else data
+    return _validated(data, val_sources, recorded, config, encoding) if val_sources else data
 
 
 def _documents(config: Config, can_end: bool) -> str:
@@ -200,7 +202,9 @@ def _inside_lines(corpus: Corpus, can_end: bool) -> tuple[str, ...]:
     return (f"{found}; where it is to end a document, put it on a line of its own",)
 
 
-def _validated(data: Data, sources: Sequence[str], recorded: DataFacts, config: Config) -> Data:
+def _validated(
+    data: Data, sources: Sequence[str], recorded: DataFacts, config: Config, encoding: Progress
+) -> Data:
     """The same with a validation text of its own. RequestError where that is not what was recorded."""
     if "-" in sources:  # `eval loss` and --resume read it again
         raise RequestError("--val-data -", "expected files or folders", "save it as a file first")
@@ -218,7 +222,7 @@ def _validated(data: Data, sources: Sequence[str], recorded: DataFacts, config: 
     else:
         corpus = source.corpus()
         sha256, notes = corpus.sha256, data.notes + corpus.notes
-        ids = source.text_ids(corpus, data.tokenizer, data.documents != "none")
+        ids = source.text_ids(corpus, data.tokenizer, data.documents != "none", encoding)
     check_hash(sha256, recorded.val_sha256, ANOTHER_RUN)
     if len(ids) < 2:
         raise RequestError(f"{source.on} has {len(ids)} tokens", "expected at least 2 to validate on")

@@ -8,9 +8,9 @@ there, and is made again. A safetensors file with one tensor, `ids`.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +20,7 @@ import tokenizers
 from tformer import __version__
 from tformer.errors import TformerError
 from tformer.files import write_file
+from tformer.progress import Progress, silent
 from tformer.text.corpus import Corpus
 from tformer.text.data import documents, slices
 from tformer.text.tokenizer import Tokenizer, UnknownCharacterError, id_dtype
@@ -27,6 +28,7 @@ from tformer.text.tokenizer import Tokenizer, UnknownCharacterError, id_dtype
 LONG = 1 << 20  # characters of a part that is kept: a shorter one is encoded in about a second
 DTYPES = {"U16": np.uint16, "U32": np.uint32}
 MOST_HEADER = 1 << 16  # bytes
+TOLD_EVERY = 1 << 18  # characters that are encoded
 LAYOUT = "2"
 
 
@@ -117,6 +119,24 @@ def _read(path: Path, key: str, vocab_size: int) -> np.ndarray | None:
     return ids if n and int(ids.max()) < vocab_size else None
 
 
+@dataclass
+class _Told:
+    """Pieces of a text as they are read, told of now and then."""
+
+    tell: Progress
+    total: int
+    done: int = 0
+    told: int = 0
+
+    def of(self, pieces: Iterable[str]) -> Iterator[str]:
+        for piece in pieces:
+            yield piece
+            self.done += len(piece)
+            if self.done - self.told >= TOLD_EVERY:
+                self.told = self.done
+                self.tell(self.done, self.total)
+
+
 def text_ids(
     tokenizer: Tokenizer,
     corpus: Corpus,
@@ -124,19 +144,22 @@ def text_ids(
     stop: int,
     end_of_text: bool,
     kept: KeptIds | None = None,
+    tell: Progress = silent,
 ) -> np.ndarray:
     """The ids of a text from one character to another, with the token between its documents if wanted.
 
-    Those that are `kept` are taken, and those of a long part are to be. Raises RequestError, with file, line
-    and column, for a character that the vocabulary lacks.
+    Those that are `kept` are taken, and those of a long part are to be; `tell` hears of characters as they
+    are encoded. Raises RequestError, with file, line and column, for a character that the vocabulary lacks.
     """
     if kept and stop - start >= LONG:
         key = key_of(tokenizer, corpus, start, stop, end_of_text)
         part = (tokenizer, corpus, start, stop, end_of_text)
-        return kept.ids(key, tokenizer.vocab_size, lambda: text_ids(*part))
+        return kept.ids(key, tokenizer.vocab_size, lambda: text_ids(*part, tell=tell))
+    follow = _Told(tell, stop - start).of
     try:
         if not end_of_text or tokenizer.end_id is None:
-            return tokenizer.encode_array(slices(corpus.text, start, stop))
-        return tokenizer.encode_documents(documents(corpus.text, corpus.ends, start, stop))
+            return tokenizer.encode_array(follow(slices(corpus.text, start, stop)))
+        found = documents(corpus.text, corpus.ends, start, stop)
+        return tokenizer.encode_documents(replace(one, pieces=follow(one.pieces)) for one in found)
     except UnknownCharacterError as error:
         raise error.at(corpus.place(error.character)) from None

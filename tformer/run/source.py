@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tformer.errors import RequestError
+from tformer.progress import Progress, silent
 from tformer.run.kept_ids import KeptIds, text_ids
 from tformer.run.record import Record, check_hash
 from tformer.run.swap import CHECKPOINTS
@@ -83,10 +84,12 @@ class Source:
         how = "end" if self.how == "documents" and corpus.n_documents < 2 else self.how
         return kept_apart(corpus, how, self.fraction)
 
-    def text_ids(self, corpus: Corpus, tokenizer: Tokenizer, end_of_text: bool) -> np.ndarray:
+    def text_ids(
+        self, corpus: Corpus, tokenizer: Tokenizer, end_of_text: bool, tell: Progress = silent
+    ) -> np.ndarray:
         """Of a text, the ids of what is scored, with the token between documents if that is wanted."""
-        stop = len(corpus.text)
-        return text_ids(tokenizer, corpus, cut_of(corpus, self.fraction), stop, end_of_text, self.kept)
+        start, stop = cut_of(corpus, self.fraction), len(corpus.text)
+        return text_ids(tokenizer, corpus, start, stop, end_of_text, self.kept, tell)
 
     def split(self, tokenizer: Tokenizer) -> Split:
         """Both parts, as text, each document on lines of its own; a token file is decoded."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import (
     BarColumn,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # it imports torch
     from tformer.training.fit import StepDone
 
 PLAIN_LINE_EVERY = 2.0  # seconds between lines where there is no terminal
-BYTES_LINE_EVERY = 10.0  # the same, of a long reading
+LINE_EVERY = 10.0  # the same, of other long work
 
 
 class TrainingProgress:
@@ -100,8 +100,10 @@ def _shown(progress: Progress) -> Iterator[Progress]:
 
 @contextmanager
 def steps_progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work of known size on a terminal; nothing elsewhere."""
+    """A bar for work of known size on a terminal, once it tells of some; elsewhere a line now and then."""
     console = err()
+    began = printed = time.perf_counter()
+    before = 0
     with _shown(
         Progress(
             TextColumn(label, markup=False),
@@ -113,8 +115,21 @@ def steps_progress(label: str) -> Iterator[Callable[[int, int], None]]:
             disable=not console.is_terminal,
         )
     ) as progress:
-        task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        task = progress.add_task(label, total=None, visible=False)
+
+        def update(done: int, total: int) -> None:
+            nonlocal began, before, printed
+            progress.update(task, completed=done, total=total, visible=True)
+            now = time.perf_counter()
+            if done < before:  # of the next one
+                began = now
+            before = done
+            if not console.is_terminal and done and now - printed >= LINE_EVERY:
+                printed = now
+                left = duration((total - done) * (now - began) / done)
+                say(f"{label}: {done / max(total, 1):.0%}  left {left}")
+
+        yield update
 
 
 @contextmanager
@@ -175,6 +190,35 @@ def download_progress(label: str) -> Iterator[Callable[[int, int | None], None]]
         yield update
 
 
+class ReadingProgress:
+    """What comes before a training: a text's download, then how far it is tokenized; one bar at a time."""
+
+    def __init__(self, name: str):
+        self.name, self.label = name, ""
+        self.update: Any = None
+        self.bar = ExitStack()
+
+    def __enter__(self) -> "ReadingProgress":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.close()
+
+    def downloaded(self, done: int, total: int | None) -> None:
+        """Bytes of the download, and in all where that is known."""
+        self._bar(f"downloading {self.name}", download_progress)(done, total)
+
+    def encoded(self, done: int, total: int) -> None:
+        """Characters of a part of the text."""
+        self._bar("tokenizing", steps_progress)(done, total)
+
+    def _bar(self, label: str, kind: Any) -> Any:
+        if label != self.label:
+            self.bar.close()
+            self.label, self.update = label, self.bar.enter_context(kind(label))
+        return self.update
+
+
 @contextmanager
 def bytes_progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Bytes that were read of so many, with rate and time left; it is told of each few more."""
@@ -197,7 +241,7 @@ def bytes_progress(label: str, total: int | None) -> Iterator[Callable[[int], No
             progress.update(task, completed=done)
             if not lately:
                 lately.append((now, done))
-            if console.is_terminal or now - lately[-1][0] < BYTES_LINE_EVERY:
+            if console.is_terminal or now - lately[-1][0] < LINE_EVERY:
                 return
             then, before = lately[0]
             lately[:] = [*lately[-5:], (now, done)]

@@ -28,7 +28,7 @@ from tformer.counted import counted
 from tformer.errors import RequestError
 from tformer.fast.parts import put_parts
 from tformer.model import Transformer
-from tformer.progress import DownloadProgress
+from tformer.progress import DownloadProgress, Progress, silent
 from tformer.ranks import BY_ITSELF, Ranks
 from tformer.run.checkpoint import Run
 from tformer.run.data import Data, prepare_data
@@ -76,11 +76,13 @@ class Prepared:
         return self.config.train.shard and self.ranks.are_several
 
 
-def prepare(plan: Plan, progress: DownloadProgress = lambda done, total: None) -> Prepared:
+def prepare(
+    plan: Plan, progress: DownloadProgress = lambda done, total: None, encoding: Progress = silent
+) -> Prepared:
     """Read the text and the passages of --eval-data, and settle what `auto` leaves open.
 
-    `progress(bytes done, bytes in all)` as a text is downloaded. Raises RequestError for what cannot be read,
-    or is not what the run began with.
+    `progress(bytes done, bytes in all)` as a text is downloaded, `encoding` of characters as they become ids.
+    Raises RequestError for what cannot be read, or is not what the run began with.
     """
     request, recorded = plan.request, plan.recorded
     own = _own_tokenizer(plan.folder, recorded) if plan.resuming else None
@@ -96,6 +98,7 @@ def prepare(plan: Plan, progress: DownloadProgress = lambda done, total: None) -
         val_sources,
         completing(plan),
         KeptIds(plan.folder / CHECKPOINTS),
+        encoding,
     )
     config, notes = completed(plan, decide(data.config, plan.device, data.tokenizer.vocab_size), data)
     data = replace(data, notes=data.notes + notes)
