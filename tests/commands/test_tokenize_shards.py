@@ -323,10 +323,11 @@ def test_one_process_at_a_time_writes_a_folder():
 
     Path("ids").mkdir()
     held = lock(Path("ids"))
-    with pytest.raises(RequestError, match=r"ids is being written \(another process does"):
+    with pytest.raises(RequestError, match=r"ids is being written \(another process does.*; wait for it$"):
         tformer("tokenize lines.txt --tokenizer bpe.json --out ids/")
     if held is not None:
         os.close(held)
+    tformer("tokenize lines.txt --tokenizer bpe.json --out ids/ --processes 1")  # it has waited
 
 
 @pytest.mark.parametrize("processes", [1, 2])

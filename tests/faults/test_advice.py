@@ -1,4 +1,4 @@
-"""What an error of `--init-from`, of DATA or of a run that goes on advises is done here, and is enough.
+"""What an error advises is done here, and is enough.
 
 A row makes something wrong, takes the advice from the line that says so, and does that: the same command then
 goes through. Every error of these modules that advises something has a row, or is said to be followed
@@ -17,36 +17,59 @@ import pytest
 
 import tformer as package
 from tests.conftest import save_run, tiny_model
-from tests.faults.advised import models, runs, texts
+from tests.faults.advised import models, runs, texts, tokenizing, using
 from tests.faults.advised.following import MEMORY, NEW, TEXT, tformer
 from tformer.errors import TformerError
 from tformer.text.tokenizer import Tokenizer
 
 TESTS, PACKAGE = Path(__file__).parents[1], Path(package.__file__).parent
-ROWS = (*models.ROWS, *runs.ROWS, *texts.ROWS)
+ROWS = (*models.ROWS, *runs.ROWS, *texts.ROWS, *tokenizing.ROWS, *using.ROWS)
 ERRORS = ("RequestError", "TformerError", "_NoConfigError")
 MODULES = (
+    "answer/__init__.py",
+    "commands/answer.py",
+    "commands/eval.py",
+    "commands/eval_loss.py",
+    "commands/options.py",
+    "commands/sample.py",
+    "commands/tasks.py",
+    "commands/tokenize.py",
+    "commands/tokenize_shards.py",
+    "commands/tokenize_train.py",
     "commands/train.py",
+    "device.py",
+    "evals/generations.py",
+    "evals/judged.py",
+    "evals/lambada.py",
     "files.py",
+    "layers.py",
     "run/data.py",
+    "run/find.py",
     "run/hub.py",
     "run/huggingface.py",
     "run/lacking.py",
+    "run/loaded.py",
     "run/pretrained.py",
+    "run/source.py",
     "run/tensors.py",
     "run/token_folders.py",
     "text/blocks.py",
     "text/data.py",
     "text/engines.py",
+    "text/packed.py",
     "text/plain.py",
     "text/rows.py",
     "text/split.py",
     "text/tokenizer.py",
+    "training/costs.py",
+    "training/estimate.py",
     "training/memory.py",
     "training/opening.py",
+    "training/passages.py",
     "training/plan.py",
     "training/session.py",
     "training/settings.py",
+    "yaml_text.py",
 )
 
 
@@ -76,6 +99,7 @@ SEVERAL = ("training/test_ranks.py", "test_what_several_are_told_to_do_instead_i
 PARQUET = ("text/test_rows.py", "test_a_parquet_table_is_read_or_what_reads_it_is_named")
 PEFT = "AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pretrained(NEW)"
 HUB = ("run/test_hub.py", "test_what_is_advised_of_the_hub_is_enough")
+ROOM = ("training/test_estimate.py", "test_what_has_no_room_is_refused_with_what_to_lower_and_that_is_enough")
 ELSEWHERE = {  # by the test that follows it
     ("files.py cannot_write", "what was there is unharmed"): (
         "test_files.py",
@@ -114,6 +138,20 @@ ELSEWHERE = {  # by the test that follows it
     ("run/lacking.py adapter_alone", f"merge it, with peft: {PEFT}"): (
         "examples/test_clients.py",
         "test_a_recipe_runs",
+    ),
+    ("commands/tokenize_shards.py _alone", "wait for it"): (
+        "commands/test_tokenize_shards.py",
+        "test_one_process_at_a_time_writes_a_folder",
+    ),
+    ("training/estimate.py _check_memory", "set train.micro_batch_size to 8 or less"): ROOM,
+    ("training/estimate.py _planned", "give more --gpus, or a smaller data.window or model"): ROOM,
+    ("training/estimate.py _check_disk", "make room, lower train.keep_checkpoints, or give another --out"): (
+        "training/test_estimate.py",
+        "test_what_the_disk_has_no_room_for_is_refused_and_fewer_checkpoints_fit",
+    ),
+    ("text/packed.py _zstd", "pip install 'tformer[zstd]', or unpack it: zstd -d a.zst"): (
+        "text/test_rows.py",
+        "test_zstd_is_unpacked_or_what_does_it_is_named",
     ),
     ("text/rows.py _parquet", "pip install 'tformer[parquet]'"): PARQUET,
     ("text/rows.py _parquet", "unpack it: a table is packed inside"): PARQUET,

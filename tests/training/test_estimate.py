@@ -1,8 +1,10 @@
 """What a run will cost is what it then costs, and for GPT-2 what others published."""
 
 import json
+import re
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -146,20 +148,35 @@ def test_a_process_holds_as_much_memory_as_was_estimated(tmp_path, data):
     assert said[0]["here"]["process"] == pytest.approx(int((tmp_path / "peak").read_text()), rel=0.15)
 
 
-def test_what_has_no_room_is_refused_with_what_to_lower(tmp_path, monkeypatch):
+def test_what_has_no_room_is_refused_with_what_to_lower_and_that_is_enough(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "free_bytes", lambda device: 100_000_000)
-    with pytest.raises(RequestError, match=r"GB.*train.micro_batch_size to \d+ or less"):
-        train(tmp_path, "--estimate", "--batch-size", 4096)
+    many = ("--estimate", "--batch-size", 4096)
+    with pytest.raises(RequestError, match=r"GB.*train.micro_batch_size to \d+ or less") as refused:
+        train(tmp_path, *many)
+    most = int(re.search(r"micro_batch_size to (\d+)", str(refused.value))[1])
+    train(tmp_path, *many, "--set", f"train.micro_batch_size={2 ** (most.bit_length() - 1)}")
     with pytest.raises(RequestError, match="smaller model"):
         train(tmp_path, "--estimate", "--set", "model.d_model=2048")
     big = ("model.d_model=16384", "model.n_layers=48", "train.precision=fp32")
     given = [word for setting in big for word in ("--set", setting)]
+    h100s = ("--estimate", "--accelerator", "h100", "--gpus")
     with pytest.raises(RequestError, match="more --gpus"):
-        train(tmp_path, "--estimate", "--gpus", 8, "--accelerator", "h100", "--batch-size", 8, *given)
+        train(tmp_path, *h100s, 8, "--batch-size", 8, *given)
+    train(tmp_path, *h100s, 128, "--batch-size", 128, *given)
     with pytest.raises(RequestError, match="there is t4"):
         train(tmp_path, "--estimate", "--gpus", 8, "--accelerator", "abacus")
-    with pytest.raises(RequestError, match="--batch-size"):
-        train(tmp_path, "--estimate", "--gpus", 3, "--accelerator", "h100", "--batch-size", 8)
+
+
+def test_what_the_disk_has_no_room_for_is_refused_and_fewer_checkpoints_fit(tmp_path, monkeypatch):
+    often = ("--estimate", "--set", "train.checkpoint_every=1")
+    three, two = (
+        train(tmp_path, *often, "--set", f"train.keep_checkpoints={n}")["disk"]["total"] for n in (3, 2)
+    )
+    usage = namedtuple("Usage", ["free"])
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda place: usage((two + three) // 2))
+    with pytest.raises(RequestError, match=r"lower train\.keep_checkpoints, or give another --out"):
+        train(tmp_path, *often, "--set", "train.keep_checkpoints=3")
+    train(tmp_path, *often, "--set", "train.keep_checkpoints=2")
 
 
 def test_memory_is_by_its_parts():

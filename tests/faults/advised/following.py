@@ -18,6 +18,7 @@ from tformer.text.tokenizer import Tokenizer
 from tformer.training.memory import USABLE, step_bytes
 
 TEXT = "The quality of mercy is not strain'd,\nIt droppeth as the gentle rain from heaven\n\n" * 12
+MORE = TEXT[::-1]  # another text of the same characters
 SMALL = """--device cpu --precision fp32 --batch-size 2 --set model.n_layers=1 --set model.d_model=8
     --set model.n_heads=1 --set model.n_ctx=8"""
 NEW = f"train a.txt --tokenizer char {SMALL} --steps 1"
@@ -131,6 +132,12 @@ def one_tensor_in_two_shards() -> None:
 def bpe() -> str:
     """A tokenizer of byte pairs, as its file has it."""
     return json.dumps(json.loads(Tokenizer.train("bpe", [TEXT], 262).to_json()))
+
+
+def other_weights_in_a_checkpoint() -> None:
+    """The weights that a checkpoint of done has are not those that its manifest names."""
+    (checkpoint,) = Path("done/checkpoints").glob("step-*")
+    tensors(lambda held: held["wte.weight"].mul_(2), str(checkpoint / "model.safetensors"))()
 
 
 MEMORY: dict[str, int] = {}  # what there is, where a row says it
