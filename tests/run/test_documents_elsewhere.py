@@ -5,9 +5,14 @@ import json
 import shlex
 
 import pytest
+import torch
 import transformers
 
 from tformer.cli import app
+from tformer.text.engines import END_OF_TEXT
+from tformer.text.tokenizer import Tokenizer
+
+TOKENS = ("bos_token", "eos_token", "unk_token")
 
 NAMES = [f"{a}{b}{c}" for a in "abcdefgh" for b in "aeiou" for c in "rst"]
 QUICK = """--steps 120 --batch-size 16 --lr 0.01 --device cpu --tokenizer char --set model.n_layers=1
@@ -97,3 +102,35 @@ def test_a_batch_of_prompts_is_padded_and_each_ends(run, theirs, capsys):
     texts = [text.strip() for text in tokenizer.batch_decode(found, skip_special_tokens=True)]
     expected = [prompt + ours(run, capsys, prompt)["text"] for prompt in ("b", "ce")]
     assert texts == expected
+
+
+def test_a_directory_of_elsewhere_learns_to_end_and_its_pipeline_ends_with_the_text(tmp_path, capsys):
+    """GPT-2's shape, saved by transformers: its random weights never end, and learn to from names."""
+    (tmp_path / "names.jsonl").write_text("".join(json.dumps({"text": name}) + "\n" for name in NAMES))
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.train("bpe", NAMES, 280).engine, **dict.fromkeys(TOKENS, END_OF_TEXT)
+    )
+    sizes = {"n_positions": 32, "n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": len(tokenizer)}
+    end = tokenizer.eos_token_id
+    torch.manual_seed(0)
+    before = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(**sizes, bos_token_id=end, eos_token_id=end)
+    )
+    before.save_pretrained(tmp_path / "theirs")
+    tokenizer.save_pretrained(tmp_path / "theirs")
+    how = "--steps 150 --batch-size 16 --lr 0.01 --device cpu --precision fp32 --set train.eval_every=0"
+    line = f"train {tmp_path}/names.jsonl --init-from {tmp_path}/theirs {how} --out {tmp_path}/tuned"
+    app(shlex.split(line), standalone_mode=False)
+    write = {
+        name: transformers.pipeline("text-generation", str(tmp_path / name)) for name in ("theirs", "tuned")
+    }
+    asked = {"max_new_tokens": 20, "do_sample": False, "return_tensors": True}
+    ids = {name: pipe("ba", **asked)[0]["generated_token_ids"] for name, pipe in write.items()}
+    n_prompt = len(tokenizer("ba")["input_ids"])
+    assert end not in ids["theirs"] and len(ids["theirs"]) == n_prompt + 20
+    assert ids["tuned"][-1] == end and len(ids["tuned"]) < n_prompt + 20
+    sample = ours(tmp_path / "tuned", capsys, "ba")
+    assert sample["ids"] == ids["tuned"][n_prompt:] and sample["finish_reason"] == "eos"
+    for role in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        theirs, tuned = (getattr(write[name].model.generation_config, role) for name in ("theirs", "tuned"))
+        assert theirs == tuned, role

@@ -13,6 +13,7 @@ from tokenizers import AddedToken
 from tests.conftest import save_run, tiny_model
 from tformer import load
 from tformer.cli import app
+from tformer.layers import merge, preset_layer, preset_names
 from tformer.run.data import prepare_data
 from tformer.run.kept_ids import text_ids
 from tformer.run.loaded import load_run
@@ -65,6 +66,15 @@ def parts(ends, start, stop, text="abcdefghij"):
 )
 def test_a_token_stands_between_documents_and_at_both_ends(ends, start, stop, expected):
     assert parts(ends, start, stop) == expected
+
+
+LIKE_FOR_LIKE = {"tinyshakespeare", "nanogpt-char-cpu", "nanogpt-char-gpu"}  # nanoGPT has no such row
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_vocabulary_has_the_token_but_those_that_are_compared_or_have_no_texts(name):
+    wanted = name not in LIKE_FOR_LIKE | {"reversal"}
+    assert merge([preset_layer(name)]).data.end_of_text is wanted
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -227,6 +237,14 @@ def test_a_sample_ends_where_transformers_ends_it(place, capsys, ends):
     assert capsys.readouterr().out == "The sun\n---\nThe sun\n---\nThe sun\n"
     mine, _ = load("theirs")
     assert mine.generate(ids, max_tokens=5, end_id=eos[-1]).shape[1] == ids.shape[1] + 1
+
+
+@pytest.mark.parametrize("ends", [(0,), (0, 2)], ids=["a number", "a list"])
+def test_a_line_that_a_training_samples_ends_there_too(place, ends):
+    gpt2_that_ends(place / "theirs", ends)
+    tformer("train", "one.txt", "--init-from", "theirs", *SMALL, "--lr", "1e-6", "--out", "run")
+    lines = map(json.loads, Path("run/metrics.jsonl").read_text().splitlines())
+    assert {line["sample"] for line in lines if "sample" in line} == {""}
 
 
 def test_all_that_a_directory_says_is_carried_over(place, capsys):
