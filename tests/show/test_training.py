@@ -73,7 +73,7 @@ def shown(text: str, terminal: bool) -> str:
     stream = io.StringIO()
     progress.console = Console(file=stream, force_terminal=terminal, width=60, soft_wrap=not terminal)
     done = StepDone(State(step=5), 1.0, 0.1, 1.0, 2.0, 3.0, noted={"sample": text})
-    progress.update(done)
+    progress.update(done, 10)
     return stream.getvalue()
 
 

@@ -1,6 +1,8 @@
 """A time budget: the run that it fixes ends inside it, and is otherwise as if nothing had been measured."""
 
+import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,13 @@ from hypothesis import strategies as st
 
 from tformer.config import Config, TrainConfig
 from tformer.errors import RequestError
+from tformer.ranks import Ranks
 from tformer.run.checkpoint import open_run
 from tformer.run.data import prepare_data
-from tformer.training.budget import Costs, TimeLimit, settle, steps_within
+from tformer.training.budget import Costs, TimeLimit, alike, settle, steps_within
 from tformer.training.noted import loss_by_position, sampled_line
 from tformer.training.opening import Prepared, build_session
+from tformer.training.optim import lr_at
 from tformer.training.settings import decide
 
 pytestmark = pytest.mark.drawn
@@ -62,7 +66,7 @@ def session_of(run, folder: Path, clock: Clock, limit: TimeLimit | None = None, 
     session = build_session(run, Prepared(wanted, data, CPU, at_evaluation=measures))
     clock.watch(session.model)
     if limit:
-        session = session.within(settle(session, limit, clock=clock))
+        session = session.within(*settle(session, limit, clock=clock))
     session.begin()
     return session
 
@@ -85,6 +89,63 @@ def test_a_run_ends_inside_its_budget_and_uses_it(tmp_path):
     assert written.settings["train"]["steps"] == made.steps and written.budget == made
 
 
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.3])
+def test_a_machine_that_was_faster_or_slower_at_first_has_its_steps_counted_again(tmp_path, factor):
+    """To within 5 %, by the steps of the time before the rate falls; the record has the new number."""
+    clock, limit = Clock(0.05), TimeLimit(1.0, 0.0)
+    wanted = config(decay="linear", decay_fraction=0.8, warmup_steps=5, eval_every=400)
+    with open_run(tmp_path / "run") as run:
+        session = session_of(run, tmp_path, clock, limit, wanted)
+        at_first = session.config.train
+        clock.per_window *= factor
+        reports = list(session.train())
+        made = run.record().budget
+    assert 0.95 * 60 < clock() <= 60
+    assert len(reports) == made.steps == session.config.train.steps
+    assert (made.steps < at_first.steps) == (factor > 1) and made.seconds_per_step == pytest.approx(
+        0.2 * factor
+    )
+    assert alike(at_first) >= 20
+    rates = [lr_at(step, session.config.train) for step in range(made.steps)]
+    assert [report.lr for report in reports] == rates, "as if it had had this number from its start"
+
+
+def test_steps_that_were_taken_at_another_rate_are_not_counted_again():
+    """Whatever number comes of it, from three quarters on, the steps until then have the same rates."""
+    for decay, fraction, warm_up, steps in itertools.product(
+        ("linear", "cosine"), (0.1, 0.8, 0.9, 1.0), (0, 20, 100), (40, 333, 1000)
+    ):
+        train = TrainConfig(decay=decay, decay_fraction=fraction, warmup_steps=warm_up, steps=steps)
+        for other in (int(0.75 * steps), int(0.75 * steps) + 1, steps, 2 * steps):
+            assert all(
+                lr_at(step, train) == lr_at(step, train.model_copy(update={"steps": other}))
+                for step in range(alike(train))
+            )
+
+
+@pytest.mark.parametrize(
+    "train", [{"decay_fraction": 1.0}, {"eval_every": 10}, {"checkpoint_every": 10}], ids=str
+)
+def test_few_steps_and_such_with_evaluations_among_them_say_nothing(tmp_path, train):
+    clock = Clock(0.05)
+    wanted = config(warmup_steps=5, **{"decay_fraction": 0.8} | train)
+    with open_run(tmp_path / "run") as run:
+        session = session_of(run, tmp_path, clock, TimeLimit(0.4, 0.0), wanted)
+        before = session.config.train.steps
+        clock.per_window *= 1.1
+        list(session.train())
+    assert session.config.train.steps == before == session.state.step
+
+
+def test_several_processes_keep_their_steps(tmp_path):
+    with open_run(tmp_path / "run") as run:
+        clock = Clock(0.05)
+        session = session_of(run, tmp_path, clock)
+        made, again = settle(session, TimeLimit(1.0, 0.0), clock=clock)
+        assert session.within(made, again).recount is again
+        assert replace(session, ranks=Ranks(0, 2)).within(made, again).recount is None
+
+
 def test_evaluations_that_take_most_of_the_time_are_counted(tmp_path):
     clock = Clock(0.02)
     with open_run(tmp_path / "run") as run:
@@ -95,7 +156,8 @@ def test_evaluations_that_take_most_of_the_time_are_counted(tmp_path):
     assert n < 0.5 * 60 / 0.08, "half of the time or more is evaluation"
 
 
-def test_measuring_changes_nothing_but_the_steps(tmp_path):
+@pytest.mark.parametrize("is_counted_again", [False, True])
+def test_measuring_changes_nothing_but_the_steps(tmp_path, is_counted_again):
     folders = [tmp_path / name for name in ("measured", "plain")]
     seen = {}
     for folder in folders:
@@ -106,12 +168,12 @@ def test_measuring_changes_nothing_but_the_steps(tmp_path):
             session = session_of(run, folder, clock, wanted=wanted)
             if folder.name == "measured":
                 before = torch.random.get_rng_state()
-                made = settle(session, TimeLimit(0.1, 0.0), clock=clock)
+                made, again = settle(session, TimeLimit(0.1, 0.0), clock=clock)
                 assert torch.equal(before, torch.random.get_rng_state())
                 assert not session.optimizers.state_tensors()
                 assert all(p.grad is None for p in session.model.parameters())
                 assert session.last_validation is None and session.config.train.steps == wanted.train.steps
-                session = session.within(made)
+                session = session.within(made, again if is_counted_again else None)
             seen["steps"] = session.config.train.steps
             list(session.train())
     one, other = ((f / "run") for f in folders)
@@ -139,7 +201,7 @@ def test_the_time_that_pictures_take_is_left_for_them(tmp_path):
     with open_run(tmp_path / "run") as run:
         clock = Clock(0.01)
         session = session_of(run, tmp_path, clock, wanted=config(eval_every=0))
-        steps = [settle(session, TimeLimit(1.0, clock()), drawing, clock).steps for drawing in (0.0, 20.0)]
+        steps = [settle(session, TimeLimit(1.0, clock()), drawing, clock)[0].steps for drawing in (0.0, 20.0)]
     assert steps[0] - steps[1] == pytest.approx(20.0 / 0.04, rel=0.02), "a step takes 0.04 s"
 
 

@@ -342,16 +342,16 @@ def _train(session: "Session", json: bool) -> bool:
     from tformer.show.training import Pictures, draw, draw_last, summarise
     from tformer.training.fit import is_exhausted
 
-    run, train = session.run, session.config.train
-    pictures = Pictures(session)
+    run, pictures = session.run, Pictures(session)
     with (
         signals_noted(session.ranks) as seen,
-        TrainingProgress(train.steps, session.state.step) as shown,
+        TrainingProgress(session.config.train.steps, session.state.step) as shown,
         session.rescued(),
     ):
         for done in session.train(stop=lambda: bool(seen)):
-            shown.update(done)
+            shown.update(done, session.config.train.steps)
             pictures.refresh()
+    train = session.config.train
     step, stopped_early = session.state.step, is_exhausted(session.state, train)
     if step < train.steps and not stopped_early:
         pictures.attempt(draw)

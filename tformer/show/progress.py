@@ -58,8 +58,9 @@ class TrainingProgress:
     def __exit__(self, *exception: object) -> None:
         self.live.close()
 
-    def update(self, done: "StepDone") -> None:
-        """Show a step."""
+    def update(self, done: "StepDone", steps: int) -> None:
+        """Show a step, of so many as there are to be by now."""
+        self.steps = steps
         state, now = done.state, time.perf_counter()
         self.window = [*self.window[-50:], (now, state.step, state.tokens)]
         then, step, tokens = self.window[0]
@@ -74,7 +75,7 @@ class TrainingProgress:
             self.wrote(done.noted["sample"])
         numbers = f"loss {done.loss:.4f}{self.val}{rate}"
         if self.console.is_terminal:
-            self.progress.update(self.task, completed=state.step, numbers=numbers)
+            self.progress.update(self.task, total=steps, completed=state.step, numbers=numbers)
         elif evaluated or now - self.printed > PLAIN_LINE_EVERY or state.step == self.steps:
             self.printed = now
             left = (self.steps - state.step) * passed / max(1, state.step - step)

@@ -1,7 +1,8 @@
-"""A time budget turned into a number of steps: what a step and an evaluation take is measured, once.
+"""A time budget turned into a number of steps: what a step and an evaluation take is measured.
 
 The steps are then the run's like any others: they fix the schedule of the learning rate, are recorded, and
-hold when the run is resumed.
+hold when the run is resumed. Once they are counted again, by the steps that were taken: while the rate is
+still that of any number of them, so that the run is the one that has had the new number from its start.
 """
 
 import time
@@ -18,7 +19,7 @@ from tformer.evals.loss import TOKENS_AT_ONCE, text_loss
 from tformer.run.record import TimeBudget
 from tformer.text.data import Batches
 from tformer.training.fit import Learner, State, fit
-from tformer.training.optim import Optimizers
+from tformer.training.optim import Optimizers, steps_before_decay
 from tformer.training.session import STATES, Session
 
 Clock = Callable[[], float]
@@ -28,6 +29,9 @@ LEAST, MOST = 3, 50  # steps that are counted
 MEASURING = 0.02  # of the budget, for the counted steps
 SAMPLE = 2 * TOKENS_AT_ONCE  # tokens of the validation part that are scored to time the rest
 KEPT_BACK = 0.07  # of what is left: pictures, lines of metrics, and a machine that has slower moments
+LEAST_SHARE = 0.75  # of the steps: so many at least stay where they are counted again
+LEAST_AGAIN = 20  # steps by which they are; of fewer one learns nothing new
+KEPT_BACK_AGAIN = 0.03  # of what is left then: steps were timed with all that is done beside them
 SAVED_PER_SECOND = 2e8  # bytes of a checkpoint, synced, on a disk that is not the fastest
 
 
@@ -55,6 +59,36 @@ class Costs:
         return steps * self.step + evaluations * self.evaluation + saves * self.save + self.end
 
 
+@dataclass
+class Again:
+    """The steps of a time limit counted again by what those took that were taken. Called after each step."""
+
+    limit: TimeLimit
+    costs: Costs
+    clock: Clock
+    counted_from: float = 0.0
+
+    def __call__(self, session: Session) -> TimeBudget | None:
+        """The new budget, after the one step at which there is one."""
+        train, taken, budget = session.config.train, session.state.step, session.record.budget
+        now, at = self.clock(), alike(train)
+        if taken == UNCOUNTED:
+            self.counted_from = now
+        beside = [n for n in (train.eval_every, train.checkpoint_every) if 0 < n <= at]
+        if budget is None or taken != at or at < LEAST_AGAIN or beside:
+            return None
+        step = (now - self.counted_from) / (taken - UNCOUNTED)
+        left = (60 * self.limit.minutes - (now - self.limit.began)) * (1 - KEPT_BACK_AGAIN)
+        steps = steps_within(left + taken * step, replace(self.costs, step=step), train)
+        steps = max(steps, int(LEAST_SHARE * train.steps))
+        return budget.model_copy(update={"steps": steps, "seconds_per_step": round(step, 6)})
+
+
+def alike(train: TrainConfig) -> int:
+    """How many first steps are the same for any number of steps from three quarters of these on."""
+    return steps_before_decay(train.model_copy(update={"steps": int(LEAST_SHARE * train.steps)}))
+
+
 def steps_within(seconds: float, costs: Costs, train: TrainConfig) -> int:
     """The most steps of which a run with all that comes beside them takes at most `seconds`; or 0."""
     low, high = 0, int(min(MOST_STEPS, max(0.0, seconds / costs.step))) + 1
@@ -66,8 +100,8 @@ def steps_within(seconds: float, costs: Costs, train: TrainConfig) -> int:
 
 def settle(
     session: Session, limit: TimeLimit, drawing: float = 0.0, clock: Clock = time.perf_counter
-) -> TimeBudget:
-    """How many steps a run that has not begun has time for, and by which measurements.
+) -> tuple[TimeBudget, Again]:
+    """How many steps a run that has not begun has time for, by which measurements, and their recount.
 
     `drawing` is how many seconds the pictures of its end will take. The session, its weights and torch's
     random numbers are afterwards what they were before. Raises RequestError where a step takes longer.
@@ -87,13 +121,14 @@ def settle(
             f"{costs.of(1, train):.0f} s",
             f"give at least --minutes {1.2 * least:.2g}, or a smaller model",
         )
-    return TimeBudget(
+    budget = TimeBudget(
         minutes=limit.minutes,
         steps=steps,
         seconds_before=round(before, 3),
         seconds_per_step=round(costs.step, 6),
         seconds_per_evaluation=round(costs.evaluation, 3),
     )
+    return budget, Again(limit, costs, clock)
 
 
 @contextmanager

@@ -147,7 +147,7 @@ def open_session(run: Run, prepared: Prepared, drawing: float = 0.0) -> Session:
     """
     session = build_session(run, prepared)
     if prepared.limit:
-        session = session.within(settle(session, prepared.limit, drawing))
+        session = session.within(*settle(session, prepared.limit, drawing))
     session.begin(prepared.overwrite)
     return session
 

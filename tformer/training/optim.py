@@ -28,12 +28,17 @@ def lr_at(step: int, train: TrainConfig) -> float:
     """
     if step < train.warmup_steps:
         return train.lr * (step + 1) / (train.warmup_steps + 1)
-    start = max(train.warmup_steps, train.steps - round(train.decay_fraction * train.steps))
+    start = steps_before_decay(train)
     if step < start or start >= train.steps:
         return train.lr
     progress = min(1.0, (step - start) / (train.steps - start))
     left = 0.5 * (1 + math.cos(math.pi * progress)) if train.decay == "cosine" else 1 - progress
     return train.lr * (train.lr_final + left * (1 - train.lr_final))
+
+
+def steps_before_decay(train: TrainConfig) -> int:
+    """After how many steps the rate begins to fall. No earlier rate depends on how many steps there are."""
+    return max(train.warmup_steps, train.steps - round(train.decay_fraction * train.steps))
 
 
 # Each round of Newton-Schulz takes singular values s to a·s + b·s³ + c·s⁵, the polynomial of its kind that

@@ -33,6 +33,8 @@ from tformer.training.optim import Optimizers
 from tformer.training.settings import kept_settings
 from tformer.training.sharded import holders, is_sharded, let_go
 
+Recount = Callable[["Session"], TimeBudget | None]
+
 STATES = 3  # a checkpoint holds weights and up to two moments of each
 VALIDATION = 1 << 32  # which fresh reversal sequences are judged on while training
 
@@ -63,11 +65,20 @@ class Session:
     last_step: StepDone | None = None
     kept: Kept | None = None  # what lies in model.safetensors
     ranks: Ranks = BY_ITSELF  # of several processes, which one this is
+    recount: Recount | None = None  # after a step, how many there are to be, where that has changed
 
-    def within(self, budget: TimeBudget) -> "Session":
-        """A copy that takes the steps that a time has room for, and records how they were found."""
-        config = self.config.updated("train", steps=budget.steps)
-        return replace(self, config=config, record=self.record.updated(budget=budget))
+    def within(self, budget: TimeBudget, recount: Recount | None = None) -> "Session":
+        """A copy that takes the steps that a time has room for, and records how they were found.
+
+        `recount` may find others as they are taken, where this process is alone.
+        """
+        copy = replace(self, recount=None if self.ranks.are_several else recount)
+        copy._take(budget)
+        return copy
+
+    def _take(self, budget: TimeBudget) -> None:
+        self.config = self.config.updated("train", steps=budget.steps)
+        self.record = self.record.updated(budget=budget)
 
     @property
     def owner(self) -> Owner:
@@ -155,13 +166,13 @@ class Session:
 
     def train(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepDone]:
         """Train to the end or until `stop()`, writing metrics, weights and checkpoints as it goes."""
-        config = self.config.train
         learner = self.learner = Learner(self.model, self.optimizers, self._forward(), ranks=self.ranks)
         self.saved = self.state.step
         if self.state.step == 0 and self.record.init_from and self.validator:
             self.judge_start()
-        for done in fit(learner, self.data.batches, config, self.state, self.validator):
-            state = self.state = done.state
+        for done in self._steps(learner):
+            state, config = done.state, self.config.train
+            self.state = state
             if is_due(state.step, config):
                 self._check(self.model.state_dict())  # a sample of it would end with another error
                 done = replace(done, noted=self.notes())
@@ -175,6 +186,17 @@ class Session:
                 break
         if self.state.step > self.saved:
             self.save()
+
+    def _steps(self, learner: Learner) -> Iterator[StepDone]:
+        """The steps to the end. Once their number may become another, and is recorded."""
+        steps = fit(learner, self.data.batches, self.config.train, self.state, self.validator)
+        while done := next(steps, None):
+            yield done
+            if self.recount and (budget := self.recount(self)):
+                self.recount = None
+                self._take(budget)
+                self.run.write_record(self.config, self.record)
+                steps = fit(learner, self.data.batches, self.config.train, self.state, self.validator)
 
     def _forward(self) -> Callable[[Tensor], Tensor] | None:
         """What stands in for the model's own forward: of several processes, one that adds gradients up."""
