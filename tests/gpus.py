@@ -4,18 +4,21 @@ Tensors of the device are wrappers around CPU tensors. Every operation on one go
 `__torch_dispatch__`, which computes with what is inside; every function that names the device goes through a
 function mode. MPS has no float64; and a copy to it from memory that is not pinned may run when that memory is
 another's already, so that asking for one that does not wait (`non_blocking=True`) is refused here, where
-PyTorch says nothing.
+PyTorch says nothing. What makes Python wait for the device is noted (`OnDevice.waits`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
+from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 
 from tformer.model import attention, causal_mask
 
@@ -36,6 +39,7 @@ CUDA_SAYS = {
     "get_rng_state": torch.zeros(16, dtype=torch.uint8),
     "set_rng_state": None,
     "mem_get_info": (8 << 30, 8 << 30),
+    "current_stream": SimpleNamespace(record_event=lambda: SimpleNamespace(synchronize=lambda: None)),
 }
 # What takes tensors of the device and others of the CPU together; a number of the CPU goes with all.
 MIXING = (
@@ -44,6 +48,13 @@ MIXING = (
     torch.ops.aten.index_put.default,
     torch.ops.aten.index_put_.default,
 )
+# What has to know numbers of the device: one of them, or how many there are of something.
+WAITING = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.equal.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+)
 
 
 class OnDevice(Tensor):
@@ -51,6 +62,7 @@ class OnDevice(Tensor):
 
     inside: Tensor
     gpu = MPS  # the one that is there
+    waits: ClassVar[list[str]] = []  # of Python for the device, a name each
 
     @staticmethod
     def __new__(cls, inside: Tensor) -> "OnDevice":
@@ -88,6 +100,8 @@ class OnDevice(Tensor):
             raise RuntimeError(
                 f"Expected all tensors to be on the same device, found {OnDevice.gpu} and cpu ({func})"
             )
+        if func in WAITING:
+            OnDevice.waits.append(str(func))
         wrapper_of = {id(t.inside): t for t in given if isinstance(t, OnDevice)}
         out = func(*_each(_inside, args), **_each(_inside, kwargs or {}))
 
@@ -135,14 +149,21 @@ class _Device(TorchFunctionMode):
             raise AssertionError("use .to(device)")
         if func is Tensor.numpy and isinstance(args[0], OnDevice):
             raise TypeError(f"can't convert {OnDevice.gpu} device type tensor to numpy.")
-        if func is Tensor.tolist:
-            return _inside(args[0]).tolist()
+        if func is Tensor.tolist and isinstance(args[0], OnDevice):
+            OnDevice.waits.append("tolist")
+            return args[0].inside.tolist()
+        if func is Tensor.pin_memory:
+            pinned = args[0].clone()
+            pinned.is_pinned_here = True
+            return pinned
         if func in (Tensor.to, Tensor.cpu):
             return _moved(func, *args, **kwargs)
         if func is F.scaled_dot_product_attention and isinstance(args[0], OnDevice):
             with self:  # one kernel on a card; torch would make its mask where it takes the wrapper to be
                 return _attention(*args, **kwargs)
         if "device" in kwargs and _is_gpu(kwargs["device"]):
+            if func in (torch.tensor, torch.as_tensor):
+                OnDevice.waits.append("numbers of Python")
             return OnDevice(func(*args, **kwargs | {"device": "cpu"}))
         return func(*args, **kwargs)
 
@@ -170,27 +191,40 @@ def _moved(func: Callable[..., Any], tensor: Tensor, *args: Any, **kwargs: Any) 
     dtype, target = options.get("dtype") or tensor.dtype, options.get("device") or tensor.device
     was_on = isinstance(tensor, OnDevice)
     if _is_gpu(target):
-        if not was_on and options.get("non_blocking"):
+        is_pinned = getattr(tensor, "is_pinned_here", False)
+        if not was_on and options.get("non_blocking") and not is_pinned:
             raise AssertionError("non_blocking from pageable memory: it may be read when it is gone")
+        if not was_on and not options.get("non_blocking"):
+            OnDevice.waits.append("copy to the device")
         if was_on:
             return tensor if dtype == tensor.dtype else torch.ops.aten._to_copy(tensor, dtype=dtype)
         return OnDevice(tensor.detach().to(dtype)).requires_grad_(tensor.requires_grad)
     if was_on and dtype != tensor.dtype:
         OnDevice(tensor.inside.to(dtype))  # converted where it lies, then copied
+    if was_on and not options.get("non_blocking"):
+        OnDevice.waits.append("copy to the CPU")
     inside = tensor.inside.detach().clone() if was_on else tensor
     return torch.ops.aten._to_copy(inside, dtype=dtype) if dtype != inside.dtype else inside.to(target)
+
+
+def _grouped(lists: list[list[Tensor]]) -> dict[tuple[torch.device, torch.dtype], Any]:
+    """As torch groups tensors, by the device that they are of here."""
+    found = _group_tensors_by_device_and_dtype(lists)
+    return {(group[0][0].device, dtype): (group, which) for (_, dtype), (group, which) in found.items()}
 
 
 @contextmanager
 def gpu(patch: pytest.MonkeyPatch, device: torch.device) -> Iterator[None]:
     """While it lasts, the device is there, and `auto` prefers it."""
     patch.setattr(OnDevice, "gpu", device)
+    patch.setattr(OnDevice, "waits", [])
     if device == MPS:
         patch.setattr(torch.backends.mps, "is_available", lambda: True)
         patch.setattr(torch.mps, "synchronize", lambda: None)
     else:
         for name, value in CUDA_SAYS.items():
             patch.setattr(torch.cuda, name, lambda *args, value=value, **options: value)
+    patch.setattr(clip_grad, "_group_tensors_by_device_and_dtype", _grouped)
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)  # a wrapper cannot be a parameter's `.data`
     try:

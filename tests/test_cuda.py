@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from tests.faults.tiny import lines_of
 from tests.gpus import CUDA, OnDevice, gpu
 from tformer.cli import app
 from tformer.errors import RequestError
@@ -60,6 +61,7 @@ def test_it_is_the_run_that_the_same_settings_make_on_the_cpu(card):
     for device in ("cuda", "cpu"):
         command("train", "hamlet.txt", "--steps", "4", "--out", device, *SMALL, *forced, "--device", device)
     assert Path("cuda/model.safetensors").read_bytes() == Path("cpu/model.safetensors").read_bytes()
+    assert lines_of(Path("cuda")) == lines_of(Path("cpu"))
 
 
 def test_a_run_goes_from_the_card_to_the_cpu_and_back(card, compiled):

@@ -1,9 +1,14 @@
-"""Which device, precision and compiler a run gets; decided once, then recorded and obeyed."""
+"""Which device, precision and compiler a run gets; decided once, then recorded and obeyed.
 
-from collections.abc import Iterator
+And how numbers go to a device and come back, where it computes while Python goes on.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from tformer.errors import RequestError
 
@@ -50,6 +55,36 @@ def decide_precision(wanted: str, device: torch.device) -> str:
 def decide_compile(wanted: str, device: torch.device) -> bool:
     """auto compiles on cuda alone: on a CPU, compilation takes longer than short runs gain."""
     return wanted == "on" or (wanted == "auto" and device.type == "cuda")
+
+
+def runs_ahead(device: torch.device) -> bool:
+    """Whether it computes while Python goes on, and says of one thing that it is done while at the next."""
+    return device.type == "cuda"
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A copy on the device; CUDA makes it in its turn, and Python goes on."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)  # PyTorch keeps such memory until it is read
+    return tensor.to(device)  # one that does not wait would read memory that is given back meanwhile
+
+
+def to_host(numbers: Tensor) -> Callable[[], list[float]]:
+    """Send some numbers on their way; what is returned gives them, and waits for no more than it has to.
+
+    On CUDA that is what they are computed from, not what the device was given to do after them.
+    """
+    if numbers.device.type != "cuda":
+        return numbers.tolist
+    copy = numbers.to("cpu", non_blocking=True)  # into pinned memory
+    copied = torch.cuda.current_stream(numbers.device).record_event()
+
+    def read() -> list[float]:
+        copied.synchronize()
+        return copy.tolist()
+
+    return read
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:

@@ -4,13 +4,16 @@ import io
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from tests.show.test_page import check
 from tests.training.test_noted import HOOKS, config, trained
+from tformer.config import TrainConfig
+from tformer.ranks import BY_ITSELF
 from tformer.show import training as show
 from tformer.show.progress import TrainingProgress
 from tformer.show.training import SHARE, Pictures, draw, draw_last
-from tformer.training.fit import State, StepDone
+from tformer.training.fit import State, StepDone, StepNumbers
 from tformer.training.noted import sampled_line
 
 # ---------------------------------------------------------------------------- pictures
@@ -72,7 +75,8 @@ def shown(text: str, terminal: bool) -> str:
     progress = TrainingProgress(10, 0)
     stream = io.StringIO()
     progress.console = Console(file=stream, force_terminal=terminal, width=60, soft_wrap=not terminal)
-    done = StepDone(State(step=5), 1.0, 0.1, 1.0, 2.0, 3.0, noted={"sample": text})
+    numbers = StepNumbers(nn.Identity(), BY_ITSELF, TrainConfig(), 5, lambda: [1.0, 1.0], (1.0, 1.0))
+    done = StepDone(State(step=5), numbers, 0.1, 2.0, 3.0, noted={"sample": text})
     progress.update(done, 10)
     return stream.getvalue()
 

@@ -36,6 +36,7 @@ class TrainingProgress:
         self.console = err()
         self.steps = steps
         self.val = ""
+        self.before: StepDone | None = None
         self.window: list[tuple[float, int, int]] = []  # of late: when, step, tokens
         self.printed = 0.0
         self.progress = Progress(
@@ -73,7 +74,9 @@ class TrainingProgress:
         rate = f"  {(state.tokens - tokens) / passed:,.0f} tok/s" if state.step > step else ""
         if "sample" in done.noted:
             self.wrote(done.noted["sample"])
-        numbers = f"loss {done.loss:.4f}{self.val}{rate}"
+        known = done if done.numbers.known or not self.before else self.before  # waiting would cost time
+        self.before = done
+        numbers = f"loss {known.loss:.4f}{self.val}{rate}"
         if self.console.is_terminal:
             self.progress.update(self.task, total=steps, completed=state.step, numbers=numbers)
         elif evaluated or now - self.printed > PLAIN_LINE_EVERY or state.step == self.steps:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tformer.config import ModelConfig, TrainConfig
-from tformer.device import autocast
+from tformer.device import autocast, runs_ahead, to_device, to_host
 from tformer.errors import TformerError
 from tformer.fast.kernels import dropout_streams
 from tformer.loss import cross_entropy
@@ -57,17 +57,29 @@ class State:
 
 @dataclass(frozen=True)
 class StepDone:
-    """One step done: its own loss and gradient norm, and the evaluation if there was one."""
+    """One step done: its own loss and gradient norm, and the evaluation if there was one.
+
+    Of a device that runs ahead, whoever asks for the loss waits for the step; see `StepNumbers`.
+    """
 
     state: State
-    loss: float
+    numbers: "StepNumbers"
     lr: float
-    grad_norm: float
     val_loss: float | None = None
     bits_per_byte: float | None = None
     is_best: bool = False
     stops_early: bool = False
     noted: dict[str, Any] = field(default_factory=dict)  # what else was measured where it was evaluated
+
+    @property
+    def loss(self) -> float:
+        """Nats a token, before the update."""
+        return self.numbers.read()[0]
+
+    @property
+    def grad_norm(self) -> float:
+        """The norm of the whole gradient, before clipping."""
+        return self.numbers.read()[1]
 
 
 def is_exhausted(state: State, train: TrainConfig) -> bool:
@@ -78,6 +90,12 @@ def is_exhausted(state: State, train: TrainConfig) -> bool:
 def is_due(step: int, train: TrainConfig) -> bool:
     """Whether there is an evaluation after this step: every `train.eval_every` steps, and after the last."""
     return step == train.steps or (train.eval_every > 0 and step % train.eval_every == 0)
+
+
+def is_read(step: int, train: TrainConfig) -> bool:
+    """Whether what this step finds is judged, written or saved at once."""
+    saved = train.checkpoint_every > 0 and step % train.checkpoint_every == 0
+    return is_due(step, train) or step % train.log_every == 0 or saved
 
 
 class DivergedError(TformerError):
@@ -101,6 +119,46 @@ def spoilt(tensors: dict[str, Tensor], holders: Ranks = BY_ITSELF) -> str | None
     return next((name for name, n in zip(tensors, bad.tolist(), strict=True) if n), None)
 
 
+def to_skip(numbers: list[Tensor], weights: list[Tensor]) -> Tensor:
+    """1 where a number or a weight is not finite, else 0; the device is not waited for."""
+    largest = torch.nn.utils.get_total_norm(weights, math.inf)  # a sum of squares may overflow
+    return torch.stack([*numbers, largest]).isfinite().all().logical_not().float()
+
+
+@dataclass
+class StepNumbers:
+    """What a step finds, its loss and the norm of its gradient, read when somebody asks for them.
+
+    A device that runs ahead is at the next step by then, and has not waited for Python: it skips an update
+    by itself, and what arrives from it has a third number, 1 where it has.
+    """
+
+    model: nn.Module
+    ranks: Ranks
+    train: TrainConfig
+    step: int
+    arrive: Callable[[], list[float]]
+    known: tuple[float, float] | None = None
+
+    def read(self) -> tuple[float, float]:
+        """Loss and gradient norm. Raises DivergedError where one of them, or a weight, is not finite."""
+        if self.known is None:
+            loss, grad_norm, *skipped = self.arrive()
+            is_well = skipped == [0.0]
+            if not is_well and (found := self._spoilt(loss, grad_norm)):
+                raise DivergedError(f"at step {self.step}", f"{found}; the update was not made", self.train)
+            self.known = loss, grad_norm
+        return self.known
+
+    def _spoilt(self, loss: float, grad_norm: float) -> str | None:
+        """What is not finite, if anything is; the weights are those before the update."""
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            return f"loss {loss:.4g}, gradient norm {grad_norm:.4g}"
+        weights = {name: p.detach() for name, p in self.model.named_parameters()}
+        name = spoilt(weights, holders(self.model, self.ranks))
+        return f"{name} holds numbers that are not finite" if name else None
+
+
 Validate = Callable[[], tuple[float, float]]  # loss in nats a token, bits per byte
 
 
@@ -111,7 +169,7 @@ class Learner:
     `model` is a Transformer or has what is used of it: logits of ids, and `config.dropout`. `forward` stands
     in for the model's own where there is one (a compiled one, or that of several processes, whose `ranks` are
     here). `whole` is where training stands with its last update; None before the first, and while one is
-    being made.
+    being made. `numbers` are what the last step finds, which nobody may have read yet.
     """
 
     model: nn.Module
@@ -119,6 +177,7 @@ class Learner:
     forward: Callable[[Tensor], Tensor] | None = None
     whole: State | None = None
     ranks: Ranks = BY_ITSELF
+    numbers: StepNumbers | None = None
 
     def adding(self, is_last: bool) -> AbstractContextManager[Any]:
         """Around a group of windows: gradients go to others with the last one of a step alone."""
@@ -128,6 +187,11 @@ class Learner:
         if is_last or not isinstance(forward, DistributedDataParallel):
             return nullcontext()
         return forward.no_sync()
+
+    def settle(self) -> None:
+        """Wait for the last step. Raises DivergedError where its update was not made."""
+        if self.numbers:
+            self.numbers.read()
 
 
 def fit(
@@ -143,6 +207,9 @@ def fit(
     same however many they are. `train.precision` is bf16, or anything else for float32. Seconds count the
     steps alone, not evaluation nor what the consumer does. Raises DivergedError before an update by or of
     numbers that are not finite; stops after `train.patience` evaluations without improvement.
+
+    A device that runs ahead is given a step before the one before it is read, and skips its updates itself
+    from the first number on that is not finite: the error then comes a step later, and names the right one.
     """
     model, optimizers, ranks = learner.model, learner.optimizers, learner.ranks
     device, config = next(model.parameters()).device, cast(ModelConfig, model.config)
@@ -150,13 +217,15 @@ def fit(
     forward = model if learner.forward is None else learner.forward
     micro = train.micro_batch_size or train.batch_size
     masks = dropout_streams(model)
+    ahead = runs_ahead(device) and not is_sharded(model)  # one in parts would have to agree on what to skip
+    skip: tuple[Tensor, ...] = (torch.zeros((), device=device),) if ahead else ()
+    learner.settle()  # steps that go on from others go on from whole ones
     while state.step < train.steps and not is_exhausted(state, train):
         began = time.perf_counter()
         model.train()
         step, lr = state.step, lr_at(state.step, train)
-        # A copy that does not wait would read memory that is given back meanwhile.
         batch, own = batches.batch(step, train.batch_size), ranks.share(train.batch_size)
-        inputs, targets = (torch.from_numpy(a[own]).to(device) for a in batch)
+        inputs, targets = (to_device(a[own], device) for a in batch)
         n_targets = targets.numel() * ranks.world
         if config.dropout:
             stream = step + (ranks.rank << 40)  # the first process has the numbers of one that is alone
@@ -175,22 +244,26 @@ def fit(
             loss += part.detach()
         ranks.sum(loss)
         grad_norm = clip_gradients(model, train.grad_clip or math.inf, ranks)
-        if not (math.isfinite(loss.item()) and math.isfinite(grad_norm)):
-            found = f"loss {loss.item():.4g}, gradient norm {grad_norm:.4g}; the update was not made"
-            raise DivergedError(f"at step {step + 1}", found, train)
-        weights = {name: p.detach() for name, p in model.named_parameters()}
-        if name := spoilt(weights, holders(model, ranks)):
-            found = f"{name} holds numbers that are not finite; the update was not made"
-            raise DivergedError(f"at step {step + 1}", found, train)
+        if ahead:  # and no update after one that was skipped
+            spoils = to_skip([loss, grad_norm], [p.detach() for p in model.parameters()])
+            skip = (torch.maximum(skip[0], spoils),)
+        arrive = to_host(torch.stack([loss, grad_norm, *skip]))
+        numbers = StepNumbers(model, ranks, train, step + 1, arrive)
+        if not ahead:
+            numbers.read()
         learner.whole = None
-        optimizers.step(lr)
+        optimizers.step(lr, *skip)
+        learner.settle()
+        learner.numbers = numbers
+        if is_read(step + 1, train):
+            learner.settle()
         state = learner.whole = replace(
             state,
             step=step + 1,
             tokens=state.tokens + n_targets,
             seconds=state.seconds + time.perf_counter() - began,
         )
-        done = StepDone(state, loss.item(), lr, grad_norm)
+        done = StepDone(state, numbers, lr)
         if validate and is_due(state.step, train):
             done = _evaluated(done, *validate(), train)
             state = done.state

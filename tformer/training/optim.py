@@ -81,8 +81,11 @@ class Optimizer(ABC):
         self.state: dict[Tensor, dict[str, Tensor]] = {}
 
     @abstractmethod
-    def step(self, lr: float) -> None:
-        """One update, at this learning rate, of every parameter that has a gradient."""
+    def step(self, lr: float, skip: Tensor | None = None) -> None:
+        """One update, at this learning rate, of every parameter that has a gradient.
+
+        `skip`, if given, is 1 where nothing is to change, else 0, and stays on the device.
+        """
 
 
 class AdamW(Optimizer):
@@ -102,7 +105,7 @@ class AdamW(Optimizer):
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
+    def step(self, lr: float, skip: Tensor | None = None) -> None:
         given = [p for p in self.params if p.grad is not None]
         if not given:
             return
@@ -113,7 +116,10 @@ class AdamW(Optimizer):
                 self.state[p] = {"step": step, **means}
         kept = [self.state[p] for p in given]
         steps = [state["step"] for state in kept]
-        torch._foreach_add_(steps, 1)
+        if skip is None:
+            torch._foreach_add_(steps, 1)
+        else:
+            torch._foreach_add_(steps, [1 - skip] * len(steps))  # one tensor alone is read
         torch._fused_adamw_(
             [here(p) for p in given],
             [here(p.grad) for p in given if p.grad is not None],
@@ -128,6 +134,7 @@ class AdamW(Optimizer):
             eps=self.eps,
             amsgrad=False,
             maximize=False,
+            found_inf=skip,
         )
 
 
@@ -155,15 +162,20 @@ class Muon(Optimizer):
         self.dtype, self.parts = dtype, parts or {}
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
+    def step(self, lr: float, skip: Tensor | None = None) -> None:
         given = [p for p in self.params if p.grad is not None]
         if not given:
             return
-        updates = [self._momentum(p) for p in given]
-        torch._foreach_mul_([here(p) for p in given], 1 - lr * self.weight_decay)
+        skip = None if skip is None else skip.bool()
+        updates = [self._momentum(p, skip) for p in given]
+        kept = 1 - lr * self.weight_decay
+        if skip is None:
+            torch._foreach_mul_([here(p) for p in given], kept)
+        else:
+            torch._foreach_mul_(given, given[0].new_full((), kept).masked_fill_(skip, 1))
         rows = [self.parts.get(p, (p.shape[0],)) for p in given]
         if here(given[0]) is given[0]:
-            self._subtract(given, updates, rows, lr)
+            self._subtract(given, updates, rows, lr, skip)
             return
         moved = on_whole(updates, [p.shape for p in given], partial(self._moves, rows, lr))
         torch._foreach_add_([here(p) for p in given], moved)
@@ -176,17 +188,24 @@ class Muon(Optimizer):
         self._subtract(moved, updates, [rows[i] for i in which], lr)
         return moved
 
-    def _momentum(self, p: Tensor) -> Tensor:
+    def _momentum(self, p: Tensor, skip: Tensor | None) -> Tensor:
         """What is to be orthogonalised of a parameter, Nesterov's; of a sharded one, the rows here."""
         if p not in self.state:
             self.state[p] = {"momentum": torch.zeros_like(p)}
         assert p.grad is not None
         gradient, mean = here(p.grad), here(self.state[p]["momentum"])
+        if skip is not None:
+            gradient = torch.where(skip, mean, gradient)  # the mean moves nowhere
         mean.lerp_(gradient, 1 - self.momentum)
         return gradient.lerp(mean, self.momentum)
 
     def _subtract(
-        self, targets: list[Tensor], updates: list[Tensor], rows: list[tuple[int, ...]], lr: float
+        self,
+        targets: list[Tensor],
+        updates: list[Tensor],
+        rows: list[tuple[int, ...]],
+        lr: float,
+        skip: Tensor | None = None,
     ) -> None:
         """From each matrix its update, orthogonalised part by part."""
         same_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
@@ -197,6 +216,8 @@ class Muon(Optimizer):
                 same_shape[part.shape[0], part.shape[1]].append((target, part))
         for (_, columns), pairs in same_shape.items():
             orthogonal = orthogonalise(torch.stack([part for _, part in pairs]), self.dtype)
+            if skip is not None:
+                orthogonal.masked_fill_(skip, 0)
             scale = lr * 0.2 * math.sqrt(columns)
             torch._foreach_add_([target for target, _ in pairs], list(orthogonal), alpha=-scale)
 
@@ -233,10 +254,13 @@ class Optimizers:
             self.all.append(Muon(matrices, train.momentum, train.weight_decay, dtype, parts))
         self.owner = {p: optimizer for optimizer in self.all for p in optimizer.params}
 
-    def step(self, lr: float) -> None:
-        """Update every parameter at this learning rate and clear the gradients."""
+    def step(self, lr: float, skip: Tensor | None = None) -> None:
+        """Update every parameter at this learning rate and clear the gradients.
+
+        `skip`, if given, is 1 where nothing is to change, else 0; nothing waits for it.
+        """
         for optimizer in self.all:
-            optimizer.step(lr)
+            optimizer.step(lr, skip)
             for p in optimizer.params:
                 p.grad = None
 

@@ -314,6 +314,8 @@ class Session:
 
     def _check(self, tensors: dict[str, Tensor]) -> None:
         """Raise DivergedError before numbers that are not finite are written over ones that are."""
+        if self.learner:
+            self.learner.settle()
         if name := spoilt(tensors, holders(self.model, self.ranks)):
             found = f"{name} holds numbers that are not finite; it is not saved"
             raise DivergedError(f"at step {self.state.step}", found, self.config.train)

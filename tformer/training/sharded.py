@@ -68,16 +68,19 @@ def let_go(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def clip_gradients(model: nn.Module, limit: float, ranks: Ranks) -> float:
-    """Scale the gradients so that the norm of all of them is at most `limit`; returns what it was before."""
+def clip_gradients(model: nn.Module, limit: float, ranks: Ranks) -> Tensor:
+    """Scale the gradients so that the norm of all of them is at most `limit`; returns what it was before.
+
+    The device is not waited for, except where the model is sharded.
+    """
     if not is_sharded(model):
-        return float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
+        return torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
     gradients = [here(p.grad) for p in model.parameters() if p.grad is not None]
     own = torch.nn.utils.get_total_norm(gradients)
     norm = math.sqrt(ranks.sum(own.square()).item())
     if norm > limit:
         torch._foreach_mul_(gradients, limit / norm)
-    return norm
+    return torch.tensor(norm, dtype=torch.float64, device=own.device)
 
 
 Compute = Callable[[list[int], list[Tensor]], list[Tensor]]
