@@ -50,7 +50,28 @@ def write():
         json.dump({"seconds": time.perf_counter() - began, "peak": peak / 2**30}, file)
 
 
+
+
+def refuse_waits():
+    """In ten steps after the first ten, whatever makes Python wait for the card is an error."""
+    import itertools
+
+    import torch
+
+    from tformer.training.optim import Optimizers
+
+    update, numbers = Optimizers.step, itertools.count(1)
+
+    def step(*given):
+        torch.cuda.set_sync_debug_mode("error" if 10 <= next(numbers) < 20 else "default")
+        update(*given)
+
+    Optimizers.step = step
+
+
 atexit.register(write)
+if os.environ.get("REFUSE_WAITS"):
+    refuse_waits()
 from tformer.cli import main
 
 main()
@@ -153,6 +174,9 @@ row "and back on $device" 0 "continuing after step $((steps + 2))" \
 row "a card that is not there" 2 "device cuda:99 is not there" \
   train "$text" --steps 1 --device cuda:99 --out "$work/runs/absent"
 if [ "$device" != cpu ]; then
+  REFUSE_WAITS=1 row "steps that nothing waits in" 0 "^step" \
+    train "$text" --preset nanogpt-char-gpu --steps 25 --set train.eval_every=0 --device "$device" \
+    --out "$work/runs/unwaited" --json
   row "a batch that no card holds" 1 "^tformer: error: out of memory" \
     train "$text" --preset nanogpt-char-gpu --steps 1 --batch-size 400000 --device "$device" \
     --out "$work/runs/full"
