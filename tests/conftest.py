@@ -1,5 +1,6 @@
 """The tiny models and runs that the tests share, and where the texts for trying are, if they are there."""
 
+import gc
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -22,12 +23,19 @@ from tformer.run.record import Record
 from tformer.text.tokenizer import Tokenizer
 
 torch.set_num_threads(1)  # tests run side by side
+gc.disable()  # while tests are collected: what they import stays
 hypothesis.settings.register_profile("tests", deadline=None)  # an example is slow where the machine is busy
 hypothesis.settings.load_profile("tests")
 
 TINY = {"vocab_size": 23, "n_ctx": 16, "n_layers": 2, "n_heads": 2, "d_model": 16}
 PICTURE = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"></svg>\n'
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage among what comes from here on, and not in all that was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 def tiny_config(**changes: object) -> ModelConfig:
