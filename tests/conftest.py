@@ -3,6 +3,7 @@
 import gc
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,12 @@ hypothesis.settings.load_profile("tests")
 
 TINY = {"vocab_size": 23, "n_ctx": 16, "n_layers": 2, "n_heads": 2, "d_model": 16}
 PICTURE = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"></svg>\n'
+MEMORY = Path("/dev/shm")  # of Linux: a file system on no disk
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+# A run that is saved pushes a dozen files to the disk, and a test waits for each.
+if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4e9:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_finish() -> None:
