@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tformer.config import Config, TrainConfig
@@ -208,6 +208,7 @@ def test_the_time_that_pictures_take_is_left_for_them(tmp_path):
 COSTS = st.builds(Costs, *[st.floats(1e-4, 10)] * 1, *[st.floats(0, 50)] * 3)
 
 
+@example(0.15, Costs(1e-4, 0, 0, 0), 0, 0)  # 1,500, where the quotient is a little less
 @given(st.floats(0, 1e5), COSTS, st.integers(0, 50), st.integers(0, 50))
 def test_the_steps_are_the_most_that_fit(seconds, costs, eval_every, checkpoint_every):
     train = TrainConfig(eval_every=eval_every, checkpoint_every=checkpoint_every)

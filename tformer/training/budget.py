@@ -91,7 +91,8 @@ def alike(train: TrainConfig) -> int:
 
 def steps_within(seconds: float, costs: Costs, train: TrainConfig) -> int:
     """The most steps of which a run with all that comes beside them takes at most `seconds`; or 0."""
-    low, high = 0, int(min(MOST_STEPS, max(0.0, seconds / costs.step))) + 1
+    at_most = min(MOST_STEPS, max(0.0, seconds / costs.step + 1))  # a quotient may be rounded down
+    low, high = 0, int(at_most) + 1
     while high - low > 1:  # costs grow with the steps
         middle = (low + high) // 2
         low, high = (middle, high) if costs.of(middle, train) <= seconds else (low, middle)
