@@ -1,5 +1,7 @@
-"""A signal is answered at once, however long the step and its evaluation take."""
+"""A signal is answered at once, however long the step and its evaluation take, and in whatever call."""
 
+import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -10,8 +12,11 @@ import pytest
 
 from tests.command import start
 from tests.faults.test_kills import TRAIN, place
+from tformer import signals
+from tformer.text.tokenizer import Tokenizer
 from tformer.training.session import Session
 
+SOON = 5.0  # seconds; the calls below take minutes
 SAID = "stopping after this step; once more to leave at once\n"
 
 
@@ -61,3 +66,93 @@ def test_the_second_signal_leaves_at_once(tmp_path):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 130
+
+
+# ---------------------------------------------------------------------------- in one long call
+
+needs_watching = pytest.mark.skipif(os.name == "nt", reason="nothing tells a thread of a signal there")
+
+
+def long_call(rounds: int = 10**9) -> None:
+    """One call that takes minutes and lets other threads go on, as PyTorch's and the tokenizers' do."""
+    print("calling", file=sys.stderr, flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", rounds)
+
+
+def calling(folder: Path, arguments: list[str], prepare) -> subprocess.Popen:
+    """A command that is in the middle of such a call."""
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = start(arguments, place(folder), prepare=prepare, **streams)
+    while "calling" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(0.5)  # so that it is in it
+    return process
+
+
+@needs_watching
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_a_call_that_takes_minutes_ends_a_command_at_once(number, tmp_path):
+    def prepare():
+        Tokenizer.train = classmethod(lambda *rest, **how: long_call())
+
+    learn = ["tokenize", "--train", "text.txt", "--tokenizer", "bpe", "--out", "made.json"]
+    process = calling(tmp_path / "here", learn, prepare)
+    began = time.monotonic()
+    process.send_signal(number)
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 128 + number and time.monotonic() - began < SOON
+
+
+@needs_watching
+def test_both_signals_are_answered_in_an_evaluation_that_is_one_call(tmp_path):
+    def prepare():
+        Session.validate = lambda self: long_call()
+
+    process = calling(tmp_path / "here", TRAIN, prepare)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == SAID
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and time.monotonic() - began < 2 * SOON
+
+
+@needs_watching
+def test_a_signal_that_was_answered_in_a_call_is_no_second_one_after_it(tmp_path):
+    """Python comes to its handler when the call is over."""
+
+    def prepare():
+        def validate(self):
+            long_call(5 * 10**6)  # some seconds: longer than Python is waited for
+            return 1.0, 1.0
+
+        Session.validate = validate
+        signals.CALLED_WITHIN = 0.05
+
+    process = calling(tmp_path / "here", TRAIN, prepare)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143
+    assert said.count(SAID) == 1 and "after step 2; run is saved" in said
+
+
+@needs_watching
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the process is copied")
+def test_a_signal_to_a_copy_of_the_process_is_not_taken_for_one_of_its_own(tmp_path):
+    def prepare():
+        def validate(self):
+            child = os.fork()
+            if child == 0:
+                time.sleep(0.5)
+                os._exit(0)
+            time.sleep(0.2)
+            os.kill(child, signal.SIGTERM)
+            os.waitpid(child, 0)
+            time.sleep(3 * signals.CALLED_WITHIN)
+            return 1.0, 1.0
+
+        Session.validate = validate
+
+    process = start(TRAIN, place(tmp_path / "here"), prepare=prepare, stderr=subprocess.PIPE, text=True)
+    assert process.communicate(timeout=60)[1].count(SAID) <= 3, "of the copies alone"
+    assert process.returncode == 0
