@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from tformer.errors import RequestError, short
+from tformer.errors import UNSAFE, RequestError, short
 
 MOST_WHOLE = 2**63 - 1
 
@@ -58,10 +58,16 @@ def epilog(*examples: str) -> str:
 
 
 def print_json(values: Any) -> None:
-    """One JSON object, one line; what is no finite number is null."""
+    """One JSON object, one line; what is no finite number is null.
+
+    On a terminal a character that could do something there is escaped, which is the same JSON.
+    """
     from tformer.files import plain
 
-    print(json.dumps(plain(values), ensure_ascii=False, allow_nan=False), flush=True)
+    text = json.dumps(plain(values), ensure_ascii=False, allow_nan=False)
+    if sys.stdout.isatty():
+        text = UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    print(text, flush=True)
 
 
 def text_of(argument: str, name: str) -> str:

@@ -1,12 +1,13 @@
 """`tformer tokenize --decode`: ids, from text or token files, back to exactly their bytes."""
 
+import codecs
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from tformer.commands.tokenize_documents import write_documents
-from tformer.errors import RequestError
+from tformer.errors import RequestError, harmless
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,11 +34,11 @@ def streams_of(names: Iterable[str]) -> Iterator[tuple[BinaryIO, str]]:
 def decode(names: list[str], tokenizer: "Tokenizer", documents: str | None) -> None:
     """Write the bytes of ids to stdout, with what separates documents where it is said what they are.
 
-    A folder of ids says it itself.
+    A folder of ids says it itself. A terminal gets no character that could do something there.
     """
     from tformer.run.token_folders import are_token_folders, open_folder_ids
 
-    out = sys.stdout.buffer
+    out = cast(BinaryIO, _OnTerminal()) if sys.stdout.isatty() else sys.stdout.buffer
     if are_token_folders(names):
         folders = open_folder_ids(names)
         folders.check_tokenizer(tokenizer, "leave --tokenizer out: the folder has it")
@@ -54,6 +55,22 @@ def decode(names: list[str], tokenizer: "Tokenizer", documents: str | None) -> N
     else:
         write_documents(chunks, tokenizer, documents, out)
     out.flush()
+
+
+class _OnTerminal:
+    """Bytes as text for a terminal. A carriage return waits until it is known whether it ends a line."""
+
+    def __init__(self) -> None:
+        self.decoder, self.held = codecs.getincrementaldecoder("utf-8")(errors="replace"), ""
+
+    def write(self, raw: bytes, is_last: bool = False) -> None:
+        text = self.held + self.decoder.decode(raw, final=is_last)
+        self.held = "\r" if text.endswith("\r") and not is_last else ""
+        sys.stdout.write(harmless(text.removesuffix(self.held)))
+
+    def flush(self) -> None:
+        self.write(b"", is_last=True)
+        sys.stdout.flush()
 
 
 def _token_file_ids(label: str, tokenizer: "Tokenizer") -> Iterator[list[int]]:

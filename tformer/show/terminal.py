@@ -5,14 +5,15 @@ plain lines.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.rule import Rule
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -37,8 +38,17 @@ class _Pipe(Console):
         return None
 
 
+class _Terminal(Console):
+    """A terminal, on which no text does anything: what comes of names and files may be anyone's."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As Rich renders; what moves the cursor or colours is beside the text, and stays."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
+
+
 def _console(stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False)
+    console = _Terminal(stderr=stderr, highlight=False)
     if console.is_terminal:
         return console
     width = None if "COLUMNS" in os.environ else WIDEST
