@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shlex
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -69,8 +70,9 @@ def cannot_write(path: Path, error: OSError) -> TformerError:
 def append_line(path: Path, values: dict[str, Any]) -> None:
     """Add a JSON object as a line. One that was cut short by a crash is passed over when the lines are read.
 
-    Raises TformerError if the system refuses.
+    Raises TformerError if the system refuses, or no file is there but something else.
     """
+    check_regular(path)
     line = json.dumps(plain(values), allow_nan=False).encode() + b"\n"
     try:
         with path.open("ab+") as file:
@@ -97,11 +99,22 @@ def check_pointer(path: Path, beginning: bytes) -> None:
         raise RequestError(f"{path} is a pointer of Git LFS", found, advice)
 
 
-def read_whole(path: Path, most: int = MOST_BYTES) -> str:
+def check_regular(path: Path) -> None:
+    """Raises RequestError for a pipe or a device in the place of a file: who opens it may wait for ever."""
+    with contextlib.suppress(OSError, ValueError):
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):
+            raise RequestError(f"{path} is not a regular file", "expected one to read")
+
+
+def read_whole(path: Path, most: int = MOST_BYTES, may_be_pipe: bool = False) -> str:
     """A UTF-8 file that was written by a person or for one. Raises RequestError for one of over `most` bytes.
 
-    What the system refuses is an OSError, and what is not UTF-8 a UnicodeDecodeError.
+    It `may_be_pipe` where a person names it. What the system refuses is an OSError, and what is not UTF-8 a
+    UnicodeDecodeError.
     """
+    if not may_be_pipe:
+        check_regular(path)
     with path.open("rb") as file:
         data = file.read(most + 1)
     check_pointer(path, data)

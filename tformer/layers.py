@@ -59,7 +59,7 @@ def file_layer(path: Path) -> Layer:
     """The settings of a YAML file; a run's `tformer.yaml` is one (its `record` is passed over)."""
     refuse_address(path)
     try:
-        text = read_whole(path)
+        text = read_whole(path, may_be_pipe=True)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise RequestError(f"cannot read the configuration {path}", why or "") from None

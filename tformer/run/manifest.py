@@ -19,6 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from tformer.errors import RequestError, TformerError
+from tformer.files import check_regular
 from tformer.model import Transformer
 from tformer.run.huggingface import from_hf
 
@@ -174,6 +175,7 @@ def _weights(model: Transformer, tensors: dict[str, Tensor], folder: Path) -> di
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
+    _check_file(path)
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise Damaged(f"{MANIFEST} is too large to be one")
     data = path.read_bytes()
@@ -196,6 +198,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def _check_file(path: Path) -> None:
+    try:
+        check_regular(path)
+    except RequestError as error:
+        raise Damaged(str(error)) from None
+
+
 def _squeezed(text: bytes) -> bytes:
     """JSON without its white space."""
     return b"".join(text.split())
@@ -203,6 +212,7 @@ def _squeezed(text: bytes) -> bytes:
 
 def _read_tensors(path: Path, promised: dict[str, Any]) -> dict[str, Tensor]:
     """Sizes and hashes first; then the very bytes that were hashed are parsed."""
+    _check_file(path)
     if path.stat().st_size != promised["bytes"]:
         raise Damaged(f"{path.name} is of the wrong size")
     data = path.read_bytes()

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tformer.config import Config, DataConfig
 from tformer.errors import RequestError
-from tformer.files import append_line, read_whole
+from tformer.files import append_line, check_regular, read_whole
 from tformer.text.documents import TextReading
 from tformer.yaml_text import dump_yaml, parse_yaml
 
@@ -244,8 +244,12 @@ def record_of(values: Any, path: Path | str) -> Record:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; none where there is no file. A line cut short is passed over."""
+    """The objects of a JSON-lines file; none where there is no file. A line cut short is passed over.
+
+    Raises RequestError for a pipe or a device of that name.
+    """
     lines = []
+    check_regular(path)
     with suppress(FileNotFoundError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError, RecursionError):
@@ -335,7 +339,8 @@ def keep_evaluation(
 
 def weights_hash(folder: Path) -> str:
     """sha256 of `model.safetensors`."""
-    with (folder / "model.safetensors").open("rb") as file:
+    check_regular(path := folder / "model.safetensors")
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -12,13 +12,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tformer.errors import RequestError
-from tformer.files import check_pointer, read_json
+from tformer.files import check_pointer, check_regular, read_json
 from tformer.ranks import put_together
 from tformer.run.lacking import INDEX, missing_shards, no_model
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises RequestError if it is not one."""
+    check_regular(path)
     try:
         with path.open("rb") as whole:
             check_pointer(path, whole.read(64))

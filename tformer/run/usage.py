@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tformer.config import ModelConfig
-from tformer.files import read_json, write_file, write_json
+from tformer.errors import RequestError
+from tformer.files import read_json, read_whole, write_file, write_json
 from tformer.run.huggingface import READ_SINCE, to_hf_config
 from tformer.text.tokenizer import Tokenizer, token_text
 
@@ -88,13 +89,20 @@ def read_usage(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> Usage:
         says |= {key: config[key] for key in DROPOUTS if key in config}
     if tasks := config.get(OF_TASKS, own.config.get(OF_TASKS)):
         says |= {OF_TASKS: tasks}
-    template = folder / TEMPLATE
     return Usage(
         config=says,
         generation={key: value for key, value in generation.items() if key != "transformers_version"},
         tokenizer=roles | tokens | _every_tokenizer(model, tokens),
-        template=template.read_text(encoding="utf-8") if template.is_file() else None,
+        template=_template(folder / TEMPLATE),
     )
+
+
+def _template(path: Path) -> str | None:
+    """Raises RequestError for one that cannot be carried on."""
+    try:
+        return read_whole(path) if path.is_file() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot read {path}", str(error)) from None
 
 
 def _roles(folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from tformer.counted import counted
 from tformer.errors import RequestError
-from tformer.files import write_file
+from tformer.files import check_regular, write_file
 from tformer.text.engines import char_engine
 from tformer.text.permutation import Permutation
 from tformer.text.pieces import Document
@@ -243,6 +243,7 @@ def eval_contexts(windows: Sequence[EvalWindow]) -> np.ndarray:
 
 def load_token_file(path: Path, vocab_size: int) -> np.ndarray:
     """Ids from a .npy of one dimension, mapped rather than read. Raises RequestError for any other."""
+    check_regular(path)
     try:
         ids = np.lib.format.open_memmap(path, mode="r")  # no zip, no pickle
     except Exception as error:  # a damaged header can raise anything

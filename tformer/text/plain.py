@@ -208,11 +208,13 @@ def whole_text(path: Path | None, update: Callable[[bytes], object] = lambda raw
     refuse_address(name)
     try:
         with nullcontext(sys.stdin.buffer) if path is None else open_file(path) as stream:
-            raw = stream.read()
+            raw = bytearray(stream.read(BLOCK))
+            refuse_other_than_text(bytes(raw), name)  # before all of what is no text is read
+            while block := stream.read(16 * BLOCK):
+                raw += block
     except OSError as error:
         raise RequestError(f"cannot read {name}", error.strerror or str(error)) from None
-    update(raw)
-    refuse_other_than_text(raw[:BLOCK], name)
+    update(raw)  # type: ignore[arg-type]  # as good as bytes
     try:
         return without_marks(raw.decode("utf-8"), name)
     except UnicodeDecodeError as error:

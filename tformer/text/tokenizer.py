@@ -153,7 +153,7 @@ class Tokenizer:
             if not file.exists() and has_merges(path):
                 engine = merges_engine(path)
             else:
-                engine = Engine.from_str(read_whole(file, LARGEST_FILE))
+                engine = Engine.from_str(read_whole(file, LARGEST_FILE, may_be_pipe=file == path))
             engine.encode_special_tokens = says.get("split_special_tokens") is True
             return cls(engine, token_text(says.get("eos_token")) or END_OF_TEXT)
         except OSError as error:
