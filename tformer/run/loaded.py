@@ -1,5 +1,6 @@
 """A loaded run: the one thing that every command, every answer and the library work on."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tformer.errors import RequestError
+from tformer.errors import RequestError, TformerError
 from tformer.files import read_json
 from tformer.model import Transformer
 from tformer.run.data import recorded_reversal
@@ -16,7 +17,7 @@ from tformer.run.hub import of_snapshot
 from tformer.run.huggingface import load_model, notes_of
 from tformer.run.manifest import Damaged, Owner, checkpoint_name, read_weights, steps_in
 from tformer.run.record import Record, read_record, weights_hash
-from tformer.run.swap import CHECKPOINTS
+from tformer.run.swap import CHECKPOINTS, RUN_FILES, WHOLE, recover
 from tformer.run.usage import end_ids
 from tformer.text.data import Reversal
 from tformer.text.documents import sizes_of
@@ -31,7 +32,7 @@ WITHOUT = "leave --step out for the weights that it keeps"
 class LoadedRun:
     """A run, or any Hugging Face directory of the two families, with its model in memory.
 
-    The tokenizer is read when it is asked for: what needs none works on a directory that has none.
+    What its tokenizer lacks is said when it is asked for: what needs none works on a directory that has none.
     """
 
     folder: Path
@@ -120,18 +121,36 @@ def load_run(folder: Path, device: torch.device | str = "cpu", step: int | None 
     `step` is that of a checkpoint whose weights are wanted in place of those that the run keeps. Raises
     RequestError saying what is damaged, missing, extra or not supported.
     """
+    while True:
+        recover(folder)
+        if (folder / WHOLE).exists():  # whoever moves it is held up
+            raise TformerError(f"another run is on its way into {folder}", "", "try again in a moment")
+        before = _stamp(folder)
+        try:
+            run = _read(folder, device, step)
+        except (TformerError, OSError):
+            if _stamp(folder) == before:
+                raise
+            continue
+        if _stamp(folder) == before:  # a run that trains may have replaced them meanwhile, or all of it
+            return run
+
+
+def _read(folder: Path, device: torch.device | str, step: int | None) -> LoadedRun:
+    """All that lies there, once; what cannot be read is said where it is asked for."""
     record = read_record(folder)
     if step is not None:
         tensors, sha256 = _weights_of(step, folder, record)
-        return LoadedRun(folder, record, load_model(folder, device, tensors), sha256, step)
-    if record.is_empty:  # nothing is kept in a foreign directory, whose weights may be large
+        run = LoadedRun(folder, record, load_model(folder, device, tensors), sha256, step)
+    elif record.is_empty:  # nothing is kept in a foreign directory, whose weights may be large
         return LoadedRun(folder, record, load_model(folder, device))
-    while True:
-        before = _stamp(folder)
-        weights = weights_hash(folder) if before else None
-        model = load_model(folder, device)
-        if _stamp(folder) == before:  # a run that trains may have replaced them meanwhile
-            return LoadedRun(folder, record, model, weights)
+    else:
+        weights = weights_hash(folder) if (folder / "model.safetensors").exists() else None
+        run = LoadedRun(folder, record, load_model(folder, device), weights)
+    for name in ("start_id", "end_ids", "notes"):  # the first reads the tokenizer
+        with suppress(TformerError):
+            getattr(run, name)
+    return run
 
 
 def checkpoint_of(folder: Path, step: int) -> Path:
@@ -153,13 +172,16 @@ def _weights_of(step: int, folder: Path, record: Record) -> tuple[dict[str, torc
         raise RequestError(f"{checkpoint} is not whole", str(error), WITHOUT) from None
 
 
-def _stamp(folder: Path) -> tuple[int, int, int] | None:
-    """What changes when model.safetensors is replaced; None where there is none."""
-    try:
-        found = (folder / "model.safetensors").stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+def _stamp(folder: Path) -> list[object]:
+    """What changes when files of a run are replaced, by itself or by another run."""
+    found: list[object] = [(folder / WHOLE).exists()]
+    for name in RUN_FILES[:5]:
+        try:
+            of_file = (folder / name).stat()
+            found.append((of_file.st_ino, of_file.st_mtime_ns, of_file.st_size))
+        except FileNotFoundError:
+            found.append(None)
+    return found
 
 
 def load(run: str | Path, device: str = "cpu") -> tuple[Transformer, Tokenizer]:
