@@ -200,7 +200,9 @@ class TrainConfig(Section):
     )
     log_every: int = Field(10, ge=1, le=MOST_STEPS, description="steps between lines of metrics.jsonl")
     keep: Literal["best", "last"] = Field("best", description="which weights model.safetensors holds")
-    keep_checkpoints: int = Field(2, ge=2, le=MOST_STEPS, description="newest checkpoints left on disk")
+    keep_checkpoints: int = Field(
+        2, ge=2, le=MOST_STEPS, description="newest checkpoints on disk, and that of the kept weights"
+    )
     patience: int = Field(
         0, ge=0, le=MOST_STEPS, description="evaluations without improvement before it stops; 0: off"
     )

@@ -9,6 +9,7 @@ import yaml
 
 from tests.faults.test_kills import TRAIN, place
 from tformer.cli import app
+from tformer.training.session import Session
 
 FAST = [
     "--lr",
@@ -54,6 +55,17 @@ def test_weights_that_were_kept_last_stay_named_when_the_best_are_wanted(here, c
     result = train("--resume", "--set", "train.keep=best", "--steps", "7")
     assert result["val_loss"] == pytest.approx(loss_of_the_file(capsys), abs=1e-5)
     assert result["val_loss"] == losses()[result["kept_step"]]
+
+
+def test_the_checkpoint_of_the_best_weights_stays_beside_the_newest(here, monkeypatch):
+    judged = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    monkeypatch.setattr(Session, "validate", lambda self: (next(judged), 1.0))
+    result = train("--set", "train.checkpoint_every=1")
+    assert result["kept_step"] == 2
+    steps = sorted(path.name for path in Path("run/checkpoints").iterdir())
+    assert steps == [f"step-{n:08d}" for n in (2, 5, 6)]
+    at_top = Path("run/model.safetensors").read_bytes()
+    assert Path("run/checkpoints", steps[0], "model.safetensors").read_bytes() == at_top
 
 
 def test_weights_of_a_step_that_does_not_come_again_are_not_kept(here, capsys):

@@ -342,6 +342,17 @@ def test_the_newest_checkpoints_are_kept(keep, tmp_path):
     assert steps_of(tmp_path) == [f"step-{n:08d}" for n in (9, 10, 11)[-keep:]]
 
 
+def test_that_of_the_weights_at_the_top_stays_until_a_better_one_is_whole(tmp_path):
+    model = tiny_model()
+    optimizer = Optimizers(model, TrainConfig.model_validate({})).state_tensors()
+    with open_run(tmp_path) as run:
+        for step, at_top, left in ((1, 1, [1]), (2, 1, [1, 2]), (3, 1, [1, 2, 3]), (4, 1, [1, 3, 4])):
+            run.write_checkpoint(model, optimizer, State(step=step).as_dict(), 2, {"kept": {"step": at_top}})
+            assert steps_of(tmp_path) == [f"step-{n:08d}" for n in left]
+        run.write_checkpoint(model, optimizer, State(step=5).as_dict(), 2, {"kept": {"step": 5}})
+    assert steps_of(tmp_path) == ["step-00000004", "step-00000005"]
+
+
 def test_a_damaged_checkpoint_takes_no_other_ones_place(tmp_path):
     model = tiny_model()
     with open_run(tmp_path) as run:
@@ -505,7 +516,6 @@ def test_more_steps_may_be_asked_of_a_run(copied, text):
 @pytest.mark.parametrize(
     "setting",
     [
-        "train.lr=2e-3",
         "train.optimizer=muon",
         "train.seed=1",
         "train.batch_size=4",

@@ -184,4 +184,5 @@ def test_memory_is_by_its_parts():
     assert memory.weights == memory.gradients == 4 * 124_439_808
     assert memory.optimizer == pytest.approx(2 * memory.weights, rel=1e-5)
     assert memory.total == memory.weights + memory.gradients + memory.optimizer + memory.activations
-    assert disk_of(gpt2()).checkpoints == 2
+    assert disk_of(gpt2()).checkpoints == 3, "the newest two, and that of the best weights"
+    assert disk_of(gpt2().updated("train", keep="last")).checkpoints == 2

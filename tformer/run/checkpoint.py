@@ -188,8 +188,9 @@ class Run:
     ) -> Path:
         """Save all that training goes on from, then remove all older than the `keep` newest whole ones.
 
-        What was passed over as damaged does not count: it is renamed, so that nothing reads it, and stays.
-        `state` has the `step`, and is given back as it is; so are the tensors of `optimizer`.
+        That of the step whose weights the run has at its top stays as well, whatever its age. What was passed
+        over as damaged does not count: it is renamed, so that nothing reads it, and stays. `state` has the
+        `step`, and is given back as it is; so are the tensors of `optimizer`.
         """
         name = checkpoint_name(state["step"])
         final, temporary = self.checkpoints / name, self.checkpoints / f"{TEMPORARY}{name}"
@@ -230,6 +231,8 @@ class Run:
                 error.strerror or str(error),
                 "the one before it is whole: continue with --resume",
             ) from None
+        kept = identity.get("kept")
+        at_top = checkpoint_name(kept["step"]) if kept else ""
         names = self._names()
         here = names.index(name)
         for newer in names[:here]:
@@ -237,9 +240,9 @@ class Run:
         self.whole.add(name)
         n_whole = 1
         for old in names[here + 1 :]:
-            if n_whole == keep:
+            if n_whole == keep and old != at_top:
                 shutil.rmtree(self.checkpoints / old, ignore_errors=True)
-            elif old in self.whole or is_whole(self.checkpoints / old):
+            elif n_whole < keep and (old in self.whole or is_whole(self.checkpoints / old)):
                 self.whole.add(old)
                 n_whole += 1
         return final

@@ -130,7 +130,7 @@ class Disk:
 
     weights: int  # model.safetensors
     checkpoint: int  # the same and optimizer.safetensors
-    checkpoints: int  # how many are left at the end
+    checkpoints: int  # how many are left at the end, at most
 
     @property
     def total(self) -> int:
@@ -144,7 +144,8 @@ def disk_of(config: Config) -> Disk:
     weights = safetensors_bytes({k: t.shape for k, t in to_hf(config.model, model.state_dict()).items()})
     optimizer = safetensors_bytes(optimizer_shapes(config, model))
     saves = -(-train.steps // train.checkpoint_every) if train.checkpoint_every else 1
-    return Disk(weights, weights + optimizer, min(saves, train.keep_checkpoints))
+    best = train.keep == "best" and 0 < train.eval_every < train.steps  # which may be an older one
+    return Disk(weights, weights + optimizer, min(saves, train.keep_checkpoints + best))
 
 
 # ---------------------------------------------------------------------------- accelerators
