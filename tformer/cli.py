@@ -4,12 +4,12 @@ Nothing heavy is imported here, nor by the command files at their top, so that h
 """
 
 import contextlib
-import errno
 import io
 import os
 import re
 import signal
 import sys
+from itertools import pairwise
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -18,18 +18,30 @@ from typer.core import TyperGroup
 from tformer import __version__
 from tformer.commands import answer, eval, sample, tokenize, train
 from tformer.commands.options import epilog
-from tformer.errors import FAILED, REQUEST, Stopped, TformerError, harmless
+from tformer.errors import (
+    FAILED,
+    REQUEST,
+    Stopped,
+    TformerError,
+    asked_for,
+    harmless,
+    lacks_device,
+    lacks_memory,
+)
 from tformer.show.listener import whoever_listens
 from tformer.signals import SIGNALLED, answered_by, leave_at_once
 
 SIGPIPE = getattr(signal, "SIGPIPE", 13)  # Windows has none
-NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "unable to allocate", "bad_alloc")
-TO_LOWER = {  # by command: what takes less memory
-    "train": "lower --batch-size, or set train.micro_batch_size, data.window or a smaller model",
-    "eval": "give a shorter text, a run with a smaller model or context, or --device cpu",
-    "sample": "lower -n or --max-tokens, or give a shorter prompt",
-    "tokenize": "give the text as several files, or on standard input, which is read in pieces",
-    "answer": "leave --full or --run out",
+TO_LOWER: dict[str, tuple[tuple[str, ...], str]] = {  # by command: options, and what else takes less memory
+    "train": ((), "lower --batch-size, or set train.micro_batch_size, data.window or a smaller model"),
+    "eval generations": (("-n", "--max-tokens"), "give a run with a smaller model"),
+    "eval reversal": (("-n",), "give a run with a smaller model"),
+    "eval attention": (("-n",), "give a shorter text"),
+    "eval causality": (("--positions",), "give a run with a smaller model or context"),
+    "eval": ((), "give a shorter text, a run with a smaller model or context, or --device cpu"),
+    "sample": (("-n", "--max-tokens"), "give a shorter prompt"),
+    "tokenize": ((), "give the text as several files, or on standard input, which is read in pieces"),
+    "answer": ((), "leave --full or --run out"),
 }
 
 
@@ -136,15 +148,17 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _asked_for() -> str:
-    """The command of the command line, for an error that does not know where it was found."""
+def _asked_for() -> tuple[Any, str]:
+    """The command of the command line, for an error that does not know where it was found, and its name."""
     command, path = typer.main.get_command(app), ["tformer"]
     for word in sys.argv[1:]:
+        if word == "--debug":
+            continue
         if word not in getattr(command, "commands", {}):
             break
         command = command.commands[word]  # type: ignore[attr-defined]
         path.append(word)
-    return " ".join(path)
+    return command, " ".join(path)
 
 
 def _exit_code(error: BaseException) -> int:
@@ -170,15 +184,17 @@ def _exit_code(error: BaseException) -> int:
         message = getattr(error, "format_message", lambda: str(error))()
         if not message.strip():  # no arguments: the help has been shown
             return REQUEST
-        command = getattr(getattr(error, "ctx", None), "command_path", "") or _asked_for()
+        command = getattr(getattr(error, "ctx", None), "command_path", "") or _asked_for()[1]
         hint = "put -- before text that begins with a dash, or " * _is_of_text(error)
         _say(f"{message.strip().rstrip('.')}; {hint}see: {command} --help")
         return REQUEST
-    if _is_of_memory(error):
-        asked = re.search(r"allocate ([\d.]+) ?([kKMGT]?i?B|bytes)", str(error))
-        found = f" ({_readable(*asked.groups())} were asked for)" if asked else ""
-        command = next((word for word in sys.argv[1:] if word in TO_LOWER), "train")
-        _say(f"out of memory{found}; {TO_LOWER[command]}")
+    if lacks_memory(error):
+        asked = asked_for(error)
+        _say("out of memory" + f" ({asked})" * bool(asked) + f"; {_to_lower()}")
+        return FAILED
+    if lacks_device(error):
+        why, again = str(error).splitlines()[0], "do it again, train with --resume, or with --device cpu"
+        _say(f"the device failed ({why}); what was saved is whole: {again}")
         return FAILED
     if isinstance(error, OSError):
         _say(f"{error.filename or 'standard output'}: {error.strerror or error}")
@@ -202,16 +218,18 @@ def _is_of_text(error: typer.TyperException) -> bool:
     return any(re.match(r"-[a-z][^\W\d]", word) for word in sys.argv)
 
 
-def _is_of_memory(error: BaseException) -> bool:
-    """Whether host or device had none left: Python, NumPy, torch and the system say it each in its way."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    told = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in told for words in NO_MEMORY)
-
-
-def _readable(number: str, unit: str) -> str:
-    return f"{int(number) / 1e9:,.1f} GB" if unit == "bytes" else f"{number} {unit}"
+def _to_lower() -> str:
+    """What the command line can ask less of, with what it asks of it."""
+    command, name = _asked_for()
+    name = name.removeprefix("tformer ")
+    options, otherwise = TO_LOWER.get(name) or TO_LOWER.get(name.partition(" ")[0]) or TO_LOWER["train"]
+    asked = []
+    for option in options:
+        given = [after for word, after in pairwise(sys.argv) if word == option]
+        given += [word.partition("=")[2] for word in sys.argv if word.startswith(f"{option}=")]
+        given = given or [p.default for p in command.params if option in p.opts and p.default is not None]
+        asked.append(f"{option} (it is {given[-1]})" if given else option)
+    return f"lower {' or '.join(asked)}, or {otherwise}" if asked else otherwise
 
 
 def _say(message: str) -> None:

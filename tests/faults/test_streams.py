@@ -77,23 +77,64 @@ WORDS = {
         "DefaultCPUAllocator: not enough memory: you tried to allocate 8000000000 bytes."
     ),
     "cuda": RuntimeError(
-        "CUDA out of memory. Tried to allocate 7.45 GiB. GPU 0 has a total capacity of 4 GiB"
+        "CUDA out of memory. Tried to allocate 7.45 GiB. GPU 0 has a total capacity of 4 GiB of "
+        "which 1.20 GiB is free."
     ),
     "system": OSError(12, "Cannot allocate memory"),
 }
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "sample", "tokenize", "answer"])
+ASKED = {
+    "numpy": "7.45 GiB were asked for",
+    "cuda": "7.45 GiB were asked for, 1.20 GiB are free",
+    "torch": "8.0 GB were asked for",
+    "torch on windows": "8.0 GB were asked for",
+}
+
+
 @pytest.mark.parametrize("who", WORDS)
-def test_out_of_memory_says_what_to_lower_for_the_command(who, command, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["tformer", command])
+def test_out_of_memory_says_how_much_was_asked_for(who, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tformer", "eval"])
     assert cli._exit_code(WORDS[who]) == FAILED
-    said = capsys.readouterr().err
-    asked = {"numpy": "7.45 GiB", "cuda": "7.45 GiB", "torch": "8.0 GB", "torch on windows": "8.0 GB"}.get(
-        who
-    )
-    found = f" ({asked} were asked for)" if asked else ""
-    assert said == f"tformer: error: out of memory{found}; {cli.TO_LOWER[command]}\n"
+    found = f" ({ASKED[who]})" if who in ASKED else ""
+    assert capsys.readouterr().err.startswith(f"tformer: error: out of memory{found}; give a shorter text, ")
+
+
+LOWER = {  # by command line, what it is told to lower, with what it asked for or would have by itself
+    "sample T": "lower -n (it is 1) or --max-tokens (it is 200), or give a shorter prompt",
+    "sample T -n 6 --max-tokens=9": "lower -n (it is 6) or --max-tokens (it is 9), or give a shorter prompt",
+    "--debug sample -n 5": "lower -n (it is 5) or --max-tokens (it is 200), or give a shorter prompt",
+    "eval generations -n 9": "lower -n (it is 9) or --max-tokens (it is 200), or give a run with a smaller "
+    "model",
+    "eval generations": "lower -n or --max-tokens (it is 200), or give a run with a smaller model",
+    "eval reversal": "lower -n (it is 2000), or give a run with a smaller model",
+    "eval attention --run sample": "lower -n (it is 2000), or give a shorter text",
+    "eval causality": "lower --positions (it is 64), or give a run with a smaller model or context",
+    "eval loss": "give a shorter text, a run with a smaller model or context, or --device cpu",
+    "eval": "give a shorter text, a run with a smaller model or context, or --device cpu",
+    "train a.txt": "lower --batch-size, or set train.micro_batch_size, data.window or a smaller model",
+    "tokenize a.txt": "give the text as several files, or on standard input, which is read in pieces",
+    "answer 5": "leave --full or --run out",
+}
+
+
+@pytest.mark.parametrize("line", LOWER)
+def test_out_of_memory_says_what_to_lower_for_the_command(line, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tformer", *line.split()])
+    monkeypatch.setenv("TFORMER_DEBUG", "0")
+    assert cli._exit_code(MemoryError()) == FAILED
+    assert capsys.readouterr().err == f"tformer: error: out of memory; {LOWER[line]}\n"
+
+
+def test_a_device_that_failed_is_no_bug_and_says_how_to_go_on(monkeypatch, capsys):
+    monkeypatch.setenv("TFORMER_DEBUG", "0")
+    for why in ("CUDA error: unspecified launch failure", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"):
+        assert cli._exit_code(RuntimeError(f"{why}\nCUDA kernel errors might be …")) == FAILED
+        said = capsys.readouterr().err
+        assert said.startswith(f"tformer: error: the device failed ({why}); what was saved is whole")
+        assert "--resume" in said and said.count("\n") == 1
+    cli._exit_code(RuntimeError("CUDA error: device-side assert triggered"))
+    assert "this is a bug" in capsys.readouterr().err, "an index of ours that is out of range"
 
 
 def test_another_error_is_not_taken_for_one_of_memory(monkeypatch, capsys):
