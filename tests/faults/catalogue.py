@@ -420,6 +420,18 @@ NO_HARM = {  # cases that are no faults
 }
 
 
+STEP = r"with 2 windows of 8 tokens at a time \(a model of [\d,]+ parameters\)"
+NO_MEMORY = [  # commands, and what they are told to ask less of
+    (
+        NEW,
+        rf"out of memory {STEP}; go on with --resume --set train\.micro_batch_size=1, which makes the same",
+    ),
+    (EVAL, r"out of memory; give a shorter text, a run with a smaller model"),
+    ([*SAMPLE, "--json"], r"out of memory; lower -n \(it is 1\) or --max-tokens \(it is 2\)"),
+    (["answer", "5"], r"out of memory; leave --full or --run out"),
+]
+
+
 def cases() -> list[Case]:
     """All of them."""
     found = [
@@ -448,13 +460,7 @@ def cases() -> list[Case]:
     ]
     found += [Case(n, args, 2, says) for n, (args, says) in (OUTPUTS | WORDS).items()]
     found += [Case(n, args, code, "") for n, (args, code) in NO_HARM.items()]
-    for command, args in {
-        "train": NEW,
-        "eval": EVAL,
-        "sample": [*SAMPLE, "--json"],
-        "answer": ["answer", "5"],
-    }.items():
-        found.append(Case(f"{command}: out of memory", args, 1, "out of memory; ", prepare=no_memory))
+    found += [Case(f"{args[0]}: out of memory", args, 1, says, prepare=no_memory) for args, says in NO_MEMORY]
     named = [*NEW[:1], "tinyshakespeare", *NEW[2:]]
     found.append(
         Case(

@@ -24,7 +24,7 @@ from tformer.text.tokenizer import Tokenizer
 
 TESTS, PACKAGE = Path(__file__).parents[1], Path(package.__file__).parent
 ROWS = (*models.ROWS, *runs.ROWS, *texts.ROWS, *tokenizing.ROWS, *using.ROWS)
-ERRORS = ("RequestError", "TformerError", "_NoConfigError")
+ERRORS = ("RequestError", "TformerError", "OtherRunError", "_NoConfigError")
 MODULES = (
     "answer/__init__.py",
     "commands/answer.py",
@@ -61,6 +61,7 @@ MODULES = (
     "text/rows.py",
     "text/split.py",
     "text/tokenizer.py",
+    "training/changed.py",
     "training/costs.py",
     "training/estimate.py",
     "training/memory.py",
@@ -152,6 +153,10 @@ ELSEWHERE = {  # by the test that follows it
     ("text/packed.py _zstd", "pip install 'tformer[zstd]', or unpack it: zstd -d a.zst"): (
         "text/test_rows.py",
         "test_zstd_is_unpacked_or_what_does_it_is_named",
+    ),
+    ("training/memory.py out_of_memory", "go on with --resume --set train.micro_batch_size=1, …"): (
+        "faults/test_changed.py",
+        "test_a_training_without_memory_goes_on_as_it_is_told",
     ),
     ("text/rows.py _parquet", "pip install 'tformer[parquet]'"): PARQUET,
     ("text/rows.py _parquet", "unpack it: a table is packed inside"): PARQUET,

@@ -69,8 +69,8 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(here):
 
 
 def test_a_setting_changed_by_hand_is_named(here):
-    change_record(here / "run", "train", lr=0.5)
-    with pytest.raises(RequestError, match=r"another run \(train\.lr [\d.e-]+, here it is 0\.5\)"):
+    change_record(here / "run", "train", weight_decay=0.5)
+    with pytest.raises(RequestError, match=r"another run \(train\.weight_decay [\d.e-]+, here it is 0\.5\)"):
         train(*MORE)
 
 

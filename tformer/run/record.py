@@ -120,6 +120,13 @@ class Continued(Part):
     processes: int | None = None
 
 
+class Changed(Part):
+    """After which step other settings of `train` held, and what they were up to it."""
+
+    after_step: int
+    was: dict[str, Any] = {}
+
+
 class Record(Part):
     """`tformer.yaml`: the settings of a run as they were written, and what it met.
 
@@ -141,6 +148,7 @@ class Record(Part):
     compile_failed: str | None = None  # why torch.compile could not be used
     budget: TimeBudget | None = None
     sessions: list[Continued] = []  # those that were not as the one before them; the first is above
+    changed: list[Changed] = []  # settings that were others at first
     result: Result | None = None
     card: str | None = None  # sha256 of the README.md that was written
 

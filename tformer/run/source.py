@@ -15,6 +15,7 @@ from tformer.run.token_folders import FolderIds, are_token_folders, open_folder_
 from tformer.text.corpus import CORPORA, Corpus, load_corpus
 from tformer.text.data import Split, documents, load_token_files, split_at, token_hash
 from tformer.text.documents import TextReading, documents_in
+from tformer.text.engines import MOST_IDS
 from tformer.text.split import cut_of, ids_apart, kept_apart
 from tformer.text.tokenizer import Tokenizer
 
@@ -116,6 +117,16 @@ class Source:
             )
             return Split(_lines(train_texts), _lines(val_texts), train_texts, val_texts)
         return Split(tokenizer.decode(ids[:cut].tolist()), tokenizer.decode(ids[cut:].tolist()))
+
+
+def sha256_of(names: Sequence[str], record: Record) -> str:
+    """The hash by which the text of a run is known, of other sources as it would read them."""
+    if are_token_folders(list(names)):
+        return open_folder_ids(list(names)).sha256
+    if all(name.endswith(".npy") for name in names):
+        size = record.tokenizer.size if record.tokenizer else None
+        return token_hash(load_token_files([Path(name) for name in names], size or MOST_IDS))
+    return load_corpus(names, reading=record.reading, must_be_separated=False).sha256
 
 
 def _lines(texts: Sequence[str]) -> str:

@@ -52,6 +52,8 @@ def introduce(session: Session, plan: Plan) -> None:
         terminal.say(f"it is finished: {counted(session.state.step, 'step')}")
     elif session.state.step:
         terminal.say(f"continuing after step {session.state.step}")
+    for change in session.changes:
+        terminal.say(change)
 
 
 def _passes(session: Session) -> str:

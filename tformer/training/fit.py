@@ -102,10 +102,11 @@ class DivergedError(TformerError):
     """A loss, its gradient, a weight or the validation loss is not a number: nothing of it is saved."""
 
     def __init__(self, when: str, found: str, train: TrainConfig):
-        advice = f"begin another run with a lower rate (--lr {train.lr / 3:.2g}), more train.warmup_steps"
+        advice = f"go on with --resume and a lower rate (--lr {train.lr / 3:.2g})"
+        advice += ", or begin another run with more train.warmup_steps"
         advice += ", a train.grad_clip such as 1" * (train.grad_clip == 0)
         advice += ", --precision fp32" * (train.precision == "bf16")
-        advice += "; --init-from begins with the weights that this one saved, --resume changes none of these"
+        advice += "; --init-from begins one with the weights that this one saved"
         super().__init__(f"training diverged {when}", found, advice)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from tformer.config import Config, ModelConfig
+from tformer.counted import counted
 from tformer.device import autocast
-from tformer.errors import RequestError
+from tformer.errors import RequestError, TformerError
 from tformer.evals.loss import LOGITS_AT_ONCE, TOKENS_AT_ONCE
 from tformer.loss import cross_entropy
 from tformer.model import Transformer
@@ -199,6 +200,38 @@ def refuse_larger(config: Config, free: int | None, shards: int = 1) -> None:
             f"{_size(free)} are free",
             "give a smaller model, or train.micro_batch_size" if state < free else "give a smaller model",
         )
+
+
+def out_of_memory(
+    config: Config, asked: str, processes: int = 1, is_there: bool = True, judging: bool = False
+) -> TformerError:
+    """The error of a training that found no memory: with what it took, and what takes less of it.
+
+    `asked` says in words how much was asked for, if that is known. A run that `is_there` can go on. Where it
+    was `judging` it was in no step, but in an evaluation.
+    """
+    train, length = config.train, config.data.window or config.model.n_ctx
+    share = train.batch_size // processes
+    at_once = min(train.micro_batch_size or share, share)
+    size = f"a model of {empty_model(config.model).n_parameters:,} parameters"
+    found = ", ".join([size, asked] if asked else [size])
+    if judging:
+        takes = _size(judging_bytes(config.model.vocab_size))
+        advice = "make room for that, or begin another run with a smaller model or vocabulary"
+        return TformerError(f"out of memory in an evaluation, which takes {takes}", found, advice)
+    less = max(n for n in range(1, max(2, at_once // 2 + 1)) if train.batch_size % n == 0)
+    with_less = "go on with --resume" if is_there else "begin again with"
+    if at_once > 1:
+        advice = f"{with_less} --set train.micro_batch_size={less}, which makes the same steps"
+    elif not train.recompute:
+        advice = f"{with_less} --set train.recompute=true, which makes the same steps"
+    else:
+        advice = "begin another run with a smaller data.window or a smaller model"
+    return TformerError(
+        f"out of memory with {counted(at_once, 'window')} of {counted(length, 'token')} at a time",
+        found,
+        advice,
+    )
 
 
 def _size(n: float) -> str:

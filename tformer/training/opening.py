@@ -10,19 +10,17 @@ in `Plan.notes` and `Session.warnings`.
 """
 
 import hashlib
-import platform
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from tformer import __version__
 from tformer.config import Config
 from tformer.counted import counted
 from tformer.errors import RequestError
@@ -35,16 +33,27 @@ from tformer.run.data import Data, prepare_data
 from tformer.run.kept_ids import KeptIds
 from tformer.run.manifest import Checkpoint
 from tformer.run.pretrained import Pretrained, origin_folder, read_origin
-from tformer.run.record import ANOTHER_RUN, Continued, Kept, Record, TokenizerFacts, weights_hash
+from tformer.run.record import ANOTHER_RUN, Kept, Record, TokenizerFacts, weights_hash
 from tformer.run.swap import CHECKPOINTS
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.budget import TimeLimit, settle
+from tformer.training.changed import (
+    changed_settings,
+    environment,
+    other_text,
+    other_tokenizer,
+    rate_again,
+    refuse_unused_rate,
+    told_of_settings,
+    with_changes,
+    with_session,
+)
 from tformer.training.compiled import CompileError, compile_blocks, compile_forward
 from tformer.training.completed import completed, completing
 from tformer.training.fit import State, is_exhausted
 from tformer.training.memory import free_bytes, refuse_larger
 from tformer.training.noted import loss_by_position, sampled_line
-from tformer.training.optim import Optimizers, lr_at
+from tformer.training.optim import Optimizers
 from tformer.training.passages import NextWords, read_next_words
 from tformer.training.plan import Plan
 from tformer.training.session import Note, Session, owner_of
@@ -85,7 +94,7 @@ def prepare(
     Raises RequestError for what cannot be read, or is not what the run began with.
     """
     request, recorded = plan.request, plan.recorded
-    own = _own_tokenizer(plan.folder, recorded) if plan.resuming else None
+    own = _own_tokenizer(plan.folder, recorded, request.sources) if plan.resuming else None
     if plan.pretrained:
         own = plan.pretrained.tokenizer
     val_sources = request.val_data or recorded.data.val_source
@@ -120,16 +129,14 @@ def prepare(
     )
 
 
-def _own_tokenizer(folder: Path, recorded: Record) -> Tokenizer | None:
+def _own_tokenizer(folder: Path, recorded: Record, sources: Sequence[str]) -> Tokenizer | None:
     """That of a run that goes on; None for one that was killed before it had any: it is made again."""
     if (folder / "tokenizer.json").exists() or any((folder / "checkpoints").glob("step-*")):
         tokenizer = Tokenizer.load(folder)
-        found = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
-        known = recorded.tokenizer.sha256 if recorded.tokenizer else None
-        if known and found != known:
+        if differs := other_tokenizer(folder, recorded):
             raise RequestError(
                 f"{folder / 'tokenizer.json'} is not the one that this run was trained with",
-                f"sha256 {found[:12]}…, recorded is {known[:12]}…",
+                "; ".join([differs, *other_text(recorded, sources)]),
                 f"put it back, or {ANOTHER_RUN}",
             )
         return tokenizer
@@ -184,15 +191,18 @@ def build_session(run: Run, prepared: Prepared) -> Session:
         )
     skipped = prepared.words.passages.skipped if prepared.words else {}
     changed: list[str] = []
+    was = changed_settings(_changeable_before(checkpoint, run.record()), config) if checkpoint else {}
+    refuse_unused_rate(was, config, state.step)
     if not (prepared.overwrite or run.record().is_empty or state.step == config.train.steps):
-        record, changed = _continued(record, prepared, state.step)
+        record, changed = with_session(record, environment(device, ranks.world), state.step)
+        record = with_changes(record, was, state.step)
     warnings = [f"passed over {counted(n, 'passage')} of --eval-data: {why}" for why, n in skipped.items()]
     warnings += _bytes_of_words(prepared.data)
     warnings += _unvalidated(prepared.data, config)
     warnings += [f"passed over a checkpoint: {problem}" for problem in problems]
     warnings += changed
     if checkpoint and not is_exhausted(state, config.train):
-        warnings += _rate_again(run.record(), config, state.step)
+        warnings += rate_again(was, config, state.step)
     session = Session(
         run,
         config,
@@ -204,6 +214,7 @@ def build_session(run: Run, prepared: Prepared) -> Session:
         tuple(warnings),
         prepared.at_evaluation,
         kept=_kept(run, checkpoint, state) if checkpoint else None,
+        changes=told_of_settings(was, config, state.step),
         ranks=prepared.ranks,
     )
     return _compiled(session, device) if is_to_compile(config, state) else session
@@ -242,18 +253,10 @@ def _record(run: Run, prepared: Prepared) -> Record:
     return record
 
 
-def _rate_again(record: Record, config: Config, step: int) -> list[str]:
-    """A warning where more steps than a run had make its rate rise again: it is that of a run of so many."""
-    steps = record.settings.get("train", {}).get("steps")
-    if not isinstance(steps, int) or not step <= steps < config.train.steps:
-        return []
-    had, has = lr_at(step - 1, config.updated("train", steps=steps).train), lr_at(step, config.train)
-    if has <= had:
-        return []
-    return [
-        f"{config.train.steps:,} steps in place of {steps:,}: the learning rate goes on at {has:.2e}, "
-        f"where it was {had:.2e}"
-    ]
+def _changeable_before(checkpoint: Checkpoint, record: Record) -> dict[str, Any]:
+    """The settings that may change as a checkpoint was trained with; of an older version, as recorded."""
+    said = checkpoint.manifest.get("may_change")
+    return said if isinstance(said, dict) else record.settings.get("train", {})
 
 
 def _bytes_of_words(data: Data) -> list[str]:
@@ -280,39 +283,7 @@ def _unvalidated(data: Data, config: Config) -> list[str]:
 
 def new_record(data: Data, device: torch.device, world: int = 1) -> Record:
     """What a run meets as it begins: versions, device, data."""
-    return Record(**_environment(device, world), data=data.facts, tokenizer=tokenizer_facts(data.tokenizer))
-
-
-def _environment(device: torch.device, world: int = 1) -> dict[str, Any]:
-    """What the bits of a training depend on, beside what it is told."""
-    return {
-        "versions": {
-            "tformer": __version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-        },
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "processes": world,
-    }
-
-
-def _continued(record: Record, prepared: Prepared, step: int) -> tuple[Record, list[str]]:
-    """The record of a run that goes on after a step, and what is not as it was before, if anything."""
-    now, before = (
-        _environment(prepared.device, prepared.ranks.world),
-        record.sessions[-1] if record.sessions else record,
-    )
-    if step == 0:  # nothing of before is left
-        return record.updated(**now).without("sessions"), []
-    parts = [(name, before.versions.get(name), found) for name, found in now["versions"].items()]
-    parts += [(name, getattr(before, name), now[name]) for name in ("device", "threads", "processes")]
-    told = [f"{name} {old}, now {new}" for name, old, new in parts if old is not None and old != new]
-    if not told:
-        return record, []
-    record = record.updated(sessions=[*record.sessions, Continued(after_step=step, **now)])
-    return record, [f"the run was made with {'; '.join(told)}: its bits may be others than in one piece"]
+    return Record(**environment(device, world), data=data.facts, tokenizer=tokenizer_facts(data.tokenizer))
 
 
 def tokenizer_facts(tokenizer: Tokenizer) -> TokenizerFacts:

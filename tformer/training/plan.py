@@ -26,7 +26,8 @@ from tformer.run.token_folders import check_kind
 from tformer.text.corpus import are_lists, corpus_name, shadowed
 from tformer.text.piped import USUAL_FIELD
 from tformer.training.by_time import start_layer
-from tformer.training.settings import OF_A_LIST, default_preset, training_config
+from tformer.training.changed import other_inputs
+from tformer.training.settings import OF_A_LIST, OtherRunError, default_preset, other_run, training_config
 
 REVERSAL = ["reversal"]  # DATA that is no text
 UNSHARED = "train.shard shares nothing out: this process is alone (torchrun starts several)"
@@ -103,7 +104,10 @@ def plan_training(request: TrainRequest) -> Plan:
         default, chosen = OF_A_LIST, f"a list: preset {OF_A_LIST} (the other: --preset text)"
     by_time = default != OF_A_LIST and _is_by_time(request, device, recorded)
     start = [start_layer(request.layers)] if by_time else []
-    config = training_config(default, preset, [*start, *request.layers], recorded, pretrained)
+    try:
+        config = training_config(default, preset, [*start, *request.layers], recorded, pretrained)
+    except OtherRunError as error:
+        raise other_run(error.others, other_inputs(folder, recorded, sources)) from None
     if (config.data.task == "reversal") != (sources == REVERSAL):
         raise RequestError(
             f"data.task is {config.data.task}", f"DATA is {' '.join(sources)}", "they must agree"

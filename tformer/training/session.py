@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tformer.config import Config
-from tformer.errors import TformerError
+from tformer.errors import TformerError, asked_for, lacks_memory
 from tformer.evals.loss import LossResult, batch_loss, text_loss
 from tformer.model import Transformer
 from tformer.ranks import BY_ITSELF, Ranks
@@ -29,8 +29,9 @@ from tformer.run.tensors import give_tensors, whole_tensors
 from tformer.run.usage import Usage, read_usage
 from tformer.training.expected import expectation
 from tformer.training.fit import DivergedError, Learner, State, StepDone, Validate, fit, is_due, spoilt
+from tformer.training.memory import out_of_memory
 from tformer.training.optim import Optimizers
-from tformer.training.settings import kept_settings
+from tformer.training.settings import MAY_CHANGE, kept_settings
 from tformer.training.sharded import holders, is_sharded, let_go
 
 Recount = Callable[["Session"], TimeBudget | None]
@@ -66,6 +67,7 @@ class Session:
     kept: Kept | None = None  # what lies in model.safetensors
     ranks: Ranks = BY_ITSELF  # of several processes, which one this is
     recount: Recount | None = None  # after a step, how many there are to be, where that has changed
+    changes: tuple[str, ...] = ()  # settings that were others, and what they mean for the bits
 
     def within(self, budget: TimeBudget, recount: Recount | None = None) -> "Session":
         """A copy that takes the steps that a time has room for, and records how they were found.
@@ -240,20 +242,25 @@ class Session:
         """Save before an error of any kind leaves the block, if that is worth it.
 
         It is not where training diverged, nor in the middle of an update. Nor of a sharded model, of which
-        the others have parts, and go on meanwhile.
+        the others have parts, and go on meanwhile. A lack of memory leaves it as a TformerError that says
+        what takes less.
         """
         try:
             yield
         except DivergedError:
             raise
-        except BaseException:
+        except BaseException as error:
             whole = self.learner.whole if self.learner else None
+            judging = whole is not None and whole.step > self.state.step
             if whole and whole.step > self.saved and not is_sharded(self.model):
-                if whole.step > self.state.step:  # its evaluation came to nothing
+                if judging:  # its evaluation came to nothing
                     self.state = whole
-                with suppress(TformerError):  # what ended it is the news
+                with suppress(Exception):  # what ended it is the news
                     self._book_again()
                     self.save()
+            if lacks_memory(error):
+                asked, is_there = asked_for(error), self.run.is_in_place
+                raise out_of_memory(self.config, asked, self.ranks.world, is_there, judging) from error
             raise
 
     def _book_again(self) -> None:
@@ -296,6 +303,7 @@ class Session:
             self.keep_weights()
         identity = {
             "owner": self.owner.as_dict(),
+            "may_change": {name: getattr(train, name) for name in MAY_CHANGE},
             "kept": self.kept.as_dict() if self.kept else None,
             "seed": train.seed,
             "versions": self.record.versions,

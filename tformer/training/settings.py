@@ -17,10 +17,12 @@ from tformer.run.record import ANOTHER_RUN, Record
 from tformer.training.further import further_layer
 
 OF_A_LIST = "list"  # the preset of lists
-# On --resume these may change: neither weights nor optimizer state depend on them.
+# On --resume these may change: a checkpoint is as good under others. Rates follow from the first two.
+OF_THE_RATE = ("steps", "lr")
 MAY_CHANGE = (
-    *("steps", "eval_every", "checkpoint_every", "log_every", "keep", "keep_checkpoints", "patience"),
-    *("recompute", "shard"),
+    *OF_THE_RATE,
+    *("eval_every", "checkpoint_every", "log_every", "keep", "keep_checkpoints", "patience"),
+    *("recompute", "micro_batch_size", "shard"),
 )
 # What leaves a setting open: it was settled when the run began.
 SETTLED = {
@@ -34,6 +36,25 @@ SETTLED = {
     "documents": "auto",
     "val_split": "auto",
 }
+
+
+class OtherRunError(RequestError):
+    """Settings ask for another run than the one that goes on.
+
+    `others` are, of each, what it is in that run and who says what.
+    """
+
+    others: Sequence[tuple[str, str]] = ()
+
+
+def other_run(others: Sequence[tuple[str, str]], beside: Sequence[str] = ()) -> OtherRunError:
+    """The error that lists them; `beside` tells what else is not as it was, in words."""
+    (what, found), *more = others
+    told = [found, *(f"{is_there}, {said}" for is_there, said in more), *beside]
+    out = f"leave {'them' if more else 'it'} out" + " and put the rest back" * bool(beside)
+    error = OtherRunError(what, "; ".join(told), f"{out} to continue, or {ANOTHER_RUN}")
+    error.others = others
+    return error
 
 
 def default_preset(sources: Sequence[str], device: torch.device, on_gpu: bool) -> str:
@@ -77,8 +98,8 @@ def _settled_by_length(preset: Layer) -> Layer:
 def resume_config(recorded: Record, explicit: Sequence[Layer]) -> Config:
     """The configuration of a run that goes on: its own, with what may change taken from `explicit`.
 
-    A run whose compiler failed may be told to compile: it tries again. Raises RequestError for a setting that
-    asks for another run.
+    A run whose compiler failed may be told to compile: it tries again. Raises RequestError naming every
+    setting that asks for another run.
     """
     own = {section: dict(recorded.settings.get(section, {})) for section in Config.model_fields}
     asked = {  # of several that say something, the last one counts
@@ -87,17 +108,16 @@ def resume_config(recorded: Record, explicit: Sequence[Layer]) -> Config:
         for section, values in layer.values.items()
         for name, value in values.items()
     }
+    others = []
     for (section, name), (value, source) in asked.items():
         before = own[section].get(name)
         again = name == "compile" and value == "on" and recorded.compile_failed is not None
         if section == "train" and (name in MAY_CHANGE or again):
             own[section][name] = value
         elif value != before and (name not in SETTLED or value != SETTLED[name]):
-            raise RequestError(
-                f"{section}.{name} is {before!r} in this run",
-                f"{source} says {value!r}",
-                f"leave it out to continue, or {ANOTHER_RUN}",
-            )
+            others.append((f"{section}.{name} is {before!r} in this run", f"{source} says {value!r}"))
+    if others:
+        raise other_run(others)
     return merge([Layer("tformer.yaml", own)])
 
 

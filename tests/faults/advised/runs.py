@@ -99,10 +99,24 @@ ROWS = [
         (f"train a.txt --tokenizer char {SMALL} --out done --resume" + PLAN, f"{RESUME} --steps 3" + PLAN),
     ),
     Followed(
-        "training/settings.py resume_config",
+        "training/settings.py other_run",
         f"{RESUME} --seed 5",
         f"leave it out to continue, or {ANOTHER}",
         (RESUME + PLAN, f"{AGAIN} --seed 5" + PLAN),
+    ),
+    Followed(
+        "training/settings.py other_run",
+        f"{RESUME} --seed 5 --set train.beta1=0.5",
+        f"leave them out and put the rest back to continue, or {ANOTHER}",
+        (RESUME + PLAN, f"{AGAIN} --seed 5 --set train.beta1=0.5" + PLAN),
+        first=steps(lambda: shutil.copy("a.txt", "kept.txt"), write("a.txt", "Another text.\n" * 80)),
+        then=move("kept.txt", "a.txt"),
+    ),
+    Followed(
+        "training/changed.py refuse_unused_rate",
+        f"{RESUME} --lr 0.5",
+        "give it more --steps, or leave --lr out",
+        (RESUME.replace("--steps 1", "--steps 3") + " --lr 0.5", RESUME.replace("--steps 1", "")),
     ),
     Followed(
         "training/settings.py decide",
