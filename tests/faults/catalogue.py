@@ -207,12 +207,12 @@ DIRECTORIES = {  # of a run, whatever reads it
     ),
     "a configuration of 10**9 layers": (
         2,
-        r"run/config\.json .*n_layers .*less than or equal to 1000",
+        r"run/config\.json sets n_layer to 1000000000 \(expected less than or equal to 1000",
         values("run/config.json", n_layer=10**9),
     ),
     "a configuration with NaN": (
         2,
-        r"run/config\.json .*d_model .*valid integer",
+        r"run/config\.json sets n_embd to nan \(expected .*valid integer",
         put("run/config.json", '{"model_type": "gpt2", "n_embd": NaN}'),
     ),
     "a deep configuration": (2, r"cannot read run/config\.json", put("run/config.json", "[" * 100_000)),
