@@ -154,6 +154,10 @@ ELSEWHERE = {  # by the test that follows it
         "text/test_rows.py",
         "test_zstd_is_unpacked_or_what_does_it_is_named",
     ),
+    ("run/loaded.py load_run", "try again in a moment"): (
+        "faults/test_one_state.py",
+        "test_a_run_that_is_held_up_on_its_way_is_said",
+    ),
     ("training/memory.py out_of_memory", "go on with --resume --set train.micro_batch_size=1, …"): (
         "faults/test_changed.py",
         "test_a_training_without_memory_goes_on_as_it_is_told",

@@ -99,3 +99,5 @@ def test_a_run_that_is_held_up_on_its_way_is_said(here, runs, monkeypatch):
     shutil.copytree(runs / "new", Path("run") / WHOLE)
     with pytest.raises(TformerError, match="another run is on its way into run; try again"):
         load_run(Path("run"))
+    shutil.rmtree(Path("run") / WHOLE)
+    assert is_whole(load_run(Path("run")), runs)
