@@ -13,10 +13,13 @@ import torch
 
 from tformer.cli import app
 
-PAGE = Path(__file__).parents[2].joinpath("examples", "guide", "clients.md").read_text(encoding="utf-8")
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PAGE = EXAMPLES.joinpath("guide", "clients.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### ([^\n]+)\n(.*?)(?=^### |\Z)", PAGE, re.M | re.S))
-BLOCK = re.compile(r"^```python by hand\n(.*?)^```", re.M | re.S)
+BLOCK, SHELL = (re.compile(rf"^```{kind} by hand\n(.*?)^```", re.M | re.S) for kind in ("python", "sh"))
 RECIPES = {name: "\n".join(BLOCK.findall(text)) for name, text in SECTIONS.items()}
+LINES = {name: "".join(SHELL.findall(text)) for name, text in SECTIONS.items()}
+OF_LINES = {"lm-evaluation-harness": "lm_eval", "mlx-lm": "mlx_lm", "llama.cpp": "llama_cpp"}  # modules
 ROWS = [[cell.strip() for cell in row.split("|")[1:-1]] for row in re.findall(r"^\| .*\|$", PAGE, re.M)[1:]]
 LAYOUTS = ("gpt2", "nanochat")
 TAKEN = {"equal", "works"}
@@ -40,6 +43,11 @@ def test_every_recipe_is_a_short_program_with_a_row_of_the_table():
         assert row_of(name)
         compile(code, name, "exec")
         assert len(code.splitlines()) <= 20, name
+
+
+def test_every_recipe_of_the_shell_says_what_it_needs():
+    assert {name for name, lines in LINES.items() if lines} == set(OF_LINES)
+    assert not any("http" in lines or "lambada" in lines for lines in LINES.values()), "nothing is fetched"
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
@@ -69,8 +77,26 @@ def test_a_recipe_runs(place, name):
             module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
             if importlib.util.find_spec(str(module).partition(".")[0]) is None:
                 pytest.skip(f"{module} is not installed")
-    offline = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home")}
-    command = [sys.executable, folder / "recipe.py"]
-    command[1].write_text(code)
+    (folder / "recipe.py").write_text(code)
+    run_in(folder, [sys.executable, "recipe.py"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_LINES)
+def test_a_recipe_of_the_shell_runs(place, name):
+    layout, folder = place
+    if row_of(name)[2 + LAYOUTS.index(layout)] not in TAKEN:
+        pytest.skip("the tool does not take this layout")
+    if importlib.util.find_spec(OF_LINES[name]) is None:
+        pytest.skip(f"{OF_LINES[name]} is not installed")
+    if not (folder / "examples").exists():
+        (folder / "examples").symlink_to(EXAMPLES)
+    run_in(folder, ["sh", "-ec", LINES[name]])
+
+
+def run_in(folder, command):
+    """A command, with what is installed beside this Python, and without a network."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    offline = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home"), "PATH": path}
     done = subprocess.run(command, cwd=folder, env=os.environ | offline, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
