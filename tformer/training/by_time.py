@@ -8,12 +8,13 @@ holds that down, and what is read many times gets dropout.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
-from tformer.config import MOST_STEPS, Config
+from tformer.config import MOST_STEPS, Config, ModelConfig
 from tformer.counted import counted
 from tformer.fast.parts import put_parts
 from tformer.layers import Layer
@@ -105,7 +106,7 @@ def config_for(
     found: list[Config] = []
     for shape in SHAPES:
         larger = _of_shape(shape, room, config, is_open)
-        n_blocks = _block_parameters(larger)
+        n_blocks = _block_parameters(larger.model)
         has_time = tokens_within(room, larger) >= TOKENS_A_PARAMETER * n_blocks
         if found and not (has_time and n_blocks <= PARAMETERS_A_TOKEN * room.n_train):
             break
@@ -129,8 +130,9 @@ def _evaluation_seconds(room: Room, config: Config) -> float:
     return FORWARD * _flops_per_token(config) * room.n_val / room.flops
 
 
-def _block_parameters(config: Config) -> int:
-    parts = parameters_by_part(empty_model(config.model))
+@lru_cache(maxsize=64)
+def _block_parameters(config: ModelConfig) -> int:
+    parts = parameters_by_part(empty_model(config))
     return parts["attention"] + parts["MLPs"]
 
 

@@ -6,6 +6,7 @@ The formulas, with their sources, are in examples/guide/costs.md.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -67,6 +68,7 @@ def parameters_by_part(model: Transformer) -> dict[str, int]:
 FORWARD_TWICE = 4 / 3  # forward, forward again and back (twice as much), against forward and back
 
 
+@lru_cache(maxsize=64)  # a model is laid out to be counted
 def flops_per_token(config: ModelConfig, window: int) -> int:
     """Of a forward and a backward pass: 6 N + 12 · n_layers · n_heads · d_head · window.
 
