@@ -165,6 +165,18 @@ def test_a_tokenizer_with_an_id_far_from_its_size_is_refused_at_once(place, tfor
     assert (code, out, found in err) == (2, "", True), err
 
 
+def test_a_pattern_that_would_take_for_ever_is_no_bug(place, tformer):
+    """The engine gives it up, in a panic."""
+    values = json.loads(Tokenizer.train("bpe", [TEXT], 300).to_json())
+    splits = {"type": "Split", "pattern": {"Regex": "(a|a|aa)+$"}, "behavior": "Isolated", "invert": False}
+    values["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [splits, values["pre_tokenizer"]]}
+    (place / "t.json").write_text(json.dumps(values))
+    (place / "a.txt").write_text("a" * 40 + "b\n")
+    code, out, err = tformer("tokenize", "a.txt", "--tokenizer", "t.json", "--stats")
+    assert (code, out, "this is a bug" in err) == (2, "", False)
+    assert "tformer: error: the tokenizer cannot cut this text (its pattern: Onig" in err
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
 )

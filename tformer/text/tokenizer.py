@@ -290,7 +290,14 @@ class Tokenizer:
         yield from self._encode_batch(batch)
 
     def _encode_batch(self, batch: list[str]) -> Iterator[list[int]]:
-        for encoding in self.engine.encode_batch_fast(batch, add_special_tokens=False):
+        try:
+            encodings = self.engine.encode_batch_fast(batch, add_special_tokens=False)
+        except BaseException as error:  # a pattern that takes too long on a text ends in a panic
+            if type(error).__name__ != "PanicException":
+                raise
+            why = str(error).splitlines()[0][:200]
+            raise RequestError("the tokenizer cannot cut this text", f"its pattern: {why}") from None
+        for encoding in encodings:
             yield encoding.ids
 
     def _encode_chars(self, text: str, position: int) -> np.ndarray:
