@@ -1,5 +1,6 @@
 """examples/benchmarks/peers.py, with something in nanoGPT's place: its tables have their rows."""
 
+import os
 import re
 import subprocess
 import sys
@@ -64,7 +65,8 @@ def place(tmp_path):
 
 def table(place, work, *more):
     command = [sys.executable, SCRIPT, work, place / "peer", place / "text.txt", "--rounds", "1", *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # two threads beside other tests wait for each other
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=alone)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
