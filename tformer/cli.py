@@ -148,7 +148,7 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _asked_for() -> tuple[Any, str]:
+def _command_given() -> tuple[Any, str]:
     """The command of the command line, for an error that does not know where it was found, and its name."""
     command, path = typer.main.get_command(app), ["tformer"]
     for word in sys.argv[1:]:
@@ -184,7 +184,7 @@ def _exit_code(error: BaseException) -> int:
         message = getattr(error, "format_message", lambda: str(error))()
         if not message.strip():  # no arguments: the help has been shown
             return REQUEST
-        command = getattr(getattr(error, "ctx", None), "command_path", "") or _asked_for()[1]
+        command = getattr(getattr(error, "ctx", None), "command_path", "") or _command_given()[1]
         hint = "put -- before text that begins with a dash, or " * _is_of_text(error)
         _say(f"{message.strip().rstrip('.')}; {hint}see: {command} --help")
         return REQUEST
@@ -220,7 +220,7 @@ def _is_of_text(error: typer.TyperException) -> bool:
 
 def _to_lower() -> str:
     """What the command line can ask less of, with what it asks of it."""
-    command, name = _asked_for()
+    command, name = _command_given()
     name = name.removeprefix("tformer ")
     options, otherwise = TO_LOWER.get(name) or TO_LOWER.get(name.partition(" ")[0]) or TO_LOWER["train"]
     asked = []

@@ -4,21 +4,13 @@ import hashlib
 import json
 from pathlib import Path
 
-import pytest
-
-from tests.faults.test_kills import TRAIN, place
+from tests.faults.test_kills import TRAIN
 from tformer.cli import app
 from tformer.evals.reversal import reversal
 from tformer.training.session import Session
 
 REVERSAL = ["train", "reversal", "--out", "run", "--device", "cpu", "--precision", "fp32", "--no-compile"]
 REVERSAL += ["--steps", "4", "--set", "train.eval_every=2", "--set", "model.d_model=16", "--batch-size", "2"]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(place(tmp_path / "here"))
-    return tmp_path / "here"
 
 
 def lines() -> list[dict]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.faults.test_kills import TRAIN, place
+from tests.faults.test_kills import TRAIN
 from tformer.cli import app
 from tformer.training.session import Session
 
@@ -23,12 +23,6 @@ FAST = [
     "--set",
     "train.kernels=reference",
 ]  # so that the best loss is not the last
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(place(tmp_path / "here"))
-    return tmp_path / "here"
 
 
 def train(*arguments: str) -> dict:

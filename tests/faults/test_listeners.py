@@ -36,12 +36,6 @@ def whole(trained) -> tuple[object, ...]:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(place(tmp_path / "here"))
-    return tmp_path / "here"
-
-
-@pytest.fixture
 def with_run(trained, tmp_path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "here"))
 

@@ -2,24 +2,17 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.faults.test_kills import TRAIN, place
+from tests.faults.test_kills import TRAIN
 from tformer.cli import app
 from tformer.run.manifest import manifest_hash
 
 pytestmark = pytest.mark.figured
 
 FAR = 99_999_999  # one step more has nine digits
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(place(tmp_path / "here"))
-    return tmp_path / "here"
 
 
 def test_a_step_of_nine_digits_is_saved_and_found_again(here, capsys):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import save_run, tiny_model
-from tests.faults.test_kills import TRAIN, place, state
+from tests.faults.test_kills import TRAIN, state
 from tests.faults.tiny import TEXT
 from tformer.cli import app
 from tformer.commands.options import print_json
@@ -21,12 +21,6 @@ from tformer.training.optim import Optimizers
 EVERY_STEP = ["--set", "train.checkpoint_every=1", "--set", "train.eval_every=0"]
 VOCABULARY = 24  # of the text, its last row the end of text
 UNTIED = ["--set", "model.tied=false", "--set", "train.keep=last"]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(place(tmp_path / "here"))
-    return tmp_path / "here"
 
 
 def train(*arguments: str) -> None:

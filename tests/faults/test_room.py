@@ -2,23 +2,16 @@
 
 import shutil
 from collections import namedtuple
-from pathlib import Path
 
 import pytest
 import torch
 
-from tests.faults.test_kills import TRAIN, place
+from tests.faults.test_kills import TRAIN
 from tformer.cli import app
 from tformer.errors import TformerError
 from tformer.training.optim import Optimizers
 
 Usage = namedtuple("Usage", ["total", "used", "free"])
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(place(tmp_path / "here"))
-    return tmp_path / "here"
 
 
 def test_no_room_for_checkpoints_is_said_before_the_first_step(here, monkeypatch):
