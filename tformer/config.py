@@ -69,27 +69,37 @@ FAMILIES = {
 class ModelConfig(Section):
     """The architecture. A value that is left out is the family's own."""
 
-    family: Literal["gpt2", "nanochat"] = Field("gpt2", description="whose Hugging Face layout it has")
-    vocab_size: int = Field(0, ge=0, le=2**24, description="rows of the embedding; 0: the tokenizer's")
-    n_ctx: int = Field(256, ge=1, le=MOST_POSITIONS, description="positions the model sees")
-    n_layers: int = Field(4, ge=1, le=1000, description="blocks")
-    n_heads: int = Field(4, ge=1, le=1024, description="query heads; they divide d_model")
-    n_kv_heads: int = Field(0, ge=0, le=1024, description="key and value heads, dividing n_heads; 0: n_heads")
+    family: Literal["gpt2", "nanochat"] = Field(
+        "gpt2", description="architecture and its Hugging Face layout"
+    )
+    vocab_size: int = Field(0, ge=0, le=2**24, description="rows of the embedding; 0: the tokenizer's size")
+    n_ctx: int = Field(256, ge=1, le=MOST_POSITIONS, description="context length, in tokens")
+    n_layers: int = Field(4, ge=1, le=1000, description="number of transformer blocks")
+    n_heads: int = Field(4, ge=1, le=1024, description="query heads; must divide d_model")
+    n_kv_heads: int = Field(
+        0, ge=0, le=1024, description="key and value heads; must divide n_heads; 0: n_heads"
+    )
     d_model: int = Field(128, ge=1, le=2**17, description="width of the residual stream")
-    d_mlp: int = Field(0, ge=0, le=2**20, description="inner width of the MLP; 0: 4 · d_model")
-    dropout: float = Field(0.0, ge=0, lt=1, description="on embeddings, attention weights and branches")
+    d_mlp: int = Field(0, ge=0, le=2**20, description="hidden width of the MLP; 0: 4 · d_model")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="on embeddings, attention weights and residual branches"
+    )
     positions: Literal["learned", "sinusoidal", "rotary", "none"] = Field(
-        "learned", description="nanochat has rotary alone, gpt2 the others"
+        "learned", description="position encoding; nanochat: rotary only; gpt2: the others"
     )
     activation: Literal["gelu_new", "gelu", "relu", "relu2"] = Field(
-        "gelu_new", description="gelu_new is by tanh, gelu the exact one by erf; nanochat: relu2"
+        "gelu_new", description="of the MLP; gelu_new: tanh approximation, gelu: exact (erf); nanochat: relu2"
     )
-    bias: bool = Field(True, description="in linear maps and LayerNorms; nanochat: False")
-    tied: bool = Field(True, description="unembedding is the embedding; nanochat: False")
-    norm_eps: float = Field(1e-5, gt=0, description="added to the variance; nanochat: 1e-6")
+    bias: bool = Field(True, description="biases in linear layers and LayerNorms; nanochat: False")
+    tied: bool = Field(
+        True, description="share one matrix between embedding and unembedding; nanochat: False"
+    )
+    norm_eps: float = Field(
+        1e-5, gt=0, description="epsilon of the norms, added to the variance; nanochat: 1e-6"
+    )
     rope_theta: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
-    logit_softcap: float = Field(0.0, ge=0, description="c · tanh(logits / c); 0: none; nanochat: 15")
-    qk_norm: bool = Field(False, description="RMSNorm on rotated queries and keys; nanochat: True")
+    logit_softcap: float = Field(0.0, ge=0, description="c in c · tanh(logits / c); 0: off; nanochat: 15")
+    qk_norm: bool = Field(False, description="RMSNorm on queries and keys after rotation; nanochat: True")
 
     @model_validator(mode="before")
     @classmethod
@@ -151,68 +161,104 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """What is learned from, and how it becomes windows."""
 
-    task: Literal["text", "reversal"] = Field("text", description="reversal is DATA of its own")
+    task: Literal["text", "reversal"] = Field(
+        "text", description="training task; DATA reversal selects reversal"
+    )
     tokenizer: str = Field("char", description="word, char or bpe; or a tokenizer.json or run directory")
-    vocab_size: int = Field(4096, ge=257, le=2**24, description="rows for words or BPE, all included")
-    end_of_text: bool = Field(True, description="a token between documents, one row of a new vocabulary")
-    field: str = Field("text", min_length=1, description="of a table: where its texts stand, nested by dots")
-    val_fraction: float = Field(0.1, ge=0, lt=1, description="of the text, kept for validation")
+    vocab_size: int = Field(4096, ge=257, le=2**24, description="total vocabulary size of word and bpe")
+    end_of_text: bool = Field(
+        True, description="end-of-text token between documents, one id of a new vocabulary"
+    )
+    field: str = Field(
+        "text", min_length=1, description="column or field that holds the text of a table; dots for nesting"
+    )
+    val_fraction: float = Field(0.1, ge=0, lt=1, description="fraction of the text held out for validation")
     documents: str = Field(
-        "auto", min_length=1, description="none, line, paragraph, file (in a table: row), or what separates"
+        "auto",
+        min_length=1,
+        description="auto, none, line, paragraph, file (in a table: row), or the separator line",
     )
     val_split: Literal["auto", "end", "lines", "documents", "files"] = Field(
-        "auto", description="the end, or drawn from all of it; auto: documents where there are many"
+        "auto",
+        description="end of the text, or random lines, documents or files; auto: documents if many, else end",
     )
-    window: int = Field(0, ge=0, le=MOST_POSITIONS, description="inputs of a window, at most n_ctx; 0: n_ctx")
+    window: int = Field(
+        0, ge=0, le=MOST_POSITIONS, description="length of a training window, at most n_ctx; 0: n_ctx"
+    )
     stride: int = Field(
-        0, ge=0, le=MOST_POSITIONS, description="from window to window, at most its length; 0: disjoint"
+        0,
+        ge=0,
+        le=MOST_POSITIONS,
+        description="tokens between window starts, at most the window's length; 0: disjoint windows",
     )
-    reversal_length: int = Field(10, ge=1, le=10_000, description="n: the random half of a sequence")
-    reversal_symbols: int = Field(26, ge=2, le=10_000, description="V: how many different tokens")
+    reversal_length: int = Field(
+        10, ge=1, le=10_000, description="n: length of the random half of a sequence"
+    )
+    reversal_symbols: int = Field(26, ge=2, le=10_000, description="V: number of different symbols")
 
 
 class TrainConfig(Section):
     """How it is learned."""
 
-    seed: int = Field(0, ge=0, lt=2**63, description="of weights, batches and dropout")
+    seed: int = Field(0, ge=0, lt=2**63, description="random seed of weights, batches and dropout")
     steps: int = Field(1000, ge=1, le=MOST_STEPS, description="optimizer steps")
     batch_size: int = Field(32, ge=1, le=MOST_WINDOWS, description="windows per optimizer step")
     micro_batch_size: int = Field(
-        0, ge=0, le=MOST_WINDOWS, description="windows at a time, dividing it; 0: all at once"
+        0,
+        ge=0,
+        le=MOST_WINDOWS,
+        description="windows per forward and backward pass; must divide batch_size; 0: all at once",
     )
-    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: matrices; AdamW the rest")
-    lr: float = Field(1e-3, gt=0, description="peak; Muon's update has AdamW's size at the same value")
-    lr_final: float = Field(0.1, ge=0, le=1, description="fraction of lr at the end")
-    warmup_steps: int = Field(100, ge=0, le=MOST_STEPS, description="of linear rise to lr")
-    decay: Literal["cosine", "linear"] = Field("cosine", description="the shape of the fall of lr")
-    decay_fraction: float = Field(1.0, ge=0, le=1, description="the last part of the steps that decays")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's")
-    beta2: float = Field(0.99, ge=0, lt=1, description="AdamW's")
-    momentum: float = Field(0.95, ge=0, lt=1, description="Muon's")
-    eps: float = Field(1e-8, gt=0, description="AdamW's")
-    weight_decay: float = Field(0.1, ge=0, description="decoupled, on matrices and embeddings alone")
-    grad_clip: float = Field(1.0, ge=0, description="largest norm of the whole gradient; 0: off")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: Muon for the matrices of the blocks, AdamW for the rest"
+    )
+    lr: float = Field(
+        1e-3, gt=0, description="peak learning rate; Muon's updates are scaled to the size of AdamW's"
+    )
+    lr_final: float = Field(0.1, ge=0, le=1, description="final learning rate, as a fraction of lr")
+    warmup_steps: int = Field(100, ge=0, le=MOST_STEPS, description="steps of linear warmup")
+    decay: Literal["cosine", "linear"] = Field("cosine", description="shape of the learning rate decay")
+    decay_fraction: float = Field(
+        1.0, ge=0, le=1, description="fraction of the steps, at the end, in which lr decays"
+    )
+    beta1: float = Field(0.9, ge=0, lt=1, description="of AdamW")
+    beta2: float = Field(0.99, ge=0, lt=1, description="of AdamW")
+    momentum: float = Field(0.95, ge=0, lt=1, description="of Muon")
+    eps: float = Field(1e-8, gt=0, description="of AdamW")
+    weight_decay: float = Field(0.1, ge=0, description="decoupled; on matrices and embeddings only")
+    grad_clip: float = Field(1.0, ge=0, description="maximum global gradient norm; 0: off")
     eval_every: int = Field(
-        250, ge=0, le=MOST_STEPS, description="steps between evaluations; 0: at the end alone"
+        250, ge=0, le=MOST_STEPS, description="steps between evaluations; 0: only at the end"
     )
     checkpoint_every: int = Field(
-        500, ge=0, le=MOST_STEPS, description="steps between checkpoints; 0: at the end alone"
+        500, ge=0, le=MOST_STEPS, description="steps between checkpoints; 0: only at the end"
     )
     log_every: int = Field(10, ge=1, le=MOST_STEPS, description="steps between lines of metrics.jsonl")
-    keep: Literal["best", "last"] = Field("best", description="which weights model.safetensors holds")
+    keep: Literal["best", "last"] = Field(
+        "best", description="weights in model.safetensors: best by validation loss, or last"
+    )
     keep_checkpoints: int = Field(
-        2, ge=2, le=MOST_STEPS, description="newest checkpoints on disk, and that of the kept weights"
+        2,
+        ge=2,
+        le=MOST_STEPS,
+        description="number of newest checkpoints kept, besides that of the weights in model.safetensors",
     )
     patience: int = Field(
-        0, ge=0, le=MOST_STEPS, description="evaluations without improvement before it stops; 0: off"
+        0, ge=0, le=MOST_STEPS, description="stop after this many evaluations without improvement; 0: off"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of matrix products; auto: bf16 where the hardware has it"
+        "auto", description="of matrix products; auto: bf16 where the hardware supports it"
     )
-    compile: Literal["auto", "on", "off"] = Field("auto", description="auto: on a GPU alone")
-    kernels: Literal["auto", "blocks", "sdpa", "reference"] = Field("auto", description="auto: by device")
-    recompute: bool = Field(False, description="activations are computed twice: less memory, slower")
-    shard: bool = Field(False, description="of several processes each has a part of the model (FSDP2)")
+    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: only on a GPU")
+    kernels: Literal["auto", "blocks", "sdpa", "reference"] = Field(
+        "auto", description="implementation; auto: by device"
+    )
+    recompute: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, slower"
+    )
+    shard: bool = Field(
+        False, description="shard parameters, gradients and optimizer state across processes (FSDP2)"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":

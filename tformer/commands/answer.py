@@ -45,7 +45,7 @@ def command(
     question: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A number, a slug, words of one, or all. Lists them if left out.",
+            help="Number, slug, words of a question, or all. Default: list the questions.",
             show_default=False,
             autocompletion=complete_question,
         ),
@@ -53,32 +53,37 @@ def command(
     full: Annotated[
         bool,
         typer.Option(
-            "--full/--quick", help="Minutes: deeper models, more seeds. Or seconds: at most 30 each."
+            "--full/--quick",
+            help="Full: deeper models and more seeds, in minutes. Quick: at most 30 seconds per question.",
         ),
     ] = False,
     prose: Annotated[
-        bool, typer.Option("--prose", help="The whole answer in words, and no experiment.")
+        bool, typer.Option("--prose", help="Print the whole written answer; run no experiments.")
     ] = False,
     run: Annotated[
         str | None,
         typer.Option(
-            help="Examine this run or Hugging Face directory where the experiment can; else small models "
-            "that it trains itself.",
+            help="Examine this run or Hugging Face directory where an experiment can; the others train small "
+            "models of their own.",
             autocompletion=complete_run,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights and data: other draws, the same claims.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of weights and data; the claims are the same for all.")
+    ] = 0,
     report: Annotated[
         Path | None,
-        typer.Option(help="Write prose, tables and figures as one page, .html or .md.", show_default=False),
+        typer.Option(help="Write prose, tables and figures to one page (.html or .md).", show_default=False),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --report.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing --report file.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Answer the first-principles questions, in words and with experiments run here and now.
+    """Answer first-principles questions in prose and with experiments run on your machine.
 
-    The experiments use the modules that train uses. Each claim has a threshold, with the reason for it,
-    and can fail: then the exit code is 1.
+    The experiments use the same modules as train. Each claim has a threshold, with the reason
+    for it; if a claim fails, the exit code is 1.
     """
     from tformer import answer
     from tformer.show import terminal

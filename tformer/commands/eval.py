@@ -50,9 +50,9 @@ app = typer.Typer(
     cls=EvalGroup,
     rich_markup_mode="rich",
     subcommand_metavar="[TASK]",
-    help="Judge a run, or any Hugging Face directory of the two families.\n\n"
-    "Without a task it is reversal for a run on it, else loss; the options below are of these two. Each task "
-    "has its own: tformer eval TASK --help.\n\nA check that fails is exit code 1.",
+    help="Evaluate a run, or a Hugging Face directory of either family (gpt2, nanochat).\n\n"
+    "The default task is reversal for reversal runs, otherwise loss. Options below apply to these two; for "
+    "the others, see tformer eval TASK --help.\n\nA failed check exits with code 1.",
 )
 
 
@@ -73,37 +73,38 @@ def eval_loss(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="Score all of this text instead of the run's validation part; several (repeatable): as one, "
-            "and each by itself."
+            help="Score all of this text instead of the run's validation split. If repeated: all "
+            "together, and each by itself."
         ),
     ] = None,
     field: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of a table in --data: where the texts stand; the run's own."),
+        typer.Option(
+            metavar="NAME", help="Column or field that holds the text in --data. Default: the run's."
+        ),
     ] = None,
     tokens: Annotated[
         int | None,
         typer.Option(
-            help="Show the first so many tokens, coloured by their loss, and the hardest and easiest of the "
-            "text."
+            help="Show this many tokens from the start, coloured by loss, and the hardest and easiest "
+            "tokens of the text."
         ),
     ] = None,
     stride: Annotated[
         int | None,
         typer.Option(
-            help="Tokens from window to window, for more context; if left out as many as a window has, so "
-            "that they are disjoint."
+            help="Tokens between window starts; fewer give tokens more context. Default: disjoint windows."
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="A page with the curve and the text in colours, .html.")
+        Path | None, typer.Option(help="Write a page (.html) with the loss curve and the coloured text.")
     ] = None,
     overwrite: Overwrite = False,
     precision: Precision = "fp32",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Cross-entropy, perplexity, bits per byte; several --run: a table."""
+    """Cross-entropy, perplexity and bits per byte; compares several runs."""
     check_precision(precision)
     check_out(out, overwrite, "loss", ".html")
     if tokens is not None and len(run or ()) > 1:
@@ -140,13 +141,13 @@ def eval_loss(
 def eval_reversal(
     run: OneRun = None,
     step: StepOption = None,
-    n: Annotated[int, typer.Option("-n", help="How many fresh sequences.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Which fresh sequences.")] = 1,
+    n: Annotated[int, typer.Option("-n", help="Number of fresh sequences.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Random seed of the sequences.")] = 1,
     precision: Precision = "fp32",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Accuracy by position, and the verdict on the mask."""
+    """Accuracy at each position, and a verdict on the mask."""
     check_precision(precision)
     check_range("-n", n, 1, MOST_SEQUENCES)
     check_range("--seed", seed, 0)
@@ -178,14 +179,14 @@ def eval_lambada(
     step: StepOption = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help='Passages, {"text": …} a line, instead of the test set, which is downloaded once.'),
+        typer.Option(help='Passages, one {"text": …} per line, instead of the test set (downloaded once).'),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many passages, the first.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Stop after this many passages.")] = None,
     precision: Precision = "fp32",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Whether the last word of a passage is predicted."""
+    """Accuracy and perplexity on the last word of each passage."""
     check_precision(precision)
     check_range("--limit", limit, 1)
     loaded = load_one(run, "lambada", device, "text", step)
@@ -214,13 +215,13 @@ def eval_lambada(
 def eval_causality(
     run: OneRun = None,
     step: StepOption = None,
-    positions: Annotated[int, typer.Option(help="How many positions to change, evenly spread.")] = 64,
-    seed: Annotated[int, typer.Option(help="Which tokens.")] = 1,
+    positions: Annotated[int, typer.Option(help="Number of positions to change, evenly spaced.")] = 64,
+    seed: Annotated[int, typer.Option(help="Random seed of the new tokens.")] = 1,
     precision: Precision = "fp32",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Whether any logit depends on a later token."""
+    """Check that no logit depends on a later token."""
     check_precision(precision)
     check_range("--positions", positions, 1)
     check_range("--seed", seed, 0)
@@ -245,19 +246,21 @@ def eval_causality(
 def eval_attention(
     run: OneRun = None,
     step: StepOption = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="The text to show.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="Show the beginning of this text.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Text to show attention on.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Show attention on the beginning of this text.")
+    ] = None,
     n: Annotated[
         int,
-        typer.Option("-n", help="For a run on reversal: how many fresh sequences its heads are judged on."),
+        typer.Option("-n", help="On a reversal run: number of fresh sequences to score heads on."),
     ] = 2000,
-    seed: Annotated[int, typer.Option(help="For a run on reversal: which fresh sequences.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="A picture of every head, .svg or .png.")] = None,
+    seed: Annotated[int, typer.Option(help="On a reversal run: random seed of the sequences.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Write a picture of every head (.svg or .png).")] = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Where each head looks, and which heads carry the reversal."""
+    """Where each head attends, and which heads carry the reversal."""
     check_out(out, overwrite, "attention", ".svg", ".png")
     check_range("-n", n, 1, MOST_SEQUENCES)
     check_range("--seed", seed, 0)
@@ -327,30 +330,28 @@ def eval_generations(
     prompt: Annotated[
         list[str] | None,
         typer.Option(
-            help="A text to continue (repeatable); if left out, beginnings of lines of the validation text, "
-            "or of documents nothing."
+            help="Prompt to continue (repeatable). Default: beginnings of lines of the validation split; for "
+            "documents, none."
         ),
     ] = None,
     n: Annotated[
         int | None,
-        typer.Option(
-            "-n", help="Samples of each prompt; 4 if left out, 100 of documents.", show_default=False
-        ),
+        typer.Option("-n", help="Samples per prompt. Default: 4, or 100 for documents.", show_default=False),
     ] = None,
     temperature: Annotated[
         list[float] | None,
-        typer.Option(help="One to sample at (repeatable); 0.5, 0.8 and 1 if left out.", show_default=False),
+        typer.Option(help="Sampling temperature (repeatable). Default: 0.5, 0.8 and 1.", show_default=False),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Tokens of each sample.")] = 200,
+    max_tokens: Annotated[int, typer.Option(help="Maximum number of tokens per sample.")] = 200,
     data: Annotated[
         list[str] | None, typer.Option(help="Compare with this text instead of the run's own.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Which prompts, and the seed of the first sample.")] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed of the prompts and the first sample.")] = 1,
     precision: Precision = "fp32",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """What it writes, measured beside real text."""
+    """Samples from the model, measured against real text."""
     check_precision(precision)
     check_range("--seed", seed, 0)
     check_range("-n", n, 1, 1024)

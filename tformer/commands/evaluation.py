@@ -27,10 +27,10 @@ OneRun = Annotated[
 ]
 SeveralRuns = Annotated[
     list[str] | None,
-    typer.Option("--run", help=f"{A_RUN} Several (repeatable) are compared.", autocompletion=complete_run),
+    typer.Option("--run", help=f"{A_RUN} Repeat to compare runs.", autocompletion=complete_run),
 ]
 Precision = Annotated[str, typer.Option(help="fp32 or bf16.", autocompletion=completes("fp32", "bf16"))]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing --out file.")]
 
 
 def check_precision(precision: str) -> None:

@@ -44,12 +44,13 @@ Device = Annotated[
         autocompletion=completes("auto", "cpu", "cuda", "mps"),
     ),
 ]
-A_RUN = "A name in runs/, a path to a run or Hugging Face directory, or org/name. Newest if left out."
+A_RUN = (
+    "Name in runs/, path to a run or Hugging Face directory, or org/name on the Hub. "
+    "Default: the newest suitable run."
+)
 RunOption = Annotated[str | None, typer.Option(help=A_RUN, autocompletion=complete_run)]
-StepOption = Annotated[
-    int | None, typer.Option("--step", help="Weights of this step, of those that lie in checkpoints/.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+StepOption = Annotated[int | None, typer.Option("--step", help="Use the checkpoint saved at this step.")]
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 
 
 def epilog(*examples: str) -> str:

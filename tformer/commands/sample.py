@@ -27,7 +27,7 @@ from tformer.errors import RequestError
 if TYPE_CHECKING:
     from tformer.sample import Sample
 
-CHOICE = "How a token is chosen: logits / temperature, then top-k, top-p, min-p"
+CHOICE = "Sampling: logits / temperature, then top-k, top-p, min-p"
 
 EXAMPLES = (
     'tformer sample "O God"',
@@ -41,67 +41,76 @@ def command(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            help="Text to continue, or - for prompts, one a line, from stdin; left out, a pipe is read.",
+            help="Text to continue, or - for prompts on stdin, one per line. Default: read piped stdin.",
             show_default=False,
         ),
     ] = None,
     run: RunOption = None,
     step: StepOption = None,
-    max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 200,
-    n: Annotated[int, typer.Option("-n", help="Samples of each prompt, in one batch.")] = 1,
+    max_tokens: Annotated[int, typer.Option(help="Maximum number of tokens to generate.")] = 200,
+    n: Annotated[int, typer.Option("-n", help="Samples per prompt, generated in one batch.")] = 1,
     temperature: Annotated[
-        float, typer.Option(help="Below 1 is safer, above 1 wilder; 0 is greedy.", rich_help_panel=CHOICE)
+        float,
+        typer.Option(
+            help="Below 1 is more predictable, above 1 more random; 0 is greedy.", rich_help_panel=CHOICE
+        ),
     ] = 0.8,
     top_k: Annotated[
-        int, typer.Option(help="Only the k most probable tokens; 0: all.", rich_help_panel=CHOICE)
+        int, typer.Option(help="Sample only from the k most probable tokens; 0: all.", rich_help_panel=CHOICE)
     ] = 0,
     top_p: Annotated[
         float,
-        typer.Option(help="Only the most probable tokens that sum to p; 1: all.", rich_help_panel=CHOICE),
+        typer.Option(
+            help="Sample only from the most probable tokens that sum to p; 1: all.", rich_help_panel=CHOICE
+        ),
     ] = 1.0,
     min_p: Annotated[
         float,
         typer.Option(
-            help="Only tokens with p times the top one's probability; 0: all.", rich_help_panel=CHOICE
+            help="Sample only from tokens at least p times as probable as the top one; 0: all.",
+            rich_help_panel=CHOICE,
         ),
     ] = 0.0,
     repetition_penalty: Annotated[
         float,
         typer.Option(
-            help="Above 1, what was there already is less probable: 1.1 a little.", rich_help_panel=CHOICE
+            help="Above 1, tokens already in the text become less likely (1.1 is mild).",
+            rich_help_panel=CHOICE,
         ),
     ] = 1.0,
     greedy: Annotated[
-        bool, typer.Option("--greedy", help="Always the most probable token.", rich_help_panel=CHOICE)
+        bool, typer.Option("--greedy", help="Always take the most probable token.", rich_help_panel=CHOICE)
     ] = False,
     stop: Annotated[
-        list[str] | None, typer.Option(help=r"End before this text comes; \n is a line end (repeatable).")
+        list[str] | None, typer.Option(help=r"Stop before this text; \n is a newline (repeatable).")
     ] = None,
     keep_stop: Annotated[
         bool,
-        typer.Option("--keep-stop", help="Write what --stop names as well: a sentence with its full stop."),
+        typer.Option(
+            "--keep-stop", help="Include the --stop text in the output, e.g. the full stop of a sentence."
+        ),
     ] = False,
     prompt_file: Annotated[
-        Path | None, typer.Option(help="A prompt of any number of lines, from a file; - for stdin.")
+        Path | None, typer.Option(help="Read one prompt, of any number of lines, from a file; - for stdin.")
     ] = None,
     null: Annotated[
-        bool, typer.Option("--null", "-0", help="Prompts on stdin end with NUL and may have several lines.")
+        bool, typer.Option("--null", "-0", help="Prompts on stdin end with NUL and may span lines.")
     ] = False,
     seed: Annotated[
-        int | None, typer.Option(help="Sample i has seed SEED + i. Random, and told by --json, if left out.")
+        int | None, typer.Option(help="Sample i uses seed SEED + i. Default: random, reported by --json.")
     ] = None,
     interactive: Annotated[
         bool,
         typer.Option(
             "--interactive",
-            help="Ask on the terminal for one prompt after another. Ctrl-C ends a continuation, Ctrl-D all.",
+            help="Ask for prompts on the terminal. Ctrl-C ends a continuation, Ctrl-D quits.",
         ),
     ] = False,
     logprobs: Annotated[
         int | None,
         typer.Option(
-            help="Tell with --json, of each token and of the K most probable ones, the log of the model's "
-            "probability (before temperature and filters); on a terminal, show it as colours.",
+            help="With --json, report log-probabilities of each token and of the K most probable ones "
+            "(before temperature and filters); on a terminal, show them as colours.",
             metavar="K",
         ),
     ] = None,
@@ -109,9 +118,9 @@ def command(
     precision: Precision = "fp32",
     json: Json = False,
 ) -> None:
-    """Continue a prompt. Prompt and continuation stream to stdout as they are generated.
+    """Continue a prompt, streaming prompt and continuation to stdout.
 
-    The model sees its last n_ctx tokens; past that it forgets half a context at a time.
+    The model sees at most n_ctx tokens; when its context is full, the older half is dropped.
     """
     check_precision(precision)
     check_range("--max-tokens", max_tokens, 0)

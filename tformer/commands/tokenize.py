@@ -45,57 +45,65 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="[FILE…|-]",
-            help="Text, or ids with --decode (a folder of them as well); - is stdin.",
+            help="Text; with --decode ids, or a folder of token files. - is stdin.",
             show_default=False,
         ),
     ] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            help="A tokenizer.json or a run; with --train word, char or bpe. Newest run if left out."
+            help="A tokenizer.json or a run (default: the newest run); with --train: word, char or bpe."
         ),
     ] = None,
     field: Annotated[
-        str, typer.Option(metavar="NAME", help="Of .jsonl, .csv, .tsv, .parquet: where the texts stand.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Column or field that holds the text (.jsonl, .csv, .tsv, .parquet)."
+        ),
     ] = "text",
     documents: Annotated[
         str | None,
         typer.Option(
             metavar="WHAT",
-            help="Cut into documents, with the token that ends one after each: line, paragraph, file (of a "
-            "table: row), the line that separates, or auto; with --decode, put back what separates.",
+            help="Split into documents, each followed by an end-of-text token: line, paragraph, file (in "
+            "a table: row), the separator line, or auto; with --decode: restore the separators.",
         ),
     ] = None,
-    decode: Annotated[bool, typer.Option("--decode", help="Ids back to exactly their bytes.")] = False,
-    train: Annotated[
-        bool, typer.Option("--train", help="Train a tokenizer on FILE and write --out.")
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Turn ids back into exactly the original bytes.")
     ] = False,
-    vocab_size: Annotated[int | None, typer.Option(help="With --train: of word and bpe.")] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train a tokenizer on FILE and write it to --out.")
+    ] = False,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="With --train: vocabulary size of word and bpe.")
+    ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="With --train: of what is drawn of a text of more than 128 MiB.")
+        int | None, typer.Option(help="With --train: random seed for sampling a text larger than 128 MiB.")
     ] = None,
     end_of_text: Annotated[
-        bool, typer.Option(help="With --train: a last row for the token that ends a document.")
+        bool, typer.Option(help="With --train: add an end-of-text token as the last id.")
     ] = True,
-    show: Annotated[bool, typer.Option("--show", help="Tokens with their ids, as a table.")] = False,
-    stats: Annotated[bool, typer.Option("--stats", help="Counts instead of ids.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show tokens and their ids as a table.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Print counts instead of ids.")] = False,
     out: Annotated[
         str | None,
         typer.Option(
             metavar="PATH",
-            help="A token file (.npy) that train takes; FOLDER/ of them, for a text of any size, which goes "
-            "on where it was ended; with --train, the tokenizer.",
+            help="Write a token file (.npy) for train, or a FOLDER/ of them for text of any size (resumed if "
+            "interrupted); with --train: the tokenizer.",
         ),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(help="Of --out FOLDER/: how many encode; one for each core if left out.")
+        int | None,
+        typer.Option(help="With --out FOLDER/: number of encoding processes. Default: one per core."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing --out.")] = False,
     json: Json = False,
 ) -> None:
-    """Turn text into ids, ids into text, or a text into a tokenizer.
+    """Encode text as token ids, decode ids, or train a tokenizer.
 
-    Ids go to stdout, separated by spaces; --decode gives back exactly the bytes that they came from.
+    Ids go to stdout, separated by spaces; --decode restores exactly the original bytes.
     """
     names = files or (["-"] if stdin_is_piped() else [])
     if not names:

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from tformer.training.plan import TrainRequest
     from tformer.training.session import Session
 
-DAILY, DATA = "What people change daily", "Configuration"
-COSTS = "What it will cost"
+DAILY, DATA, COSTS = "Common options", "Configuration", "Cost estimate"
 
 EXAMPLES = (
     "tformer train reversal",
@@ -73,31 +72,31 @@ def command(
     data: Annotated[
         list[str] | None,
         typer.Argument(
-            help="reversal, shakespeare, tinyshakespeare, text files, a folder, - or token files (.npy, or a "
-            "folder that tokenize wrote).",
+            help="reversal, shakespeare or tinyshakespeare; text files, a folder, or - for stdin; or token "
+            "files (.npy, or a folder written by tokenize).",
             show_default=False,
         ),
     ] = None,
     device: Device = "auto",
-    out: Annotated[Path | None, typer.Option(help="The run directory; runs/NAME if left out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run in --out.")] = False,
     init_from: Annotated[
         str | None,
         typer.Option(
             "--init-from",
-            help="Train a run, a Hugging Face directory or org/name on the Hub further: model and tokenizer.",
+            help="Fine-tune: start from model and tokenizer of a run, a Hugging Face directory or org/name.",
         ),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="word, char, bpe, or a tokenizer.json or run.", rich_help_panel=DAILY)
+        str | None, typer.Option(help="word, char or bpe; or a tokenizer.json or run.", rich_help_panel=DAILY)
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", rich_help_panel=DAILY)] = None,
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="As long as this, from start to end: steps and, with nothing else said, the model follow "
-            "from what is measured once, and are recorded.",
+            help="Train for this long in total; steps (and, on a CPU, the model size unless you set it) come "
+            "from a short benchmark and are recorded.",
             rich_help_panel=DAILY,
         ),
     ] = None,
@@ -105,28 +104,35 @@ def command(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=DAILY)] = None,
     patience: Annotated[
         int | None,
-        typer.Option(help="Evaluations without improvement before it stops.", rich_help_panel=DAILY),
+        typer.Option(help="Stop after this many evaluations without improvement.", rich_help_panel=DAILY),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.", rich_help_panel=DAILY)] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.", rich_help_panel=DAILY)] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.", rich_help_panel=DAILY)] = None,
     compile: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="torch.compile.", rich_help_panel=DAILY)
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile", help="Use torch.compile. Default: only on a GPU.", rich_help_panel=DAILY
+        ),
     ] = None,
     shard: Annotated[
         bool | None,
-        typer.Option("--shard/--no-shard", help="Each process a part of the model.", rich_help_panel=DAILY),
+        typer.Option(
+            "--shard/--no-shard",
+            help="Shard parameters, gradients and optimizer state across processes (FSDP2).",
+            rich_help_panel=DAILY,
+        ),
     ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Settings that suit a purpose, by name; a wrong one lists them.",
+            help="Named settings; an unknown name lists them.",
             rich_help_panel=DATA,
             autocompletion=complete_preset,
         ),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="A YAML file of settings; a run's tformer.yaml is one.", rich_help_panel=DATA),
+        typer.Option(help="YAML file of settings, such as a run's tformer.yaml.", rich_help_panel=DATA),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -138,7 +144,7 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="FILE",
-            help="Validate on this text, a file or folder (repeatable), and train on all of DATA.",
+            help="Validate on this file or folder (repeatable), and train on all of DATA.",
             rich_help_panel=DATA,
         ),
     ] = None,
@@ -146,7 +152,7 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Of .jsonl, .csv, .tsv, .parquet: where the texts stand; text if left out.",
+            help="Column or field that holds the text (.jsonl, .csv, .tsv, .parquet). Default: text.",
             rich_help_panel=DATA,
         ),
     ] = None,
@@ -154,8 +160,8 @@ def command(
         str | None,
         typer.Option(
             metavar="WHAT",
-            help="What a document is, after which a token ends it: none, line, paragraph, file (of a table: "
-            "row), or the line that separates; what suits the text if left out.",
+            help="What counts as a document, each followed by an end-of-text token: none, line, paragraph, "
+            "file (in a table: row), or the separator line. Default: detected from the text.",
             rich_help_panel=DATA,
         ),
     ] = None,
@@ -163,8 +169,8 @@ def command(
         str | None,
         typer.Option(
             metavar="FILE",
-            help='LAMBADA passages, {"text": …} a line: the loss of their last words goes into '
-            "metrics.jsonl and loss.svg at every evaluation.",
+            help='LAMBADA passages, one {"text": …} per line: at every evaluation, log the loss of their '
+            "last words to metrics.jsonl and loss.svg.",
             rich_help_panel=DATA,
         ),
     ] = None,
@@ -172,27 +178,25 @@ def command(
         bool,
         typer.Option(
             "--estimate",
-            help="Parameters, FLOPs, memory, disk and time of the run, and no training but a second of it.",
+            help="Print parameters, FLOPs, memory, disk and time instead of training.",
             rich_help_panel=COSTS,
         ),
     ] = False,
     gpus: Annotated[
         int | None,
-        typer.Option(
-            help="Of --estimate: on so many accelerators.", rich_help_panel=COSTS, show_default=False
-        ),
+        typer.Option(help="With --estimate: number of GPUs.", rich_help_panel=COSTS, show_default=False),
     ] = None,
     accelerator: Annotated[
         str | None,
         typer.Option(
-            help="Of --estimate: which ones, by name; a wrong one lists them.", rich_help_panel=COSTS
+            help="With --estimate: GPU model; an unknown name lists the choices.", rich_help_panel=COSTS
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train a model on DATA and leave a run directory that transformers loads as it is.
+    """Train a model on DATA and write a run directory that transformers can load as is.
 
-    Loss, rate and time left show as it trains; Ctrl-C ends after the step and saves, --resume goes on.
+    Shows loss, throughput and time left. Ctrl-C finishes the step and saves; --resume continues.
     """
     began = time.perf_counter()
     sources = data or (["-"] if stdin_is_piped() else [])

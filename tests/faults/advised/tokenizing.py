@@ -119,7 +119,12 @@ ROWS = [
         "leave one out",
         (NEW + PLAN, NEW.replace("--steps 1", "--set train.steps=5") + PLAN),
     ),
-    Followed("layers.py merge", f"{NEW} --set model.n_layers=0", "model.n_layers is: blocks", NEW + PLAN),
+    Followed(
+        "layers.py merge",
+        f"{NEW} --set model.n_layers=0",
+        "model.n_layers is: number of transformer blocks",
+        NEW + PLAN,
+    ),
     Followed(
         "layers.py _layer",
         f"{NEW} --set modl.n_layers=2",
