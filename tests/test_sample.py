@@ -245,6 +245,20 @@ def test_the_cache_is_refilled_once_in_half_a_context():
     assert sum(width > 1 for width in widths) <= 1 + math.ceil((4 + 45 - 16) / 8)
 
 
+def test_rows_that_are_alike_are_read_once_and_only_the_last_position_has_logits():
+    model = tiny_model()
+    shapes, unembedded = [], []
+    model.embed.register_forward_hook(lambda module, args, output: shapes.append(tuple(args[0].shape)))
+    model.unembed.register_forward_hook(lambda module, args, output: unembedded.append(output.shape[-2]))
+    alike, unlike = torch.arange(5).repeat(3, 1), torch.arange(15).view(3, 5)
+    for ids, first in ((alike, (1, 5)), (unlike, (3, 5))):
+        shapes.clear()
+        unembedded.clear()
+        columns = list(generate(model, ids, 4))
+        assert shapes[0] == first and (3, 1) in shapes and set(unembedded) == {1}
+        assert torch.stack(columns, 1).tolist() == [by_hand(model, row, 4) for row in ids]
+
+
 def test_no_tokens_are_generated_where_none_are_asked_for():
     model = tiny_model()
     ids = torch.randint(23, (2, 5))

@@ -53,6 +53,12 @@ class KVCache:
         self.padding = padding
         self.length = 0
 
+    def repeat(self, one: "KVCache") -> None:
+        """Take what a cache of one row holds, in every row."""
+        self.keys[:, :, :, : one.length] = one.keys[:, :, :, : one.length]
+        self.values[:, :, :, : one.length] = one.values[:, :, :, : one.length]
+        self.length = one.length
+
     def layer(self, i: int) -> LayerCache:
         """The part of one layer, as of now."""
         return LayerCache(self.keys[i], self.values[i], self.length)

@@ -87,13 +87,14 @@ class Sampling:
 
 def greedy(logits: Logits) -> Int[Tensor, " batch"]:
     """The most probable id of each row, the smallest among equals."""
-    return logits.float().max(dim=-1, keepdim=True).values.eq(logits.float()).int().argmax(-1)
+    return logits.argmax(-1)
 
 
 class Sampler:
     """Draws an id for each row, each from a generator of its own.
 
-    Row i has seed `seed + i`, so a sample does not depend on how many are drawn beside it.
+    Row i has seed `seed + i`: but for rounding of the logits, a sample does not depend on how many are
+    drawn beside it.
     """
 
     def __init__(self, sampling: Sampling, seed: int, batch: int):
@@ -161,8 +162,12 @@ def generate(
             room = ids.shape[1] - first + max_tokens - done - 1  # the last one is not looked back from
             cache = KVCache(model.config, len(ids), model.embed.weight, ragged, room)
             one_more = Decoder(model, cache) if can_decode(model, cache) else model
+            window = ids[:, first:]
             # Ragged rows need the cache's padding even where the cache itself is not kept.
-            logits = model(ids[:, first:], cache if cached or ragged is not None else None)
+            if not cached:
+                logits = model(window, cache if ragged is not None else None)
+            else:
+                logits = _filled(model, window, cache)
         last = logits[:, -1]
         check_finite(last, "logits", "chosen")
         column = choose(last)
@@ -170,6 +175,19 @@ def generate(
         ids = torch.cat((ids, column[:, None]), dim=1)
         if (first := min(starts)) > model.config.n_ctx:
             ids, starts, forgotten = ids[:, first:], [start - first for start in starts], forgotten + first
+
+
+def _filled(model: Transformer, ids: Tensor, cache: KVCache) -> Tensor:
+    """The logits after the last of `ids`, (batch, 1, vocab); the cache then holds them all.
+
+    Rows that are alike, as those of one prompt are, go through the model once.
+    """
+    if len(ids) == 1 or cache.padding is not None or not bool((ids == ids[:1]).all()):
+        return model.logits(model.hidden(ids, cache)[:, -1:])
+    one = KVCache(model.config, 1, model.embed.weight, None, ids.shape[1])
+    logits = model.logits(model.hidden(ids[:1], one)[:, -1:])
+    cache.repeat(one)
+    return logits.expand(len(ids), -1, -1)
 
 
 class TextStream:
@@ -314,7 +332,8 @@ def continue_text(
         return chosen
 
     for column in generate(model, ids, max_tokens, choose):
-        seen[torch.arange(n), column] = True
+        if penalty != 1:
+            seen[torch.arange(n, device=device), column] = True
         for i, (stream, token) in enumerate(zip(streams, column.tolist(), strict=True)):
             if not stream.finish_reason and (piece := stream.feed(token)):
                 on_text(i, piece)
