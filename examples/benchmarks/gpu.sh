@@ -177,8 +177,13 @@ if [ "$device" != cpu ]; then
   REFUSE_WAITS=1 row "steps that nothing waits in" 0 "^step" \
     train "$text" --preset nanogpt-char-gpu --steps 25 --set train.eval_every=0 --device "$device" \
     --out "$work/runs/unwaited" --json
-  row "a batch that no card holds" 1 "^tformer: error: out of memory" \
+  row "a batch that no card can hold" 2 "a step takes at least" \
     train "$text" --preset nanogpt-char-gpu --steps 1 --batch-size 400000 --device "$device" \
+    --out "$work/runs/larger"
+  # A window of that preset takes 1.2 MB at the very least, and some 20 MB: this is refused by the card alone.
+  windows=$("$python" -c 'import sys, torch; print(torch.cuda.mem_get_info(sys.argv[1])[0] // 4_000_000)' "$device")
+  row "a batch that this card does not hold" 1 "^tformer: error: out of memory" \
+    train "$text" --preset nanogpt-char-gpu --steps 1 --batch-size "$windows" --device "$device" \
     --out "$work/runs/full"
 fi
 

@@ -26,6 +26,7 @@ from tformer.training.costs import (
     parameters_by_part,
     training_memory,
 )
+from tformer.training.memory import step_bytes
 
 
 def gpt2() -> Config:
@@ -65,6 +66,14 @@ def test_gpt2_trains_as_fast_as_llm_c_at_the_utilisation_that_it_reports():
     eight = on_accelerator(gpt2().updated("train", batch_size=512, steps=19073), "a100", 8, utilisation=0.6)
     assert eight.seconds == pytest.approx(90 * 60, rel=0.15)  # 10 billion tokens
     assert eight.communication_per_step < eight.computing_per_step
+
+
+def test_a_long_window_on_a_gpu_keeps_no_weights_of_attention():
+    long = gpt2().updated("model", n_ctx=8192, n_layers=24, n_heads=16, n_kv_heads=16, d_model=1024)
+    here, there = (step_bytes(long.updated("train", kernels=kernels))[1] for kernels in ("reference", "sdpa"))
+    scores = 24 * 16 * 8192 * 8192 * 4
+    assert here - there == pytest.approx(scores, rel=0.05)
+    assert on_accelerator(long.updated("train", batch_size=8), "h100").has_room
 
 
 def test_sharding_divides_the_state_and_sends_half_as_much_again():

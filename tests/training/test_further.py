@@ -126,6 +126,29 @@ def test_any_text_has_a_window_and_a_long_one_the_models(n_ids, n_ctx):
     assert window_for(1024, 10**6, CPU) == ON_CPU and window_for(1024, 10**6, CUDA) == 1024
 
 
+@pytest.mark.parametrize("settings", ["data.window=16", "data.window=16 model.positions=sinusoidal", ""])
+def test_learned_positions_that_no_window_reaches_are_told_of_once(place, settings):
+    words = [
+        "train",
+        "a.txt",
+        "--preset",
+        "text",
+        "--steps",
+        "1",
+        "--json",
+        "--device",
+        "cpu",
+        "--out",
+        "new",
+    ]
+    small = ("model.n_ctx=32", "model.n_layers=1", "model.d_model=16", "model.n_heads=1", *settings.split())
+    done = CliRunner().invoke(app, [*words, *(word for one in small for word in ("--set", one))])
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.stderr.split())
+    wanted = "positions from 16 on are never trained (data.window), and validation has all 32"
+    assert (f"{wanted}; --set model.n_ctx=16" in said) is (settings == "data.window=16")
+
+
 def test_a_short_text_trains_and_the_advice_of_an_error_is_taken(place):
     (place / "a.txt").write_text(TEXT[:60])
     _, said = train("--set", "data.window=60", "--out", "no", code=2)
@@ -185,6 +208,15 @@ def test_of_several_processes_each_has_its_share_of_the_windows_and_of_a_sharded
         windows_at_a_time(whole, free, 4)
     with pytest.raises(RequestError, match=r"or train\.recompute$"):
         windows_at_a_time(parts, int((state / 4 + 0.5 * window) / 0.8), 4)
+
+
+def test_a_gpu_takes_as_many_windows_as_its_memory_has_room_for(monkeypatch):
+    monkeypatch.setattr("tformer.training.memory.judging_bytes", lambda vocab_size: 0)
+    monkeypatch.setattr("tformer.training.memory.ENOUGH", 0)
+    config = of(12, **SMALL)
+    state, window = step_bytes(config)
+    free = int((state + 12 * window) / 0.8) + 1000
+    assert windows_at_a_time(config, free, on_cpu=False) == 12 > windows_at_a_time(config, free)
 
 
 def test_processes_of_one_machine_share_its_memory(place, monkeypatch):

@@ -14,7 +14,7 @@ from tformer.errors import RequestError
 from tformer.run.data import Complete, Data
 from tformer.text.data import Windows
 from tformer.text.tokenizer import Tokenizer
-from tformer.training.budget import KEPT_BACK, Clock
+from tformer.training.budget import RESERVE, Clock
 from tformer.training.by_time import PROBING, Room, config_for, describe, measured_flops
 from tformer.training.further import steps_for, window_for
 from tformer.training.memory import free_bytes, windows_at_a_time
@@ -47,7 +47,7 @@ def _by_time(
     assert minutes is not None
     settled = decide(config, plan.device, tokenizer.vocab_size)
     flops = measured_flops(settled, plan.device, 60 * minutes * PROBING, clock)
-    seconds = (60 * minutes - (clock() - plan.request.began)) * (1 - KEPT_BACK)
+    seconds = (60 * minutes - (clock() - plan.request.began)) * (1 - RESERVE)
     if plan.request.val_data:  # it is not read yet, and is as a rule no longer than a part of the text
         n_val = n_train // 9
     room = Room(max(seconds, 1.0), flops, tokenizer.kind, n_train, n_val)
@@ -74,7 +74,18 @@ def completed(plan: Plan, config: Config, data: Data) -> tuple[Config, tuple[str
     by_steps = plan.request.minutes is None  # else they are not known yet
     if plan.preset == OF_A_LIST and by_steps and plan.leaves_open("model", "dropout"):
         return _of_a_list(config, data)
-    return config, ()
+    return config, _untrained_positions(config)
+
+
+def _untrained_positions(config: Config) -> tuple[str, ...]:
+    """What to say of learned positions that no window reaches, where a new model is judged by them."""
+    window, n_ctx = config.data.window, config.model.n_ctx
+    if not window or window == n_ctx or config.model.positions != "learned":
+        return ()
+    return (
+        f"positions from {window} on are never trained (data.window), and validation has all {n_ctx}; "
+        f"--set model.n_ctx={window}: a model that ends there",
+    )
 
 
 def _trained_further(plan: Plan, config: Config, windows: Windows) -> Config:
@@ -91,7 +102,8 @@ def _at_a_time(plan: Plan, config: Config) -> Config:
     """With as many windows at a time as memory has room for."""
     if not config.train.micro_batch_size:
         ranks = plan.request.ranks
-        at_once = windows_at_a_time(config, free_bytes(plan.device, ranks.here), ranks.world)
+        free, on_cpu = free_bytes(plan.device, ranks.here), plan.device.type == "cpu"
+        at_once = windows_at_a_time(config, free, ranks.world, on_cpu)
         if at_once < config.train.batch_size // ranks.world:
             config = config.updated("train", micro_batch_size=at_once)
     return config

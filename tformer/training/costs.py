@@ -181,6 +181,7 @@ def on_accelerator(
     A step takes as long as computing, or as communicating where that is longer: they overlap. Raises
     RequestError where the windows of a step cannot be shared out.
     """
+    config = config.updated("train", kernels="sdpa")  # what a GPU has
     kind, train = find_accelerator(name), config.train
     if train.batch_size % gpus:
         raise RequestError(
@@ -214,7 +215,8 @@ def bytes_sent(weights: int, gpus: int, sharded: bool, micro_batches: int = 1) -
     """Bytes that each process sends in a step, by ring algorithms.
 
     Whole: gradients are reduced and given to all, 2 (n - 1)/n of them, once a step. Sharded: the weights are
-    gathered for the way there and the way back of every micro-batch, and the gradients scattered once.
+    all-gathered for the forward and the backward pass of every micro-batch, the gradients reduce-scattered
+    once.
     """
     rounds = 2 * micro_batches + 1 if sharded else 2
     return rounds * weights * (gpus - 1) // gpus

@@ -6,6 +6,7 @@ Windows that go through the model one group after another make the same step: th
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,13 +16,13 @@ from tformer.device import autocast
 from tformer.errors import RequestError, TformerError
 from tformer.evals.loss import LOGITS_AT_ONCE, TOKENS_AT_ONCE
 from tformer.loss import cross_entropy
-from tformer.model import Transformer
+from tformer.model import CausalSelfAttention, Transformer
 from tformer.run.huggingface import empty_model
 
 FLOAT_BYTES = 4
 STATE_BYTES = 4 + 4 + 8  # a parameter: its weight, its gradient, two moments
 LEAST_STATE_BYTES = 4 + 4 + 4  # the same with one moment, as Muon has of most
-LOGIT_BYTES = 4 + 4  # of a logit on the way back: its gradient, and that of its loss
+LOGIT_BYTES = 4 + 4  # of a logit in the backward pass: its gradient, and that of its loss
 USABLE = 0.8  # of what is free: the rest is for text, pages and other processes
 ENOUGH = 1 << 30  # bytes of windows at a time
 
@@ -29,29 +30,50 @@ ENOUGH = 1 << 30  # bytes of windows at a time
 def step_bytes(config: Config) -> tuple[int, int]:
     """Bytes of the model with gradients and moments, and of each window that goes through it.
 
-    Counted, not modelled: a forward pass of one window without data, and what it keeps for the way back.
-    In bf16 it is at most that. Of blocks that are computed again, one is there at a time, and what each was
-    given.
+    Counted, not modelled: what a forward pass of one window, without data, keeps for the backward pass. In
+    bf16 it is at most that. Of blocks that are computed again, one is there at a time, and what each was
+    given. PyTorch's own attention, of train.kernels=sdpa, keeps no weights of attention.
     """
     window, model = config.data.window or config.model.n_ctx, config.model
+    is_fused = config.train.kernels == "sdpa"
     if config.train.recompute:
         given = (model.n_layers - 1) * window * model.d_model * FLOAT_BYTES
-        activations = _kept_bytes(model.model_copy(update={"n_layers": 1}), window) + given
+        activations = _kept_bytes(model.model_copy(update={"n_layers": 1}), window, is_fused) + given
     else:
-        activations = _kept_bytes(model, window)
+        activations = _kept_bytes(model, window, is_fused)
     n_parameters = empty_model(model).n_parameters
     return STATE_BYTES * n_parameters, activations + LOGIT_BYTES * window * model.vocab_size
 
 
 @lru_cache(maxsize=16)  # an estimate asks for every accelerator
-def _kept_bytes(config: ModelConfig, window: int) -> int:
-    """What a forward pass of one window keeps for the way back by the formulas, without the weights."""
+def _kept_bytes(config: ModelConfig, window: int, is_fused: bool) -> int:
+    """What a forward pass of one window keeps for the backward pass, without the weights.
+
+    By the formulas, or with attention by a fused kernel.
+    """
     model, ids = empty_model(config), torch.zeros((1, window), dtype=torch.int64, device="meta")
+    for module in model.modules():
+        if is_fused and isinstance(module, CausalSelfAttention):
+            module.fast = lambda q, k, v, dropout: _KeptByFused.apply(q, k, v)
     return kept_for_backward(model.train(), ids, "fp32")
 
 
+class _KeptByFused(torch.autograd.Function):
+    """In the place of fused attention, on the meta device: it keeps what that keeps, and computes nothing.
+
+    Queries, keys, values, what is seen, and of each row the logarithm of its sum (Dao et al. 2022,
+    "FlashAttention").
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        seen = torch.empty_like(v)
+        ctx.save_for_backward(q, k, v, seen, q.new_empty(q.shape[:-1]))
+        return seen
+
+
 def kept_for_backward(model: Transformer, ids: torch.Tensor, precision: str) -> int:
-    """What a forward pass keeps for the way back, without the weights."""
+    """What a forward pass keeps for the backward pass, without the weights."""
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -144,12 +166,12 @@ def _number(path: Path) -> int | None:
         return None
 
 
-def windows_at_a_time(config: Config, free: int | None, processes: int = 1) -> int:
+def windows_at_a_time(config: Config, free: int | None, processes: int = 1, on_cpu: bool = True) -> int:
     """How many windows of a step go through the model at once: a divisor of those that a process has.
 
-    They take at most what is `free` to each of the processes, and no more than ENOUGH or half of the model,
-    gradients and moments, of which it has its part with train.shard: larger groups are hardly faster. Raises
-    RequestError where not even one has room.
+    They take at most what is `free` to each of the processes. On a CPU they take no more than ENOUGH or half
+    of the model, gradients and moments, of which it has its part with train.shard: there larger groups are
+    hardly faster. Raises RequestError where not even one has room.
     """
     state, window = step_bytes(config)
     if config.train.shard:
@@ -157,7 +179,8 @@ def windows_at_a_time(config: Config, free: int | None, processes: int = 1) -> i
     batch, length = config.train.batch_size // processes, config.data.window or config.model.n_ctx
     room = max(state // 2, ENOUGH)
     if free is not None:
-        room = min(room, int(USABLE * free) - state)
+        left = int(USABLE * free) - state
+        room = min(room, left) if on_cpu else left
     judging = judging_bytes(config.model.vocab_size)
     least = max(window, judging)
     if free is not None and state + least > USABLE * free:
