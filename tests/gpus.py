@@ -153,6 +153,10 @@ class _Device(TorchFunctionMode):
             OnDevice.waits.append("tolist")
             return args[0].inside.tolist()
         if func is Tensor.pin_memory:
+            if not args[
+                0
+            ].is_contiguous():  # PyTorch makes a copy of it that is not pinned, and waits for that
+                OnDevice.waits.append("a copy of memory with gaps")
             pinned = args[0].clone()
             pinned.is_pinned_here = True
             return pinned

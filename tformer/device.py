@@ -63,8 +63,12 @@ def runs_ahead(device: torch.device) -> bool:
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A copy on the device; CUDA makes it in its turn, and Python goes on."""
-    tensor = torch.from_numpy(array)
+    """A copy on the device; CUDA makes it in its turn, and Python goes on.
+
+    Of an array with gaps, such as windows without their last column, PyTorch would make a plain copy that is
+    not pinned, and wait for it.
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)  # PyTorch keeps such memory until it is read
     return tensor.to(device)  # one that does not wait would read memory that is given back meanwhile
@@ -85,6 +89,19 @@ def to_host(numbers: Tensor) -> Callable[[], list[float]]:
         return copy.tolist()
 
     return read
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for a device that computes while Python goes on."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def random_numbers_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Around what draws from torch's random numbers, which are afterwards what they were."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:

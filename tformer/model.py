@@ -53,7 +53,7 @@ def rotate(
 ) -> Float[Tensor, "batch head position d_head"]:
     """Turn the pairs (x[i], x[i + d_head/2]) by minus their angle.
 
-    Scores then depend on distance alone: (R_t q)·(R_s k) = q·R_(t-s) k. Pairing halves is GPT-NeoX's layout,
+    Scores then depend on distance alone: (R_t q)·(R_s k) = q·R_(s-t) k. Pairing halves is GPT-NeoX's layout,
     the sign the opposite of Llama's. Weights trained with another pairing or sign are wrong under this one.
     """
     a, b = x.chunk(2, dim=-1)
@@ -106,7 +106,7 @@ def attention(
     size of score; a large negative number would only make it small. Every query must see some key.
     Source: Vaswani et al. 2017, section 3.2.1.
     """
-    scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1)  # q scaled: smaller than scores
+    scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1)  # q: smaller than the scores
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     weights = scores.softmax(dim=-1)
@@ -231,7 +231,7 @@ class Block(nn.Module):
         self.norm_1, self.attn = make_norm(config), CausalSelfAttention(config)
         self.norm_2, self.mlp = make_norm(config), MLP(config)
         self.drop = nn.Dropout(config.dropout)
-        self.fast: Callable[[Block, Tensor, Rotation | None], Tensor] | None = None  # for training: fast/
+        self.fast: Callable[..., Tensor] | None = None  # for training, called as `as_written`: fast/
 
     def forward(
         self,
@@ -240,8 +240,14 @@ class Block(nn.Module):
         rotation: Rotation | None = None,
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "batch position d_model"]:
-        if self.training and self.fast is not None and self.attn.formula is None:
-            return self.fast(self, x, rotation)
+        if self.training and self.fast is not None:
+            return self.fast(self, x, mask, rotation, cache)
+        return self.as_written(x, mask, rotation, cache)
+
+    def as_written(
+        self, x: Tensor, mask: Tensor, rotation: Rotation | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """`forward` by the formulas: x + attn(norm(x)), then x + mlp(norm(x))."""
         x = x + self.drop(self.attn(self.norm_1(x), mask, rotation, cache))
         return x + self.drop(self.mlp(self.norm_2(x)))
 
@@ -309,6 +315,7 @@ class Transformer(nn.Module):
         past = 0 if cache is None else cache.length
         total = past + ids.shape[1]
         assert total <= c.n_ctx, f"{total} positions in a context of {c.n_ctx}"
+        assert cache is None or not self.training, "a cache is for a model in eval mode"
         positions = torch.arange(past, total, device=ids.device)[None]  # (1, T)
         mask = causal_mask(ids.shape[1], total, ids.device)[None, None]  # (1, 1, T, S)
         if cache is not None and cache.padding is not None:

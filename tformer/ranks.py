@@ -70,7 +70,7 @@ class Ranks:
         """Whether it is so in any process."""
         return bool(self.sum(torch.tensor(int(here))).item()) if self.are_several else here
 
-    def firsts(self, tensor: Tensor) -> Tensor:
+    def broadcast(self, tensor: Tensor) -> Tensor:
         """The first one's, in place."""
         if self.are_several:
             dist.broadcast(tensor, 0)
@@ -78,16 +78,16 @@ class Ranks:
 
     def agree(self, *numbers: float) -> tuple[float, ...]:
         """The first one's numbers."""
-        return tuple(self.firsts(torch.tensor(numbers, dtype=torch.float64)).tolist())
+        return tuple(self.broadcast(torch.tensor(numbers, dtype=torch.float64)).tolist())
 
     def tell(self, values: Any = None) -> Any:
         """What the first one says, as JSON has it."""
         data = json.dumps(values).encode()
-        length = int(self.firsts(torch.tensor(len(data))).item())
+        length = int(self.broadcast(torch.tensor(len(data))).item())
         told = torch.zeros(length, dtype=torch.uint8)
         if self.is_first:
             told = torch.tensor(list(data), dtype=torch.uint8)
-        return json.loads(bytes(self.firsts(told).tolist()))
+        return json.loads(bytes(self.broadcast(told).tolist()))
 
 
 BY_ITSELF = Ranks()

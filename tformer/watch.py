@@ -23,6 +23,7 @@ from tformer import model as reference
 from tformer.model import Block, CausalSelfAttention, Formula, Transformer
 
 Head = tuple[int, int]  # layer and head, counted from 0
+PLAIN = (reference.__name__, "tformer.fast.dropout")  # whose classes compute what the model's own do
 
 
 def blocks_of(model: Transformer) -> list[Block]:
@@ -46,16 +47,23 @@ def distinct_attentions(model: Transformer) -> list[tuple[int, CausalSelfAttenti
 def is_plain(model: nn.Module) -> bool:
     """Whether nothing in the model is watched or replaced: a faster path may be taken only then.
 
-    False where a part has a hook, a formula or a method of its own, or a class from elsewhere than
-    `tformer.model` and `torch.nn`.
+    False where a part has a hook, a formula or a method of its own, or a class from elsewhere than PyTorch
+    and the modules named in PLAIN.
     """
-    return all(
-        not module._forward_hooks
-        and not module._forward_pre_hooks
-        and getattr(module, "formula", None) is None
-        and not {"forward", "attend"} & vars(module).keys()
-        and (type(module).__module__ == reference.__name__ or type(module).__module__.startswith("torch."))
-        for module in getattr(model, "_orig_mod", model).modules()  # of a compiled model, what was compiled
+    of_compiled = getattr(model, "_orig_mod", model)  # what was compiled
+    return all(_is_plain_part(module) for module in of_compiled.modules())
+
+
+def _is_plain_part(module: nn.Module) -> bool:
+    own, home = vars(module), type(module).__module__
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or own.get("formula") is not None
+        or "formula" in module._modules
+        or "forward" in own
+        or "attend" in own
+        or not (home in PLAIN or home.startswith("torch."))
     )
 
 

@@ -47,7 +47,7 @@ def main() -> None:
             model = Transformer(config.model)
             initialise(model, kind)
             windows = Windows(ids, config.model.n_ctx, seed)
-            optimizers = Optimizers(model, config.train, bf16=precision == "bf16")
+            optimizers = Optimizers(model, config.train)
             for _ in fit(Learner(model, optimizers), windows, config.train, State()):
                 pass
             result = text_loss(model, val_ids, tokenizer.n_bytes)

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tests.conftest import tiny_config
-from tformer import sample
+from tformer import sample, watch
 from tformer.fast.decode import Decoder, can_decode
 from tformer.kv_cache import KVCache
-from tformer.model import Transformer, attention
+from tformer.model import CausalSelfAttention, Transformer, attention
 from tformer.sample import Sampler, Sampling, generate
 
 MODELS = [
@@ -89,6 +89,13 @@ def _counted(step, steps):
     return counted
 
 
+class Halved(CausalSelfAttention):
+    """Attention that gives half as much."""
+
+    def forward(self, *given: object) -> torch.Tensor:
+        return super().forward(*given) / 2
+
+
 def test_what_is_looked_into_or_has_more_rows_or_other_numbers_is_left_to_the_model():
     model = a_model({})
     one, _ = caches(model)
@@ -105,4 +112,6 @@ def test_what_is_looked_into_or_has_more_rows_or_other_numbers_is_left_to_the_mo
     model.blocks[0].forward = model.blocks[0].forward
     assert not can_decode(model, one)
     del model.blocks[0].forward
+    watch.put_attention(model, Halved)
+    assert not can_decode(model, one), "a class of somebody's"
     assert not can_decode(model.double(), one) and not can_decode(model.bfloat16(), one)

@@ -10,12 +10,13 @@ import torch
 import yaml
 
 from tests.conftest import tiny_config
+from tformer import watch
 from tformer.cli import app
 from tformer.fast import attention as blocks
-from tformer.fast.attention import QUERIES_AT_ONCE, attend, attend_back
+from tformer.fast.attention import QUERIES_AT_ONCE, attend, attend_backward
 from tformer.fast.dropout import MaskedDropout, Masks
-from tformer.fast.kernels import attach, decide_kernels, dropout_streams
-from tformer.model import Transformer, attention, causal_mask
+from tformer.fast.kernels import attach, decide_kernels, dropout_streams, sdpa
+from tformer.model import CausalSelfAttention, Transformer, attention, causal_mask
 from tformer.run.loaded import load_run
 
 CPU = torch.device("cpu")
@@ -58,7 +59,7 @@ def test_attention_in_blocks_is_the_formula_and_so_is_its_gradient(monkeypatch, 
     masks, (q, k, v) = Written(), inputs(t)
     out, kept = attend(q, k, v, 0.5, p, masks)  # 0.5 is 1 / √d_head
     upstream = torch.randn_like(out)
-    found = attend_back(upstream, q, k, v, 0.5, p, kept)
+    found = attend_backward(upstream, q, k, v, 0.5, p, kept)
     wanted = [x.requires_grad_() for x in (q, k, v)]
     weights = attention(q, k, v, causal_mask(t, t))[1]
     weights = weights * in_one(masks.drawn, 3, 2, t) if p else weights
@@ -203,6 +204,42 @@ def test_a_formula_that_is_looked_at_is_the_reference():
     assert seen == [1]
 
 
+class Halved(CausalSelfAttention):
+    """Attention that gives half as much."""
+
+    def forward(self, *given: object) -> torch.Tensor:
+        return super().forward(*given) / 2
+
+
+def test_an_attention_of_somebodys_own_is_trained_by_its_own_forward():
+    ids = torch.arange(8)[None]
+    model = Transformer(tiny_config(n_ctx=8)).train()
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.out.weight.normal_()
+    plain = model(ids)
+    attach(model, "blocks", CPU)
+    assert torch.allclose(model(ids), plain, atol=1e-5)
+    watch.put_attention(model, Halved)
+    halved = model(ids)
+    assert not torch.allclose(halved, plain, atol=1e-4)
+    assert torch.allclose(halved, model.eval()(ids), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["norm_1", "attn", "attn.qkv", "mlp", "mlp.down", "drop"])
+def test_a_hook_on_any_part_of_a_block_sees_it_in_training(name):
+    model = Transformer(tiny_config(n_ctx=8)).train()
+    attach(model, "blocks", CPU)
+    seen = []
+    hook = model.blocks[0].get_submodule(name).register_forward_hook(lambda *call: seen.append(1))
+    model(torch.zeros(1, 8, dtype=torch.long))
+    assert seen
+    hook.remove()
+    before = len(seen)
+    model(torch.zeros(1, 8, dtype=torch.long))
+    assert len(seen) == before
+
+
 def test_a_copy_of_a_model_has_one_stream_of_its_own():
     model = Transformer(tiny_config(n_ctx=8, dropout=0.3)).train()
     attach(model, "blocks", CPU)
@@ -227,10 +264,11 @@ def test_which_parts_a_device_gets(wanted, device, compiled, found):
     assert decide_kernels(wanted, torch.device(device), compiled) == found
 
 
-def test_a_run_begun_on_a_cpu_goes_on_elsewhere_without_them():
+@pytest.mark.parametrize("device, there", [("cuda", sdpa), ("mps", None)])
+def test_a_run_begun_on_a_cpu_goes_on_elsewhere_without_them(device, there):
     model = Transformer(tiny_config(n_ctx=8))
-    attach(model, "blocks", torch.device("cuda"))
-    assert model.blocks[0].fast is model.blocks[0].attn.fast is None and not dropout_streams(model)
+    attach(model, "blocks", torch.device(device))
+    assert model.blocks[0].fast is None and model.blocks[0].attn.fast is there and not dropout_streams(model)
 
 
 # ---------------------------------------------------------------------------- through the command

@@ -268,6 +268,9 @@ def test_what_waits_is_seen(card):
     torch.tensor([1.0], device=CUDA)
     float(number[0])
     assert len(OnDevice.waits) == 3
+    OnDevice.waits.clear()
+    torch.ones(4, 5)[:, :-1].pin_memory().to(CUDA, non_blocking=True)
+    assert len(OnDevice.waits) == 1
 
 
 def test_a_step_is_read_when_the_next_one_is_given(card, monkeypatch):

@@ -15,7 +15,7 @@ from tformer.errors import RequestError
 from tformer.ranks import Ranks
 from tformer.run.checkpoint import open_run
 from tformer.run.data import prepare_data
-from tformer.training.budget import Costs, TimeLimit, alike, settle, steps_within
+from tformer.training.budget import Costs, TimeLimit, choose_steps, shared_steps, steps_within
 from tformer.training.noted import loss_by_position, sampled_line
 from tformer.training.opening import Prepared, build_session
 from tformer.training.optim import lr_at
@@ -66,7 +66,7 @@ def session_of(run, folder: Path, clock: Clock, limit: TimeLimit | None = None, 
     session = build_session(run, Prepared(wanted, data, CPU, at_evaluation=measures))
     clock.watch(session.model)
     if limit:
-        session = session.within(*settle(session, limit, clock=clock))
+        session = session.within(*choose_steps(session, limit, clock=clock))
     session.begin()
     return session
 
@@ -105,7 +105,7 @@ def test_a_machine_that_was_faster_or_slower_at_first_has_its_steps_counted_agai
     assert (made.steps < at_first.steps) == (factor > 1) and made.seconds_per_step == pytest.approx(
         0.2 * factor
     )
-    assert alike(at_first) >= 20
+    assert shared_steps(at_first) >= 20
     rates = [lr_at(step, session.config.train) for step in range(made.steps)]
     assert [report.lr for report in reports] == rates, "as if it had had this number from its start"
 
@@ -119,7 +119,7 @@ def test_steps_that_were_taken_at_another_rate_are_not_counted_again():
         for other in (int(0.75 * steps), int(0.75 * steps) + 1, steps, 2 * steps):
             assert all(
                 lr_at(step, train) == lr_at(step, train.model_copy(update={"steps": other}))
-                for step in range(alike(train))
+                for step in range(shared_steps(train))
             )
 
 
@@ -141,7 +141,7 @@ def test_several_processes_keep_their_steps(tmp_path):
     with open_run(tmp_path / "run") as run:
         clock = Clock(0.05)
         session = session_of(run, tmp_path, clock)
-        made, again = settle(session, TimeLimit(1.0, 0.0), clock=clock)
+        made, again = choose_steps(session, TimeLimit(1.0, 0.0), clock=clock)
         assert session.within(made, again).recount is again
         assert replace(session, ranks=Ranks(0, 2)).within(made, again).recount is None
 
@@ -168,7 +168,7 @@ def test_measuring_changes_nothing_but_the_steps(tmp_path, is_counted_again):
             session = session_of(run, folder, clock, wanted=wanted)
             if folder.name == "measured":
                 before = torch.random.get_rng_state()
-                made, again = settle(session, TimeLimit(0.1, 0.0), clock=clock)
+                made, again = choose_steps(session, TimeLimit(0.1, 0.0), clock=clock)
                 assert torch.equal(before, torch.random.get_rng_state())
                 assert not session.optimizers.state_tensors()
                 assert all(p.grad is None for p in session.model.parameters())
@@ -201,7 +201,9 @@ def test_the_time_that_pictures_take_is_left_for_them(tmp_path):
     with open_run(tmp_path / "run") as run:
         clock = Clock(0.01)
         session = session_of(run, tmp_path, clock, wanted=config(eval_every=0))
-        steps = [settle(session, TimeLimit(1.0, clock()), drawing, clock)[0].steps for drawing in (0.0, 20.0)]
+        steps = [
+            choose_steps(session, TimeLimit(1.0, clock()), drawing, clock)[0].steps for drawing in (0.0, 20.0)
+        ]
     assert steps[0] - steps[1] == pytest.approx(20.0 / 0.04, rel=0.02), "a step takes 0.04 s"
 
 

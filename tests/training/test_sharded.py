@@ -206,7 +206,7 @@ class Told(Ranks):
             Told.said = json.loads(json.dumps(values))
         return Told.said
 
-    def firsts(self, tensor):
+    def broadcast(self, tensor):
         return tensor
 
 

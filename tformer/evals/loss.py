@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tformer.counted import counted
-from tformer.device import autocast
+from tformer.device import autocast, to_device
 from tformer.errors import RequestError
 from tformer.evals.statistics import stretch_stderr
 from tformer.loss import check_finite, cross_entropy
@@ -90,7 +90,7 @@ def _window_losses(
         # A sharded model goes forward in all processes or none: who has no group left joins in all the same.
         group = groups[min(turn, len(groups) - 1)]
         block = np.stack([ids[start : end + 1] for start, _, end in group]).astype(np.int64)
-        inputs, targets = (torch.from_numpy(b).to(device) for b in (block[:, :-1], block[:, 1:]))
+        inputs, targets = (to_device(b, device) for b in (block[:, :-1], block[:, 1:]))
         with autocast(precision, device):
             logits = model(inputs)
         if turn >= len(groups):

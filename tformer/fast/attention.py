@@ -1,8 +1,8 @@
-"""Causal attention for training on a CPU, forward and back: `model.attention` on three shorter ways.
+"""Causal attention for training on a CPU, forward and backward: `model.attention`, faster for three reasons.
 
-Queries go in blocks, so that of what the mask hides most is not computed; windows go in groups small enough
-that a block of weights stays in the cache from its scores to its product; and the way back uses again what
-the way forward has left, with no copies between.
+Queries go in blocks, so that most of what the mask hides is not computed; windows go in groups small enough
+that a block of weights stays in the cache from its scores to its product; and the backward pass uses what
+the forward pass kept, without copies.
 
 Letters as in model.py: B windows, T positions, H heads, K d_head.
 """
@@ -29,7 +29,7 @@ def attend(
 ) -> tuple[Tensor, list[Tensor]]:
     """softmax(mask(q kᵀ · scale)) v of (B, H, T, K), with dropout p on the weights, as (B, T, H, K).
 
-    And what the way back needs beside that. The three are contiguous, with as many heads each.
+    And what the backward pass needs beside that. The three are contiguous, with as many heads each.
     """
     b, h, t, _ = q.shape
     out = torch.empty(b, t, h, v.shape[3], dtype=v.dtype)
@@ -48,7 +48,7 @@ def attend(
     return out, kept
 
 
-def attend_back(
+def attend_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, p: float, kept: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v, (B, H, T, K) each, from that of what `attend` gave."""

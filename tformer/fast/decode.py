@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from tformer.device import one_thread
-from tformer.fast.bf16 import BF16Linear
 from tformer.kv_cache import KVCache
-from tformer.model import Block, CausalSelfAttention, Transformer, rotary_angles
+from tformer.model import Block, Transformer, rotary_angles
+from tformer.watch import is_plain
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 Map = tuple[Array, Array | None]  # weight and bias
@@ -31,15 +31,7 @@ def can_decode(model: Transformer, cache: KVCache) -> bool:
     weight = model.embed.weight
     one_row = cache.keys.shape[1] == 1 and cache.padding is None
     plain = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return one_row and plain and not any(is_looked_into(module) for module in model.modules())
-
-
-def is_looked_into(module: nn.Module) -> bool:
-    """Whether something of it was put in another's place, or is told what it computes."""
-    other = isinstance(module, BF16Linear) or (
-        isinstance(module, CausalSelfAttention) and module.formula is not None
-    )
-    return other or "forward" in vars(module) or bool(module._forward_hooks or module._forward_pre_hooks)
+    return one_row and plain and is_plain(model)
 
 
 class Decoder:

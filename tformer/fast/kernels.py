@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tformer.config import TrainConfig
 from tformer.fast.branches import Branches
 from tformer.fast.dropout import MaskedDropout, Masks
-from tformer.model import Block, CausalSelfAttention
+from tformer.fast.recompute import recompute_blocks
+from tformer.model import Block, CausalSelfAttention, Transformer
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
@@ -31,9 +33,11 @@ def decide_kernels(wanted: str, device: torch.device, compiled: bool) -> str:
 def attach(model: nn.Module, kernels: str, device: torch.device) -> None:
     """Give `model` the parts that `kernels` names.
 
-    A run that was begun on a CPU and goes on elsewhere has no use for `blocks`, and gets none.
+    A run that was begun on a CPU and goes on elsewhere has no use for `blocks`; on CUDA it gets `sdpa`.
     """
-    if kernels == "reference" or (kernels == "blocks" and device.type != "cpu"):
+    if kernels == "blocks" and device.type != "cpu":
+        kernels = "sdpa" if device.type == "cuda" else "reference"
+    if kernels == "reference":
         return
     if kernels == "sdpa":
         for module in model.modules():
@@ -48,6 +52,13 @@ def attach(model: nn.Module, kernels: str, device: torch.device) -> None:
         for name, child in module.named_children():
             if isinstance(child, nn.Dropout):
                 setattr(module, name, MaskedDropout(child.p, masks))
+
+
+def put_parts(model: Transformer, train: TrainConfig, device: torch.device) -> None:
+    """Give a model that is to train its kernels for `device`, and blocks that keep little if they are to."""
+    attach(model, train.kernels, device)
+    if train.recompute:
+        recompute_blocks(model, dropout_streams(model))
 
 
 def dropout_streams(model: nn.Module) -> list[Masks]:

@@ -1,4 +1,4 @@
-"""Blocks whose activations are computed again on the way back in place of being kept (Chen et al. 2016,
+"""Blocks whose activations are computed again in the backward pass in place of being kept (Chen et al. 2016,
 "Training Deep Nets with Sublinear Memory Cost").
 
 What a block is given is kept, and no more: memory for one more forward pass, a third of a step's products.

@@ -7,13 +7,14 @@ still that of any number of them, so that the run is the one that has had the ne
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from tformer.config import MOST_STEPS, TrainConfig
+from tformer.device import random_numbers_kept, synchronise
 from tformer.errors import RequestError
 from tformer.evals.loss import TOKENS_AT_ONCE, text_loss
 from tformer.run.record import TimeBudget
@@ -28,10 +29,10 @@ UNCOUNTED = 2  # first steps: memory is found, and a compiler compiles
 LEAST, MOST = 3, 50  # steps that are counted
 MEASURING = 0.02  # of the budget, for the counted steps
 SAMPLE = 2 * TOKENS_AT_ONCE  # tokens of the validation part that are scored to time the rest
-KEPT_BACK = 0.07  # of what is left: pictures, lines of metrics, and a machine that has slower moments
+RESERVE = 0.07  # of what is left: pictures, lines of metrics, and a machine that has slower moments
 LEAST_SHARE = 0.75  # of the steps: so many at least stay where they are counted again
 LEAST_AGAIN = 20  # steps by which they are; of fewer one learns nothing new
-KEPT_BACK_AGAIN = 0.03  # of what is left then: steps were timed with all that is done beside them
+RESERVE_AGAIN = 0.03  # of what is left then: steps were timed with all that is done beside them
 SAVED_PER_SECOND = 2e8  # bytes of a checkpoint, synced, on a disk that is not the fastest
 
 
@@ -60,7 +61,7 @@ class Costs:
 
 
 @dataclass
-class Again:
+class TimedRecount:
     """The steps of a time limit counted again by what those took that were taken. Called after each step."""
 
     limit: TimeLimit
@@ -71,20 +72,20 @@ class Again:
     def __call__(self, session: Session) -> TimeBudget | None:
         """The new budget, after the one step at which there is one."""
         train, taken, budget = session.config.train, session.state.step, session.record.budget
-        now, at = self.clock(), alike(train)
+        now, at = self.clock(), shared_steps(train)
         if taken == UNCOUNTED:
             self.counted_from = now
         beside = [n for n in (train.eval_every, train.checkpoint_every) if 0 < n <= at]
         if budget is None or taken != at or at < LEAST_AGAIN or beside:
             return None
         step = (now - self.counted_from) / (taken - UNCOUNTED)
-        left = (60 * self.limit.minutes - (now - self.limit.began)) * (1 - KEPT_BACK_AGAIN)
+        left = (60 * self.limit.minutes - (now - self.limit.began)) * (1 - RESERVE_AGAIN)
         steps = steps_within(left + taken * step, replace(self.costs, step=step), train)
         steps = max(steps, int(LEAST_SHARE * train.steps))
         return budget.model_copy(update={"steps": steps, "seconds_per_step": round(step, 6)})
 
 
-def alike(train: TrainConfig) -> int:
+def shared_steps(train: TrainConfig) -> int:
     """How many first steps are the same for any number of steps from three quarters of these on."""
     return steps_before_decay(train.model_copy(update={"steps": int(LEAST_SHARE * train.steps)}))
 
@@ -99,9 +100,9 @@ def steps_within(seconds: float, costs: Costs, train: TrainConfig) -> int:
     return low
 
 
-def settle(
+def choose_steps(
     session: Session, limit: TimeLimit, drawing: float = 0.0, clock: Clock = time.perf_counter
-) -> tuple[TimeBudget, Again]:
+) -> tuple[TimeBudget, TimedRecount]:
     """How many steps a run that has not begun has time for, by which measurements, and their recount.
 
     `drawing` is how many seconds the pictures of its end will take. The session, its weights and torch's
@@ -109,13 +110,13 @@ def settle(
     """
     assert session.state.step == 0, "a run that goes on has its steps"
     train, seconds = session.config.train, 60 * limit.minutes
-    trial = replace(session, optimizers=Optimizers(session.model, train, bf16=train.precision == "bf16"))
+    trial = replace(session, optimizers=Optimizers(session.model, train))
     with _undone(session.model):
         costs = time_costs(trial, seconds * MEASURING, drawing, clock)
     before = clock() - limit.began
-    steps = steps_within((seconds - before) * (1 - KEPT_BACK), costs, train)
+    steps = steps_within((seconds - before) * (1 - RESERVE), costs, train)
     if steps == 0:
-        least = (before + costs.of(1, train) / (1 - KEPT_BACK)) / 60
+        least = (before + costs.of(1, train) / (1 - RESERVE)) / 60
         raise RequestError(
             f"--minutes {limit.minutes:g} is too short",
             f"{before:.0f} s went into beginning, and one step with its evaluation takes "
@@ -129,7 +130,7 @@ def settle(
         seconds_per_step=round(costs.step, 6),
         seconds_per_evaluation=round(costs.evaluation, 3),
     )
-    return budget, Again(limit, costs, clock)
+    return budget, TimedRecount(limit, costs, clock)
 
 
 @contextmanager
@@ -141,11 +142,6 @@ def _undone(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             model.load_state_dict(weights)
-
-
-def random_numbers_kept(device: torch.device) -> AbstractContextManager[None]:
-    """Around what draws from torch's random numbers, which are afterwards what they were."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def time_costs(trial: Session, seconds: float, drawing: float, clock: Clock) -> Costs:
@@ -203,11 +199,3 @@ def _timed(work: Callable[[], object], device: torch.device, clock: Clock) -> fl
     work()
     synchronise(device)
     return clock() - began
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for a device that computes while Python goes on."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

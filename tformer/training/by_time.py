@@ -16,12 +16,13 @@ import torch
 
 from tformer.config import MOST_STEPS, Config, ModelConfig
 from tformer.counted import counted
-from tformer.fast.parts import put_parts
+from tformer.device import random_numbers_kept
+from tformer.fast.kernels import put_parts
 from tformer.layers import Layer
 from tformer.model import Transformer
 from tformer.run.huggingface import empty_model
 from tformer.text.data import Windows
-from tformer.training.budget import Clock, random_numbers_kept, time_of_step
+from tformer.training.budget import Clock, time_of_step
 from tformer.training.costs import flops_per_token, parameters_by_part
 from tformer.training.fit import Learner
 from tformer.training.further import window_for
@@ -55,7 +56,7 @@ JUDGING = 0.05  # of the time, for evaluations before the last one
 MOST_EVALUATIONS = 10
 SAVE_EVERY = 300.0  # seconds
 PROBING = 0.01  # of the time, for steps of the model that is timed
-FORWARD = 1 / 3  # of the FLOPs of a step: an evaluation goes no way back
+FORWARD = 1 / 3  # of the FLOPs of a step: an evaluation has no backward pass
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,6 @@ def measured_flops(config: Config, device: torch.device, seconds: float, clock: 
     with random_numbers_kept(device):
         model = Transformer(probe.model).to(device)
         put_parts(model, train, device)
-        learner = Learner(model, Optimizers(model, train, bf16=train.precision == "bf16"))
+        learner = Learner(model, Optimizers(model, train))
         step = time_of_step(learner, Windows(ids, WINDOW), train, seconds, clock)
     return flops_per_token(probe.model, WINDOW) * TOKENS_A_STEP / step

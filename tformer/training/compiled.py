@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tformer.config import TrainConfig
-from tformer.device import autocast
+from tformer.device import autocast, random_numbers_kept, to_device
 from tformer.loss import cross_entropy
 from tformer.model import Transformer
 from tformer.ranks import BY_ITSELF, Ranks
@@ -42,10 +42,10 @@ def compile_forward(
     device = next(model.parameters()).device
     micro = train.micro_batch_size or train.batch_size
     batch, own = batches.batch(step, train.batch_size), ranks.share(train.batch_size)
-    inputs, targets = (torch.from_numpy(a[own]).to(device)[:micro] for a in batch)
+    inputs, targets = (to_device(a[own], device)[:micro] for a in batch)
     try:
         # What a compiler advises (other precisions, larger devices) is not for whoever trains.
-        with warnings.catch_warnings(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with warnings.catch_warnings(), random_numbers_kept(device):
             warnings.simplefilter("ignore")
             forward: Callable[[Tensor], Tensor] = (compile or torch.compile)(model)
             model.train()

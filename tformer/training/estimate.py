@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from tformer.counted import counted
+from tformer.device import synchronise
 from tformer.errors import RequestError, short
 from tformer.run.checkpoint import open_run
 from tformer.run.huggingface import empty_model
 from tformer.run.swap import discard
 from tformer.signals import undone_by_signal
 from tformer.temporary import lock
-from tformer.training.budget import Clock, costs_beside, synchronise
+from tformer.training.budget import Clock, costs_beside
 from tformer.training.costs import (
     ACCELERATORS,
     OPTIMAL,

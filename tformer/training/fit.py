@@ -110,7 +110,7 @@ class DivergedError(TformerError):
         super().__init__(f"training diverged {when}", found, advice)
 
 
-def spoilt(tensors: dict[str, Tensor], holders: Ranks = BY_ITSELF) -> str | None:
+def nonfinite(tensors: dict[str, Tensor], holders: Ranks = BY_ITSELF) -> str | None:
     """The name of the first tensor with a number that is not finite, in any of those that hold parts."""
     parts = [here(tensor) for tensor in tensors.values()]
     norm = torch.nn.utils.get_total_norm(parts)
@@ -120,7 +120,7 @@ def spoilt(tensors: dict[str, Tensor], holders: Ranks = BY_ITSELF) -> str | None
     return next((name for name, n in zip(tensors, bad.tolist(), strict=True) if n), None)
 
 
-def to_skip(numbers: list[Tensor], weights: list[Tensor]) -> Tensor:
+def nonfinite_flag(numbers: list[Tensor], weights: list[Tensor]) -> Tensor:
     """1 where a number or a weight is not finite, else 0; the device is not waited for."""
     largest = torch.nn.utils.get_total_norm(weights, math.inf)  # a sum of squares may overflow
     return torch.stack([*numbers, largest]).isfinite().all().logical_not().float()
@@ -156,7 +156,7 @@ class StepNumbers:
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             return f"loss {loss:.4g}, gradient norm {grad_norm:.4g}"
         weights = {name: p.detach() for name, p in self.model.named_parameters()}
-        name = spoilt(weights, holders(self.model, self.ranks))
+        name = nonfinite(weights, holders(self.model, self.ranks))
         return f"{name} holds numbers that are not finite" if name else None
 
 
@@ -180,7 +180,7 @@ class Learner:
     ranks: Ranks = BY_ITSELF
     numbers: StepNumbers | None = None
 
-    def adding(self, is_last: bool) -> AbstractContextManager[Any]:
+    def gradient_sync(self, is_last: bool) -> AbstractContextManager[Any]:
         """Around a group of windows: gradients go to others with the last one of a step alone."""
         forward = self.forward
         if is_sharded(self.model):
@@ -189,7 +189,7 @@ class Learner:
             return nullcontext()
         return forward.no_sync()
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait for the last step. Raises DivergedError where its update was not made."""
         if self.numbers:
             self.numbers.read()
@@ -220,7 +220,7 @@ def fit(
     masks = dropout_streams(model)
     ahead = runs_ahead(device) and not is_sharded(model)  # one in parts would have to agree on what to skip
     skip: tuple[Tensor, ...] = (torch.zeros((), device=device),) if ahead else ()
-    learner.settle()  # steps that go on from others go on from whole ones
+    learner.wait()  # steps that go on from others go on from whole ones
     while state.step < train.steps and not is_exhausted(state, train):
         began = time.perf_counter()
         model.train()
@@ -237,7 +237,7 @@ def fit(
         loss = torch.zeros((), device=device)
         groups = list(zip(inputs.split(micro), targets.split(micro), strict=True))
         for i, (some_inputs, some_targets) in enumerate(groups, 1):
-            with learner.adding(i == len(groups)):
+            with learner.gradient_sync(i == len(groups)):
                 with autocast(train.precision, device):
                     logits = forward(some_inputs)
                 part = cross_entropy(logits, some_targets).sum() / n_targets
@@ -246,7 +246,7 @@ def fit(
         ranks.sum(loss)
         grad_norm = clip_gradients(model, train.grad_clip or math.inf, ranks)
         if ahead:  # and no update after one that was skipped
-            spoils = to_skip([loss, grad_norm], [p.detach() for p in model.parameters()])
+            spoils = nonfinite_flag([loss, grad_norm], [p.detach() for p in model.parameters()])
             skip = (torch.maximum(skip[0], spoils),)
         arrive = to_host(torch.stack([loss, grad_norm, *skip]))
         numbers = StepNumbers(model, ranks, train, step + 1, arrive)
@@ -254,10 +254,10 @@ def fit(
             numbers.read()
         learner.whole = None
         optimizers.step(lr, *skip)
-        learner.settle()
+        learner.wait()
         learner.numbers = numbers
         if is_read(step + 1, train):
-            learner.settle()
+            learner.wait()
         state = learner.whole = replace(
             state,
             step=step + 1,

@@ -11,7 +11,7 @@ import torch
 
 from tformer.config import Config
 from tformer.errors import TformerError
-from tformer.fast.parts import put_parts
+from tformer.fast.kernels import put_parts
 from tformer.model import Transformer
 from tformer.run.checkpoint import UnwrittenRun
 from tformer.run.huggingface import without_weights
@@ -41,11 +41,11 @@ def lead(session: Session, device: torch.device) -> Session:
     if session.config.train.shard:
         return _in_parts(session, device)
     for parameter in session.model.parameters():
-        ranks.firsts(parameter.detach())
+        ranks.broadcast(parameter.detach())
     if session.state.step:
         tensors = optimizers.state_tensors()
         for name in sorted(optimizers.state_shapes()):
-            ranks.firsts(tensors[name])
+            ranks.broadcast(tensors[name])
     return session
 
 
@@ -56,7 +56,7 @@ def _in_parts(session: Session, device: torch.device) -> Session:
     if is_to_compile(session.config, session.state):
         compile_blocks(model)
     shard(model, ranks, device)
-    optimizers = Optimizers(model, train, bf16=train.precision == "bf16")
+    optimizers = Optimizers(model, train)
     if session.state.step:
         optimizers.receive(before, ranks)
     return replace(session, optimizers=optimizers)
@@ -78,15 +78,15 @@ def follow(prepared: Prepared) -> Session:
     put_parts(model, config.train, device)
     if not shards:
         for parameter in model.parameters():
-            ranks.firsts(parameter.detach())
-    optimizers = Optimizers(model, config.train, bf16=config.train.precision == "bf16")
+            ranks.broadcast(parameter.detach())
+    optimizers = Optimizers(model, config.train)
     state = State.from_dict(told["state"])
     if state.step and not shards:
         of = {name: p for p, name in optimizers.names.items()}
         tensors = {}
         for name, shape in sorted(optimizers.state_shapes().items()):
             on = of[name.rpartition("/")[0]].device
-            tensors[name] = ranks.firsts(torch.zeros(shape, device=on))
+            tensors[name] = ranks.broadcast(torch.zeros(shape, device=on))
         optimizers.load_state_tensors(tensors)
     session = Session(
         UnwrittenRun(Path(told["folder"])),

@@ -24,7 +24,7 @@ from torch import Tensor
 from tformer.config import Config
 from tformer.counted import counted
 from tformer.errors import RequestError
-from tformer.fast.parts import put_parts
+from tformer.fast.kernels import put_parts
 from tformer.model import Transformer
 from tformer.progress import DownloadProgress, Progress, silent
 from tformer.ranks import BY_ITSELF, Ranks
@@ -36,7 +36,7 @@ from tformer.run.pretrained import Pretrained, origin_folder, read_origin
 from tformer.run.record import ANOTHER_RUN, Kept, Record, TokenizerFacts, weights_hash
 from tformer.run.swap import CHECKPOINTS
 from tformer.text.tokenizer import Tokenizer
-from tformer.training.budget import TimeLimit, settle
+from tformer.training.budget import TimeLimit, choose_steps
 from tformer.training.changed import (
     changed_settings,
     environment,
@@ -154,7 +154,7 @@ def open_session(run: Run, prepared: Prepared, drawing: float = 0.0) -> Session:
     """
     session = build_session(run, prepared)
     if prepared.limit:
-        session = session.within(*settle(session, prepared.limit, drawing))
+        session = session.within(*choose_steps(session, prepared.limit, drawing))
     session.begin(prepared.overwrite)
     return session
 
@@ -179,7 +179,7 @@ def build_session(run: Run, prepared: Prepared) -> Session:
     if not prepared.shards:  # that is done a block at a time
         model.to(device)
     put_parts(model, config.train, device)
-    optimizers = Optimizers(model, config.train, bf16=config.train.precision == "bf16")
+    optimizers = Optimizers(model, config.train)
     if checkpoint:
         optimizers.load_state_tensors(checkpoint.optimizer)
     state = State.from_dict(checkpoint.state) if checkpoint else State()

@@ -223,9 +223,12 @@ class Muon(Optimizer):
 
 
 class Optimizers:
-    """AdamW, or Muon on the matrices of the blocks and AdamW on the rest, as one."""
+    """AdamW, or Muon on the matrices of the blocks and AdamW on the rest, as one.
 
-    def __init__(self, model: nn.Module, train: TrainConfig, bf16: bool = False):
+    `train.precision` is bf16, or anything else for float32.
+    """
+
+    def __init__(self, model: nn.Module, train: TrainConfig):
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
         matrices: list[Tensor] = []
         decayed: list[Tensor] = []
@@ -250,7 +253,7 @@ class Optimizers:
                 for module in model.modules()
                 if isinstance(module, CausalSelfAttention)
             }
-            dtype = torch.bfloat16 if bf16 else torch.float32
+            dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
             self.all.append(Muon(matrices, train.momentum, train.weight_decay, dtype, parts))
         self.owner = {p: optimizer for optimizer in self.all for p in optimizer.params}
 
@@ -314,7 +317,7 @@ class Optimizers:
             for key, shape in sorted(self._quantities(p).items()):
                 path = f"{name}/{key}"
                 given = tensors[path] if ranks.is_first else torch.empty(shape)
-                value = ranks.firsts(given.to(p.device))
+                value = ranks.broadcast(given.to(p.device))
                 kept = self.owner[p].state.setdefault(p, {})
                 kept[key] = part_of(value, p) if value.ndim else value
 

@@ -28,7 +28,7 @@ from tformer.run.record import Kept, Record, Result, TimeBudget
 from tformer.run.tensors import give_tensors, whole_tensors
 from tformer.run.usage import Usage, read_usage
 from tformer.training.expected import expectation
-from tformer.training.fit import DivergedError, Learner, State, StepDone, Validate, fit, is_due, spoilt
+from tformer.training.fit import DivergedError, Learner, State, StepDone, Validate, fit, is_due, nonfinite
 from tformer.training.memory import out_of_memory
 from tformer.training.optim import Optimizers
 from tformer.training.settings import MAY_CHANGE, kept_settings
@@ -323,8 +323,8 @@ class Session:
     def _check(self, tensors: dict[str, Tensor]) -> None:
         """Raise DivergedError before numbers that are not finite are written over ones that are."""
         if self.learner:
-            self.learner.settle()
-        if name := spoilt(tensors, holders(self.model, self.ranks)):
+            self.learner.wait()
+        if name := nonfinite(tensors, holders(self.model, self.ranks)):
             found = f"{name} holds numbers that are not finite; it is not saved"
             raise DivergedError(f"at step {self.state.step}", found, self.config.train)
 

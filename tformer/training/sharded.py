@@ -49,7 +49,7 @@ def _receive(module: nn.Module, ranks: Ranks, device: torch.device) -> None:
                 continue
             if p not in received:
                 numbers = torch.empty_like(p, device=device) if p.is_meta else p.detach().to(device)
-                received[p] = nn.Parameter(ranks.firsts(numbers))
+                received[p] = nn.Parameter(ranks.broadcast(numbers))
             setattr(owner, name, received[p])
 
 
@@ -62,7 +62,7 @@ def part_of(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def let_go(model: nn.Module) -> None:
-    """Of a sharded model that went forward and not back: the root's weights, which wait for the way back."""
+    """After a forward pass alone: give up the root's gathered weights, which wait for a backward pass."""
     if is_sharded(model):
         model.reshard()  # type: ignore[operator]
 
