@@ -313,5 +313,5 @@ def test_a_run_of_before_the_setting_goes_on_with_the_formula(place, capsys):
 def test_blocks_and_a_compiler_are_refused(place):
     from tformer.errors import RequestError
 
-    with pytest.raises(RequestError, match=r"train.kernels blocks, and a compiler"):
+    with pytest.raises(RequestError, match=r"train.kernels=blocks cannot be compiled"):
         tformer(*TINY, "--compile", "--set", "train.kernels=blocks", "--out", "run")

@@ -107,8 +107,8 @@ def test_another_rate_and_more_steps_are_said_obeyed_and_recorded(here, capsys):
     before = rates("run")
     told = said(capsys, *MORE, "--lr", "0.0002")
     assert (
-        "train.steps 6, now 8; train.lr 0.005, now 0.0002: the rates so far are others, and no bits those of "
-        "a run that had it from its start"
+        "train.steps 6, now 8; train.lr 0.005, now 0.0002: rates so far differ from those "
+        "of a run that had it from the start; not bit-identical to it"
     ) in told
     now = Config.model_validate({"train": recorded()["train"]}).train
     assert (now.steps, now.lr) == (8, 0.0002)
@@ -124,13 +124,14 @@ def test_where_the_rates_are_the_same_the_bits_are_those_of_a_run_in_one_piece(h
     said(capsys, *new, "whole", "--steps", "8")
     said(capsys, *new, "parts")
     told = said(capsys, *new, "parts", "--resume", "--steps", "8")
-    assert "train.steps 6, now 8: the rates so far are the same, and the bits those of a run" in told
+    wanted = "train.steps 6, now 8: rates so far match a run that had it from the start; bit-identical to it"
+    assert wanted in told
     assert state(here / "parts") == state(here / "whole")
 
 
 def test_where_they_are_not_the_bits_are_others(here, capsys):
     said(capsys, *TRAIN, "--out", "whole", "--steps", "8")
-    assert "the rates so far are others, and no bits those of a run" in said(capsys, *MORE)
+    assert "rates so far differ from those of a run" in said(capsys, *MORE)
     assert state(here / "run") != state(here / "whole")
 
 
@@ -138,8 +139,7 @@ def test_what_moves_no_bit_is_said_to_move_none(here, capsys):
     often = ["--set", "train.eval_every=1", "--set", "train.keep=last", "--set", "train.log_every=3"]
     told = said(capsys, *MORE, *often)
     assert (
-        "train.eval_every 2, now 1; train.log_every 1, now 3; train.keep best, now last: each step has"
-        in told
+        "train.eval_every 2, now 1; train.log_every 1, now 3; train.keep best, now last: every step" in told
     )
     said(capsys, *TRAIN, "--out", "other")
     said(capsys, *MORE, "--out", "other")
@@ -150,7 +150,7 @@ def test_what_moves_no_bit_is_said_to_move_none(here, capsys):
 
 def test_fewer_windows_at_a_time_make_the_same_steps_in_another_order(here, capsys):
     told = said(capsys, *MORE, "--set", "train.micro_batch_size=1")
-    assert "train.micro_batch_size 0, now 1: the same steps, added up in another order" in told
+    assert "train.micro_batch_size 0, now 1: the same steps, summed in another order" in told
 
 
 def test_a_run_that_goes_on_as_it_was_says_nothing_of_settings(here, capsys):

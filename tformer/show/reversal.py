@@ -39,7 +39,7 @@ def reversal_table(result: "ReversalResult", console: Console) -> None:
     low, high = result.interval
     verdict = "passed" if result.passed else "FAILED"
     meaning = (
-        "the mask is right: what can be known is known, and nothing else"
+        "no leak: the second half is solved, the first is at chance"
         if result.passed
         else _what_went_wrong(result)
     )

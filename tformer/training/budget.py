@@ -119,8 +119,7 @@ def choose_steps(
         least = (before + costs.of(1, train) / (1 - RESERVE)) / 60
         raise RequestError(
             f"--minutes {limit.minutes:g} is too short",
-            f"{before:.0f} s went into beginning, and one step with its evaluation takes "
-            f"{costs.of(1, train):.0f} s",
+            f"startup took {before:.0f} s, and one step with its evaluation takes {costs.of(1, train):.0f} s",
             f"give at least --minutes {1.2 * least:.2g}, or a smaller model",
         )
     budget = TimeBudget(

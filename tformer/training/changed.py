@@ -100,12 +100,13 @@ def told_of_settings(was: dict[str, Any], config: Config, step: int) -> tuple[st
     told = []
     if of_rate := _listed(was, OF_THE_RATE, config):
         same = _same_rates(config.updated("train", **was).train, config.train, step)
-        so_far = "the same, and the bits" if same else "others, and no bits"
-        told.append(f"{of_rate}: the rates so far are {so_far} those of a run that had it from its start")
+        like = "match a run" if same else "differ from those of a run"
+        bits = "" if same else "not "
+        told.append(f"{of_rate}: rates so far {like} that had it from the start; {bits}bit-identical to it")
     if beside := _listed(was, [name for name in was if name not in (*OF_THE_RATE, *OF_SUMS)], config):
-        told.append(f"{beside}: each step has the same bits")
+        told.append(f"{beside}: every step stays bit-identical")
     if sums := _listed(was, OF_SUMS, config):
-        told.append(f"{sums}: the same steps, added up in another order: their bits may be others")
+        told.append(f"{sums}: the same steps, summed in another order: results may differ in the last bits")
     return tuple(told)
 
 
@@ -171,4 +172,6 @@ def with_session(record: Record, now: dict[str, Any], step: int) -> tuple[Record
     if not told:
         return record, []
     record = record.updated(sessions=[*record.sessions, Continued(after_step=step, **now)])
-    return record, [f"the run was made with {'; '.join(told)}: its bits may be others than in one piece"]
+    return record, [
+        f"the run was made with {'; '.join(told)}: results may differ from one session's in the last bits"
+    ]

@@ -136,7 +136,9 @@ def decide(config: Config, device: torch.device, vocab_size: int) -> Config:
         raise RequestError(f"model.vocab_size {model_vocab}", f"the tokenizer has {vocab_size} ids")
     config = config.updated("model", vocab_size=model_vocab)
     if config.train.kernels == "blocks" and config.train.compile == "on":
-        raise RequestError("train.kernels blocks, and a compiler", "", "leave one of them out")
+        raise RequestError(
+            "train.kernels=blocks cannot be compiled", "found train.compile=on", "leave one out"
+        )
     compiled = decide_compile(config.train.compile, device) and config.train.kernels != "blocks"
     return config.updated(
         "train",
