@@ -130,6 +130,18 @@ def test_bf16_and_a_model_to_begin_from(tmp_path):
         assert ours == pytest.approx(theirs, rel=rel)
 
 
+def test_a_beginning_that_nothing_beats_is_kept_by_all_in_parts(tmp_path):
+    """Each evaluation is worse than that of the weights to begin from, and none of them is written."""
+    alone(tmp_path, "--steps", 40)
+    worse = ("--init-from", "alone", "--shard", "--lr", 1, "--steps", 3, "--set", "train.eval_every=1")
+    code, _, err = side_by_side(tmp_path, 2, *worse, "--set", "train.warmup_steps=0", "--out", "run")
+    assert code == 0, err
+    judged = [line["val_loss"] for line in lines(tmp_path / "run") if "val_loss" in line]
+    assert len(judged) == 4 and min(judged) == judged[0]
+    ours, theirs = (load(tmp_path / name)[0].state_dict() for name in ("run", "alone"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def tell_of_parts() -> NoReturn:
     """Train two steps as one of several processes, and leave what it has and sends in a file."""
     sent = []

@@ -235,7 +235,7 @@ class Session:
         self.state = replace(self.state, best_val_loss=val_loss, best_step=0)
         line = {"step": 0, "tokens": 0, "seconds": 0.0, "val_loss": val_loss, "bits_per_byte": bits_per_byte}
         self.run.log(line | self.notes())
-        self.keep_weights()
+        self.keep_weights((val_loss, bits_per_byte))
 
     @contextmanager
     def rescued(self) -> Iterator[None]:
@@ -277,14 +277,17 @@ class Session:
         known = self.kept.val_loss if self.kept else None
         return known is None or done.val_loss < known
 
-    def keep_weights(self) -> None:
-        """Write the weights of this step as those of the run, and remember how they were judged."""
+    def keep_weights(self, judged: tuple[float | None, float | None] | None = None) -> None:
+        """Write the weights of this step as those of the run, and remember how they were judged.
+
+        Left out, that is what the last step, or its line, says.
+        """
         step, done = self.state.step, self.last_step
         self._check(self.model.state_dict())
         sha256 = self.run.write_weights(self.model)
         if done and done.state.step == step:
             judged = done.val_loss, done.bits_per_byte
-        else:
+        elif judged is None:
             lines = [line for line in self.run.read_metrics() if line.get("step") == step]
             judged = (lines[-1].get("val_loss"), lines[-1].get("bits_per_byte")) if lines else (None, None)
         self.kept = Kept(step=step, sha256=sha256, val_loss=judged[0], bits_per_byte=judged[1])
