@@ -320,7 +320,7 @@ class Session:
             identity,
         )
         self.saved = self.state.step
-        if self.data.kept:
+        if self.data.kept and self.ranks.is_first:
             self.data.kept.write(self.run.checkpoints, (STATES + 1) * self._weights_bytes)
 
     def _check(self, tensors: dict[str, Tensor]) -> None:
