@@ -70,6 +70,10 @@ class Ranks:
         """Whether it is so in any process."""
         return bool(self.sum(torch.tensor(int(here))).item()) if self.are_several else here
 
+    def meet(self) -> None:
+        """Wait until all processes have come here."""
+        self.any(False)
+
     def broadcast(self, tensor: Tensor) -> Tensor:
         """The first one's, in place."""
         if self.are_several:

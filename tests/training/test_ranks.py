@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,17 @@ TINY = shlex.split(
     "--set model.n_layers=1 --set model.d_model=16 --set model.n_heads=2 --set model.n_ctx=16 "
     "--set model.dropout=0 --set train.log_every=1 --set train.eval_every=5 --json"
 )
+ALONE = ("--rdzv-endpoint", "127.0.0.1:0")
 OF_FIFTY_STEPS = ((2, "adamw", "--no-shard"), (4, "muon", "--shard"))  # the others are exhaustive
 
 
-def start(folder: Path, processes: int, *words: object, restarts: int = 0) -> subprocess.Popen:
-    """`torchrun -m tformer train text.txt …` in a folder."""
+def start(
+    folder: Path, processes: int, *words: object, restarts: int = 0, meet: Sequence[str] = ALONE
+) -> subprocess.Popen:
+    """`torchrun -m tformer train text.txt …` in a folder; `meet` says where with another torchrun."""
     (folder / "text.txt").write_text(TEXT)
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
-    torchrun += ["--max-restarts", str(restarts), "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    torchrun += ["--max-restarts", str(restarts), "--rdzv-backend", "c10d", *meet]
     torchrun += ["-m", "tformer", "train", "text.txt", *TINY, *map(str, words)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TFORMER_")}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -213,6 +216,20 @@ def test_a_restart_goes_on_from_the_last_checkpoint(tmp_path, victim, how):
     assert code == 0, err
     assert "continuing after step" in err and json.loads(out.splitlines()[-1])["steps"] == 800
     assert len(losses(tmp_path / "run")) == 800
+
+
+@pytest.mark.slow
+def test_all_leave_at_once_when_torchrun_is_told_to(tmp_path):
+    """It tells each of them once, and kills those that are there after 30 seconds."""
+    process = start(tmp_path, 2, *LONG, "--steps", 1_000_000)
+    await_checkpoint(tmp_path, process)
+    began = time.monotonic()
+    process.terminate()
+    code, _, err = finished(process, within=60)
+    assert code != 0 and "continue with the same command and --resume" in err
+    assert time.monotonic() - began < 20 and "SIGKILL" not in err, err
+    steps = len(losses(tmp_path / "run"))
+    assert (tmp_path / "run" / "checkpoints" / f"step-{steps:08d}").exists(), "saved after its last step"
 
 
 @pytest.mark.slow

@@ -24,8 +24,8 @@ def follow_first(request: "TrainRequest") -> None:
     import torch
 
     from tformer.fast.memory import keep_freed_memory
-    from tformer.ranks import TIMEOUT, together
-    from tformer.training.fit import DivergedError, is_exhausted
+    from tformer.ranks import together
+    from tformer.training.fit import DivergedError, has_steps_left
     from tformer.training.following import follow
     from tformer.training.opening import prepare
     from tformer.training.plan import plan_training
@@ -39,19 +39,18 @@ def follow_first(request: "TrainRequest") -> None:
             raise typer.Exit(error.exit_code) from error
         raise
     try:
-        with signals_noted(request.ranks) as seen, together(request.ranks, prepared.device):
+        # A signal ends one that waits for the others to come.
+        with together(request.ranks, prepared.device), signals_noted(request.ranks) as seen:
             session = follow(prepared)
             for _ in session.train(stop=lambda: bool(seen)):
                 pass
+            if has_steps_left(session.state, session.config.train):
+                request.ranks.meet()  # the first one saves, and says where it stands
+                raise Stopped(seen[0] if seen else signal.SIGTERM)
     except DivergedError as error:
         if is_ended_within(SPEAKS):  # the first one says the same
             raise typer.Exit(error.exit_code) from error
         raise
-    if session.state.step < session.config.train.steps and not is_exhausted(
-        session.state, session.config.train
-    ):
-        is_ended_within(TIMEOUT.total_seconds())  # the first one saves and says where it stands
-        raise Stopped(seen[0] if seen else signal.SIGTERM)
 
 
 def is_ended_within(seconds: float) -> bool:

@@ -344,7 +344,7 @@ def _train(session: "Session", json: bool) -> bool:
     from tformer.show.progress import TrainingProgress
     from tformer.show.reversal import reversal_table
     from tformer.show.training import Pictures, draw, draw_last, summarise
-    from tformer.training.fit import is_exhausted
+    from tformer.training.fit import is_exhausted, has_steps_left
 
     run, pictures = session.run, Pictures(session)
     with (
@@ -355,13 +355,13 @@ def _train(session: "Session", json: bool) -> bool:
         for done in session.train(stop=lambda: bool(seen)):
             shown.update(done, session.config.train.steps)
             pictures.refresh()
-    train = session.config.train
-    step, stopped_early = session.state.step, is_exhausted(session.state, train)
-    if step < train.steps and not stopped_early:
+    if has_steps_left(session.state, session.config.train):
         pictures.attempt(draw)
         terminal.say(
-            f"stopped after step {step}; {run.folder} is saved: continue with the same command and --resume"
+            f"stopped after step {session.state.step}; {run.folder} is saved: "
+            "continue with the same command and --resume"
         )
+        session.ranks.meet()
         raise Stopped(seen[0] if seen else signal.SIGTERM)  # another process was told
     result = session.finish()
     passed = True
@@ -373,7 +373,7 @@ def _train(session: "Session", json: bool) -> bool:
     if json:
         print_json(result)
     else:
-        summarise(result, stopped_early)
+        summarise(result, is_exhausted(session.state, session.config.train))
     return passed
 
 

@@ -87,6 +87,11 @@ def is_exhausted(state: State, train: TrainConfig) -> bool:
     return 0 < train.patience <= state.evals_since_best
 
 
+def has_steps_left(state: State, train: TrainConfig) -> bool:
+    """Whether there are steps left to take."""
+    return state.step < train.steps and not is_exhausted(state, train)
+
+
 def is_due(step: int, train: TrainConfig) -> bool:
     """Whether there is an evaluation after this step: every `train.eval_every` steps, and after the last."""
     return step == train.steps or (train.eval_every > 0 and step % train.eval_every == 0)
