@@ -6,6 +6,8 @@ in a tensor: nothing is pickled. Knows nothing of models.
 
 import json
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +17,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from tformer.counted import counted
 from tformer.errors import RequestError, TformerError
 
 TIMEOUT = timedelta(minutes=10)  # the first process may save and draw while the others wait
+MEETING = 0.02  # seconds between looks at who has come
 # In what is said of a peer that is lost.
 NETWORK = ("gloo", "NCCL", "Connection", "Socket", "socket", "process group")
 
@@ -153,17 +156,39 @@ def own_device(name: str, ranks: Ranks) -> str:
     return f"cuda:{ranks.local}"
 
 
-def _store() -> PrefixStore:
+def _store(ranks: Ranks) -> PrefixStore:
     """Where the processes find each other: torchrun's, with a place for each time that it starts them again.
 
     It keeps its store from one start to the next, and without a place of their own the new processes would
-    look for each other at the addresses of the old ones (seen with PyTorch 2.13, gloo). Of several machines
-    each counts its own starts, which need not agree.
+    look for each other at the addresses of the old ones (seen with PyTorch 2.13, gloo).
     """
     store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
-    one_machine = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
-    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if one_machine else "0"
-    return PrefixStore(f"tformer/start {start}", store)
+    return PrefixStore(f"tformer/start {start_of(PrefixStore('tformer', store), ranks)}", store)
+
+
+def start_of(store: Store, ranks: Ranks) -> str:
+    """A name that the processes of one start agree on, in a store that has what those before them said.
+
+    Of several machines each counts its own starts, which need not agree. So each process says a name of its
+    own, and the first one answers it with its own until all of them have heard that: an answer to a process
+    that is gone is heard by nobody.
+    """
+    own = secrets.token_hex(8)
+    if not ranks.is_first:
+        store.set(f"{ranks.rank} is", own)
+        start = store.get(f"to {own}").decode()
+        store.set(f"{start} is known to {ranks.rank}", "")
+        return start
+    until, waiting = time.monotonic() + TIMEOUT.total_seconds(), set(range(1, ranks.world))
+    while waiting:
+        for rank in [rank for rank in waiting if store.check([f"{rank} is"])]:
+            store.set(f"to {store.get(f'{rank} is').decode()}", own)
+            if store.check([f"{own} is known to {rank}"]):
+                waiting.remove(rank)
+        if time.monotonic() > until:
+            raise PeerGone(f"no word of process {min(waiting)} within {TIMEOUT.total_seconds():g} s")
+        time.sleep(MEETING)
+    return own
 
 
 @contextmanager
@@ -177,7 +202,7 @@ def together(ranks: Ranks, device: torch.device) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(
-            backend, store=_store(), rank=ranks.rank, world_size=ranks.world, timeout=TIMEOUT
+            backend, store=_store(ranks), rank=ranks.rank, world_size=ranks.world, timeout=TIMEOUT
         )
         yield
         dist.destroy_process_group()
