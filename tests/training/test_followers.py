@@ -2,15 +2,25 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.training.test_noted import TEXT
+from tests.training.test_noted import TEXT, config
 from tests.training.test_ranks import metrics, side_by_side
-from tests.training.test_sharded import UNEVEN
+from tests.training.test_sharded import CPU, UNEVEN, Told
+from tformer.errors import TformerError
 from tformer.evals import loss
 from tformer.run import kept_ids
+from tformer.run.checkpoint import open_run
+from tformer.run.data import Data, prepare_data
+from tformer.text.tokenizer import Tokenizer
+from tformer.training import following, opening
+from tformer.training.compiled import CompileError
+from tformer.training.following import follow, lead
+from tformer.training.opening import Prepared, open_session
+from tformer.training.settings import decide
 
 CHANGES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -51,3 +61,41 @@ def test_they_write_nothing_and_score_their_share_of_an_evaluation(tmp_path):
     held_out = len(TEXT) - round(len(TEXT) * 0.9)
     assert evaluations == 2 and targets / evaluations == pytest.approx(held_out - 1, abs=1)
     assert windows[0] - windows[1] in (0, evaluations), "shared out"
+
+
+def prepared(folder: Path, rank: int, **train: object) -> Prepared:
+    (folder / "text.txt").write_text(TEXT)
+    wanted = config(**train)
+    data = prepare_data(wanted, [str(folder / "text.txt")], None)
+    wanted = decide(wanted, CPU, data.tokenizer.vocab_size)
+    return Prepared(wanted, data, CPU, ranks=Told(rank, 2))
+
+
+def of_others(data: Data, what: str) -> Data:
+    if what == "tokenizer":
+        return replace(data, tokenizer=Tokenizer.train("char", [TEXT + "ß"]))
+    field = {"text": "sha256", "validation text": "val_sha256"}[what]
+    return replace(data, facts=data.facts.model_copy(update={field: "0" * 64}))
+
+
+def test_one_that_reads_something_else_than_the_first_says_what(tmp_path):
+    with open_run(tmp_path / "run") as run:
+        lead(open_session(run, prepared(tmp_path, 0)), CPU)
+    other = prepared(tmp_path, 1)
+    follow(other)
+    for what in ("text", "validation text", "tokenizer"):
+        with pytest.raises(TformerError, match=f"process 1 reads another {what} than the first one"):
+            follow(replace(other, data=of_others(other.data, what)))
+
+
+def test_one_that_cannot_compile_says_so_and_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(opening, "compile_forward", lambda model, *rest: model)
+    with open_run(tmp_path / "run") as run:
+        lead(open_session(run, prepared(tmp_path, 0, compile="on")), CPU)
+
+    def refuse(*args):
+        raise CompileError("there is no C++ compiler")
+
+    monkeypatch.setattr(following, "compile_forward", refuse)
+    with pytest.raises(TformerError, match=r"process 1 cannot compile .*C\+\+.*; train with --no-compile"):
+        follow(prepared(tmp_path, 1, compile="on"))

@@ -14,11 +14,12 @@ from tformer.errors import TformerError
 from tformer.fast.kernels import put_parts
 from tformer.model import Transformer
 from tformer.run.checkpoint import UnwrittenRun
+from tformer.run.data import Data
 from tformer.run.huggingface import without_weights
 from tformer.run.record import Kept, Record
-from tformer.training.compiled import compile_blocks, compile_forward
+from tformer.training.compiled import CompileError, compile_blocks, compile_forward
 from tformer.training.fit import State
-from tformer.training.opening import Prepared, is_to_compile
+from tformer.training.opening import Prepared, is_to_compile, tokenizer_facts
 from tformer.training.optim import Optimizers
 from tformer.training.session import Session
 from tformer.training.sharded import shard
@@ -34,6 +35,7 @@ def lead(session: Session, device: torch.device) -> Session:
             "folder": str(session.run.folder),
             "config": session.config.model_dump(),
             "record": session.record.as_dict(),
+            "reads": _reads(session.data),
             "state": session.state.as_dict(),
             "kept": session.kept.as_dict() if session.kept else None,
         }
@@ -62,17 +64,27 @@ def _in_parts(session: Session, device: torch.device) -> Session:
     return replace(session, optimizers=optimizers)
 
 
+def _reads(data: Data) -> dict[str, str | None]:
+    """What all processes must have read alike, as sha256."""
+    facts, tokenizer = data.facts, tokenizer_facts(data.tokenizer)
+    return {"text": facts.sha256, "validation text": facts.val_sha256, "tokenizer": tokenizer.sha256}
+
+
 def follow(prepared: Prepared) -> Session:
-    """The session that the first process has opened. Raises TformerError where its text is another one."""
+    """The session that the first process has opened.
+
+    Raises TformerError where this one reads something else than it, and where it cannot compile the model.
+    """
     ranks = prepared.ranks
     told = ranks.tell()
     config, record = Config.model_validate(told["config"]), Record.model_validate(told["record"])
-    if prepared.data.facts.sha256 != record.data.sha256:
-        raise TformerError(
-            f"process {ranks.rank} reads another text than the first one",
-            f"sha256 {str(prepared.data.facts.sha256)[:12]}…, expected {str(record.data.sha256)[:12]}…",
-            "give each machine the same files",
-        )
+    for what, sha256 in _reads(prepared.data).items():
+        if sha256 != told["reads"][what]:
+            raise TformerError(
+                f"process {ranks.rank} reads another {what} than the first one",
+                f"sha256 {str(sha256)[:12]}…, expected {str(told['reads'][what])[:12]}…",
+                "give each machine the same files",
+            )
     shards, device = config.train.shard, prepared.device
     model = without_weights(config.model) if shards else Transformer(config.model).to(device)
     put_parts(model, config.train, device)
@@ -102,5 +114,9 @@ def follow(prepared: Prepared) -> Session:
     if shards:
         return _in_parts(session, device)
     if is_to_compile(config, state):
-        session.forward = compile_forward(model, session.data.batches, config.train, state.step, ranks)
+        try:
+            session.forward = compile_forward(model, session.data.batches, config.train, state.step, ranks)
+        except CompileError as error:
+            what = f"process {ranks.rank} cannot compile the model, which the first one could"
+            raise TformerError(what, str(error), "train with --no-compile") from error
     return session
