@@ -16,6 +16,7 @@ from tformer.cli import app
 from tformer.config import Config
 from tformer.errors import RequestError
 from tformer.layers import merge, preset_layer
+from tformer.run import kept_ids
 from tformer.run.huggingface import empty_model
 from tformer.training import estimate as module
 from tformer.training.costs import (
@@ -95,7 +96,8 @@ def test_sharding_divides_the_state_and_sends_half_as_much_again():
     ],
     ids=lambda family: family.get("family", "gpt2"),
 )
-def test_parameters_and_disk_are_exactly_those_of_the_run(tmp_path, optimizer, family):
+def test_parameters_and_disk_are_exactly_those_of_the_run(tmp_path, monkeypatch, optimizer, family):
+    monkeypatch.setattr(kept_ids, "LONG", 100)  # characters: the ids of the text are kept
     settings = [f"model.{key}={value}" for key, value in family.items()]
     settings += ["train.checkpoint_every=1", f"train.optimizer={optimizer}"]
     given = [word for setting in settings for word in ("--set", setting)]
@@ -104,7 +106,7 @@ def test_parameters_and_disk_are_exactly_those_of_the_run(tmp_path, optimizer, f
     assert sum(said["parameters"].values()) == done["parameters"]
     assert said["tokens"] == done["tokens"]
     files = list((tmp_path / "run").rglob("*.safetensors"))
-    assert said["disk"]["total"] == sum(file.stat().st_size for file in files)
+    assert said["disk"]["ids"] and said["disk"]["total"] == sum(file.stat().st_size for file in files)
 
 
 def test_an_estimate_leaves_nothing_and_measures_a_time(tmp_path, monkeypatch):

@@ -60,6 +60,11 @@ class KeptIds:
         self.wanted[key] = found
         return found
 
+    @property
+    def n_bytes(self) -> int:
+        """Of the files of all that was asked for."""
+        return sum(len(_header(key, ids)) + ids.nbytes for key, ids in self.wanted.items())
+
     def write(self, folder: Path, spare: int) -> None:
         """Keep what was asked for in `folder`, and there nothing else, where `spare` bytes are left then.
 
@@ -82,17 +87,20 @@ def _name(key: str) -> str:
     return f"ids-{key[:16]}.safetensors"
 
 
-def _write(file: BinaryIO, key: str, ids: np.ndarray) -> None:
-    ids = np.ascontiguousarray(ids)
+def _header(key: str, ids: np.ndarray) -> bytes:
     dtype = next(name for name, known in DTYPES.items() if ids.dtype == known)
     header = {
-        "__metadata__": {"key": key, "sha256": hashlib.sha256(ids.data).hexdigest()},
+        "__metadata__": {"key": key, "sha256": hashlib.sha256(np.ascontiguousarray(ids).data).hexdigest()},
         "ids": {"dtype": dtype, "shape": [len(ids)], "data_offsets": [0, ids.nbytes]},
     }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    file.write(ids.data)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write(file: BinaryIO, key: str, ids: np.ndarray) -> None:
+    file.write(_header(key, ids))
+    file.write(np.ascontiguousarray(ids).data)
 
 
 def _read(path: Path, key: str, vocab_size: int) -> np.ndarray | None:

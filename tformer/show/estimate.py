@@ -23,7 +23,9 @@ def estimate_table(found: Estimate, console: Console) -> None:
         f"gradients {bytes_of(memory.gradients)}, optimizer {bytes_of(memory.optimizer)}, activations up to "
         f"{bytes_of(memory.activations)} ({counted(found.windows_at_once, 'window')} at a time)",
         "disk": f"{bytes_of(disk.total)}: weights {bytes_of(disk.weights)}, "
-        f"{counted(disk.checkpoints, 'checkpoint')} of {bytes_of(disk.checkpoint)}",
+        f"{counted(disk.checkpoints, 'checkpoint')} of {bytes_of(disk.checkpoint)}"
+        + f", ids of the text {bytes_of(disk.ids)}"
+        * bool(disk.ids),
     }
     if here and here.process:
         facts["process"] = f"{bytes_of(here.process)} at most, with Python, PyTorch, the text and its ids"

@@ -133,21 +133,22 @@ class Disk:
     weights: int  # model.safetensors
     checkpoint: int  # the same and optimizer.safetensors
     checkpoints: int  # how many are left at the end, at most
+    ids: int = 0  # of a long text, beside the checkpoints
 
     @property
     def total(self) -> int:
         """At the end of a run."""
-        return self.weights + self.checkpoints * self.checkpoint
+        return self.weights + self.checkpoints * self.checkpoint + self.ids
 
 
-def disk_of(config: Config) -> Disk:
-    """What a run leaves."""
+def disk_of(config: Config, ids: int = 0) -> Disk:
+    """What a run leaves, with so many bytes of files of ids."""
     train, model = config.train, empty_model(config.model)
     weights = safetensors_bytes({k: t.shape for k, t in to_hf(config.model, model.state_dict()).items()})
     optimizer = safetensors_bytes(optimizer_shapes(config, model))
     saves = -(-train.steps // train.checkpoint_every) if train.checkpoint_every else 1
     best = train.keep == "best" and 0 < train.eval_every < train.steps  # which may be an older one
-    return Disk(weights, weights + optimizer, min(saves, train.keep_checkpoints + best))
+    return Disk(weights, weights + optimizer, min(saves, train.keep_checkpoints + best), ids)
 
 
 # ---------------------------------------------------------------------------- accelerators

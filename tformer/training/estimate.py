@@ -98,7 +98,7 @@ def estimate(
     train, length = config.train, config.data.window or config.model.n_ctx
     at_once = train.micro_batch_size or train.batch_size
     before = held_bytes()
-    memory, disk = training_memory(config, at_once), disk_of(config)
+    memory, disk = training_memory(config, at_once), disk_of(config, _bytes_of_ids(prepared))
     after = held_bytes()  # what counts imports PyTorch's compiler
     beside = after[0] - before[0] if before and after else 0
     if gpus is None and accelerator is None:
@@ -162,6 +162,10 @@ def _check_memory(memory: Memory, at_once: int, length: int, free: int | None) -
         f"{free / 1e9:.1f} GB are free",
         advice,
     )
+
+
+def _bytes_of_ids(prepared: Prepared) -> int:
+    return prepared.data.kept.n_bytes if prepared.data.kept else 0
 
 
 def _check_disk(disk: Disk, folder: Path) -> None:
