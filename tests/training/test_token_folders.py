@@ -195,6 +195,21 @@ REFUSED = {
 }
 
 
+def test_an_index_that_lies_is_refused_in_a_line():
+    """Whatever train would make of it: a separator of nothing, an end of documents that is no id."""
+    index = json.loads(Path("rows/index.json").read_text())
+    for lie, said in {
+        '{"documents": ""}': "documents .*at least 1 character",
+        '{"field": ""}': "field .*at least 1 character",
+        '{"end_id": null}': "expected the id that ends 33 documents, found none",
+    }.items():
+        values = json.loads(lie)
+        tokenizer = index["tokenizer"] | {k: v for k, v in values.items() if k == "end_id"}
+        Path("rows/index.json").write_text(json.dumps(index | values | {"tokenizer": tokenizer}))
+        with pytest.raises(RequestError, match=said):
+            tformer(f"train rows/ {SMALL} --out run")
+
+
 @pytest.mark.parametrize("line", REFUSED)
 def test_what_does_not_fit_is_refused_in_a_line(line):
     tformer("tokenize --train prose.txt --tokenizer word --vocab-size 290 --out other.json")

@@ -83,8 +83,8 @@ class IdsIndex(_Part):
     format: str
     complete: bool
     tokenizer: OfTokenizer
-    documents: str  # what one is: `data.documents`, settled
-    field: str
+    documents: Annotated[str, Field(min_length=1)]  # what one is: `data.documents`, settled
+    field: Annotated[str, Field(min_length=1)]
     sources: list[BigSource]
     shard_tokens: Annotated[int, Field(gt=0, le=MOST_IDS_OF_A_SHARD)]
     read: Read
@@ -157,6 +157,9 @@ def read_index(folder: Path) -> IdsIndex:
         raise RequestError(f"{path} contradicts itself", found, DAMAGED_IDS)
     if index.tokenizer.end_id is not None and index.tokenizer.end_id >= index.tokenizer.size:
         raise RequestError(f"{path}: tokenizer.end_id", "expected an id of its vocabulary", DAMAGED_IDS)
+    if index.tokenizer.end_id is None and (n := index.read.documents or index.n_documents):
+        found = f"expected the id that ends {n:,} documents, found none"
+        raise RequestError(f"{path}: tokenizer.end_id", found, DAMAGED_IDS)
     return index
 
 
