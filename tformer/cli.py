@@ -18,9 +18,11 @@ from typer.core import TyperGroup
 from tformer import __version__
 from tformer.commands import answer, eval, sample, tokenize, train
 from tformer.commands.options import epilog
+from tformer.commands.several import is_said_by_another
 from tformer.errors import (
     FAILED,
     REQUEST,
+    RequestError,
     Stopped,
     TformerError,
     asked_for,
@@ -177,6 +179,8 @@ def _exit_code(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, BrokenPipeError):
         return SIGNALLED + SIGPIPE
+    if isinstance(error, (RequestError, typer.TyperException)) and is_said_by_another():
+        return REQUEST
     if isinstance(error, TformerError):
         _say(str(error))
         return error.exit_code

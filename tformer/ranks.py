@@ -27,6 +27,7 @@ TIMEOUT = timedelta(minutes=10)  # the first process may save and draw while the
 MEETING = 0.02  # seconds between looks at who has come
 # In what is said of a peer that is lost.
 NETWORK = ("gloo", "NCCL", "Connection", "Socket", "socket", "process group")
+MISMATCH = "op.preamble"  # in what gloo says of two processes that are not at the same place: a fault of ours
 
 
 class PeerGone(TformerError):
@@ -207,6 +208,14 @@ def together(ranks: Ranks, device: torch.device) -> Iterator[None]:
         yield
         dist.destroy_process_group()
     except (RuntimeError, ValueError) as error:  # each backend has its own
-        if isinstance(error, torch.OutOfMemoryError) or not any(word in str(error) for word in NETWORK):
-            raise
-        raise PeerGone(error) from error
+        if is_of_a_peer(error):
+            raise PeerGone(error) from error
+        raise
+
+
+def is_of_a_peer(error: Exception) -> bool:
+    """Whether an error is told because another process is lost; a backend, and the store, has its own."""
+    told = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or MISMATCH in told:
+        return False
+    return isinstance(error, dist.DistError) or any(word in told for word in NETWORK)

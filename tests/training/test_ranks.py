@@ -282,10 +282,10 @@ def test_two_nodes_of_a_cluster_train_what_one_trains_and_the_job_goes_on(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_wrong_request_is_refused_once_and_at_once(tmp_path):
-    code, out, err = finished(
-        start(tmp_path, 2, "--out", "run", "--set", "train.micro_batch_size=3"), within=60
-    )
+@pytest.mark.parametrize("wrong", ["--set train.micro_batch_size=3", "--resume --overwrite", "--tokenizer"])
+def test_a_wrong_request_is_refused_once_and_at_once(tmp_path, wrong):
+    """By its configuration, by what options say together, and by the command line itself."""
+    code, out, err = finished(start(tmp_path, 2, "--out", "run", *wrong.split()), within=60)
     assert code != 0 and not out and err.count("tformer: error: ") == 1, err
 
 
@@ -360,5 +360,10 @@ def test_what_several_are_told_to_do_instead_is_enough(tmp_path):
     with pytest.raises(RequestError, match=r"standard input for 2 processes.*; save it as a file"):
         plan_training(TrainRequest(["-"], ranks=Ranks(0, 2, 0)))
     assert planned()  # which has it as a file
+    measured = {"seconds_before": 1.0, "seconds_per_step": 1.0, "seconds_per_evaluation": 1.0}
+    begun = {"train": {"steps": 7}, "record": {"budget": {"minutes": 1.0, "steps": 7, **measured}}}
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "tformer.yaml").write_text(json.dumps(begun))
+    assert planned(minutes=1.0, resume=True).config.train.steps == 7, "it has its steps"
     words = ["train", str(text), "--estimate", "--gpus", "2", "--accelerator", "h100"]  # "--gpus N plans …"
     assert CliRunner().invoke(app, words).exit_code == 0

@@ -17,7 +17,7 @@ STEADY = ("--resume", "--set", "train.decay_fraction=0", "--set", "train.warmup_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.exhaustive), 1])
 def test_two_nodes_go_on_after_a_process_of_one_was_killed(tmp_path, killed):
     """Two torchruns on this machine. The one whose process it was counts a restart, the other does not."""
     with socket.socket() as free:

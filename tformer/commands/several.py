@@ -1,5 +1,6 @@
 """What `tformer train` does as one of several processes, and the signals that end it."""
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tformer.errors import RequestError, Stopped
+from tformer.errors import Stopped
 from tformer.signals import answered_by, leave_at_once, restore
 
 if TYPE_CHECKING:
@@ -32,12 +33,7 @@ def follow_first(request: "TrainRequest") -> None:
 
     torch.set_flush_denormal(True)
     keep_freed_memory()
-    try:
-        prepared = prepare(plan_training(request))
-    except RequestError as error:
-        if request.ranks.local and is_ended_within(SPEAKS):  # the first of the machine says the same
-            raise typer.Exit(error.exit_code) from error
-        raise
+    prepared = prepare(plan_training(request))
     try:
         # A signal ends one that waits for the others to come.
         with together(request.ranks, prepared.device), signals_noted(request.ranks) as seen:
@@ -51,6 +47,15 @@ def follow_first(request: "TrainRequest") -> None:
         if is_ended_within(SPEAKS):  # the first one says the same
             raise typer.Exit(error.exit_code) from error
         raise
+
+
+def is_said_by_another() -> bool:
+    """Whether the first of several processes of a machine says of a wrong request what this one would."""
+    return (
+        {"RANK", "LOCAL_RANK"} <= os.environ.keys()
+        and os.environ["LOCAL_RANK"] != "0"
+        and is_ended_within(SPEAKS)
+    )
 
 
 def is_ended_within(seconds: float) -> bool:
@@ -74,8 +79,6 @@ def signals_noted(ranks: "Ranks") -> Iterator[list[int]]:
     It is answered in a line at once: a step and its evaluation may take minutes. What torchrun is told it
     tells its processes, which may know already: of several, a second one counts when it comes later.
     """
-    import os
-
     seen: list[int] = []
     told_at: list[float] = []
 

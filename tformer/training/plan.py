@@ -125,7 +125,7 @@ def plan_training(request: TrainRequest) -> Plan:
         config = config.updated("data", val_fraction=0.0)
     if resuming and request.minutes is not None:
         _check_minutes(request.minutes, recorded, config)
-    _check_ranks(request, config)
+    _check_ranks(request, config, resuming)
     return Plan(
         request,
         device,
@@ -212,15 +212,15 @@ def _pretrained(init_from: str | None, folder: Path, recorded: Record) -> Pretra
     return None
 
 
-def _check_ranks(request: TrainRequest, config: Config) -> None:
-    """What several processes cannot do together."""
+def _check_ranks(request: TrainRequest, config: Config, resuming: bool) -> None:
+    """What several processes cannot do together. A run that goes on has its steps, by minutes or not."""
     world, batch = request.ranks.world, config.train.batch_size
     if batch % world:
         advice = f"--batch-size {max(1, round(batch / world)) * world}"
         raise RequestError(
             f"train.batch_size {batch} over {world} processes", "expected a number that they divide", advice
         )
-    if world > 1 and request.minutes is not None:
+    if world > 1 and request.minutes is not None and not resuming:
         raise RequestError(f"--minutes with {world} processes", "", "say how many --steps")
 
 
