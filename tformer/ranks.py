@@ -74,6 +74,14 @@ class Ranks:
         """Whether it is so in any process."""
         return bool(self.sum(torch.tensor(int(here))).item()) if self.are_several else here
 
+    def await_first(self, is_busy: bool = False) -> None:
+        """Where the first process says that it is busy the others wait on, until it says that it is not.
+
+        So it may work by itself for longer than the timeout, saying so now and then.
+        """
+        while self.any(is_busy) and not self.is_first:
+            pass
+
     def meet(self) -> None:
         """Wait until all processes have come here."""
         self.any(False)

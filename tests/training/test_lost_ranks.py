@@ -10,10 +10,11 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from tests.training.test_ranks import LONG, side_by_side
+from tests.passages import write_passages
+from tests.training.test_ranks import LONG, metrics, side_by_side
 from tformer import ranks
 from tformer.run import checkpoint
-from tformer.training import optim
+from tformer.training import optim, passages
 
 SOON = 60  # seconds
 
@@ -87,6 +88,29 @@ def test_one_that_is_stopped_is_waited_for_no_longer_than_the_timeout(tmp_path, 
     code, _, err = side_by_side(tmp_path, 2, *LONG, "--steps", 1_000_000, prepare=lambda: stops(victim))
     assert code == 1 and err.count("another process of this training is gone") == 2, err
     assert time.monotonic() - began < SOON
+
+
+def works_by_itself_for_long() -> None:
+    """Passages that take longer than the timeout, of which each is told."""
+    ranks.TIMEOUT = timedelta(seconds=5)
+    score = passages.lambada
+
+    def slowly(model, asked, precision, progress=lambda *_: None):
+        for done in range(8):
+            time.sleep(1)
+            progress(done, 8)
+        return score(model, asked, precision, progress)
+
+    passages.lambada = slowly
+
+
+@pytest.mark.slow
+def test_the_others_wait_for_the_first_as_long_as_it_scores_passages(tmp_path):
+    write_passages(tmp_path / "p.jsonl", ["not to be", "to suffer"])
+    words = ("--steps", 3, "--set", "train.eval_every=2", "--eval-data", "p.jsonl", "--out", "run")
+    code, _, err = side_by_side(tmp_path, 2, *words, prepare=works_by_itself_for_long)
+    assert code == 0, err
+    assert "next_word_loss" in metrics(tmp_path / "run")[-1]
 
 
 def test_a_store_that_nobody_answers_is_a_lost_process_and_a_fault_of_ours_is_not():

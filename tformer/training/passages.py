@@ -26,7 +26,8 @@ class NextWords:
 
         It is the logarithm of the perplexity that `eval lambada` reports.
         """
-        result = lambada(session.model, self.passages, session.config.train.precision)
+        precision, ranks = session.config.train.precision, session.ranks
+        result = lambada(session.model, self.passages, precision, lambda *_: ranks.await_first(is_busy=True))
         return {"next_word_loss": result.next_word_loss}
 
 

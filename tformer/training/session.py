@@ -148,10 +148,11 @@ class Session:
 
     def notes(self) -> dict[str, Any]:
         """What else is measured where it is evaluated, as a line of metrics has it."""
-        entries: dict[str, Any] = {}
+        entries: dict[str, Any] = {}  # of a process that follows, which has nothing to measure, none
         seen = replace(self, model=self._whole_model()) if is_sharded(self.model) else self
         for measured in self.at_evaluation:
             entries |= measured(seen)
+        self.ranks.await_first()
         return entries
 
     def _whole_model(self) -> Transformer:
