@@ -1,9 +1,6 @@
 """The command line as its users meet it: streams, exit codes, errors, pipes, signals."""
 
 import json
-import os
-import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,145 +11,9 @@ import pytest
 
 from tests.command import ENVIRONMENT, start
 from tests.command import run as tformer
-from tformer.answer import find
-from tformer.errors import RequestError
+from tests.commands.conftest import SHORT, TEXT, TINY
 
 pytestmark = pytest.mark.figured
-
-TINY = [
-    "--set",
-    "model.n_layers=1",
-    "--set",
-    "model.n_heads=2",
-    "--set",
-    "model.d_model=16",
-    "--set",
-    "model.n_ctx=16",
-    "--set",
-    "train.eval_every=10",
-    "--batch-size",
-    "4",
-]
-SHORT = ["--set", "data.reversal_length=3", "--set", "data.reversal_symbols=4", "--set", "model.n_ctx=5"]
-TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 20
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with a text and three tiny runs: char, word and reversal."""
-    folder = tmp_path_factory.mktemp("place")
-    (folder / "hamlet.txt").write_text(TEXT)
-    endless = ("--set", "data.end_of_text=false")  # what is sampled goes on
-    tformer(
-        "train",
-        "hamlet.txt",
-        "--steps",
-        "20",
-        *TINY,
-        *endless,
-        "--tokenizer",
-        "char",
-        cwd=folder,
-        check=0,
-    )
-    tformer(
-        "train",
-        "hamlet.txt",
-        "--steps",
-        "5",
-        *TINY,
-        "--tokenizer",
-        "word",
-        "--out",
-        "runs/word",
-        cwd=folder,
-        check=0,
-    )
-    done = tformer(
-        "train", "reversal", "--steps", "80", "--lr", "0.01", *SHORT, "--json", cwd=folder, check=0
-    )
-    assert json.loads(done.stdout)["passed"] is True
-    return folder
-
-
-# ---------------------------------------------------------------------------- start-up
-
-
-@pytest.mark.parametrize(
-    "args",
-    [["--help"], ["--version"], ["eval", "loss", "--help"]]
-    + [[c, "--help"] for c in ("tokenize", "train", "eval", "sample", "answer")],
-)
-def test_help_answers_without_torch(tmp_path, args):
-    code = (
-        "import sys, tformer.cli\n"
-        f"sys.argv = ['tformer', *{args!r}]\n"
-        "try: tformer.cli.main()\n"
-        "except SystemExit as end: assert end.code == 0, end.code\n"
-        "assert not {'torch', 'transformers', 'matplotlib', 'tokenizers'} & set(sys.modules)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
-
-
-def test_help_is_quick(tmp_path):
-    spent = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        tformer("--help", cwd=tmp_path, check=0)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(spent) < 0.4, "seconds of a processor; other tests run beside this one"
-
-
-def test_importing_the_package_imports_no_torch():
-    code = "import sys, tformer; assert 'torch' not in sys.modules; tformer.load"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_tokenize_needs_no_torch(tmp_path):
-    (tmp_path / "a.txt").write_text(TEXT)
-    tformer("tokenize", "--train", "a.txt", "--tokenizer", "char", "--out", "t.json", cwd=tmp_path, check=0)
-    code = (
-        "import sys, tformer.cli\n"
-        "sys.argv = ['tformer', 'tokenize', 'a.txt', '--tokenizer', 't.json', '--stats']\n"
-        "try: tformer.cli.main()\n"
-        "except SystemExit as end: assert end.code == 0\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=ENVIRONMENT)
-
-
-def test_training_imports_no_compiler(tmp_path):
-    (tmp_path / "a.txt").write_text(TEXT * 40)
-    small = ["--preset", "list", "--documents", "none", "--steps", "1", "--device", "cpu"]
-    args = ["train", "a.txt", *small, "--set", "model.n_ctx=8", "--set"]
-    code = (
-        "import sys, tformer.cli\n"
-        "for optimizer in ('adamw', 'muon'):\n"
-        f"    sys.argv = ['tformer', *{args!r}, 'train.optimizer=' + optimizer, '--out', optimizer]\n"
-        "    try: tformer.cli.main()\n"
-        "    except SystemExit as end: assert end.code == 0\n"
-        "    assert 'torch.optim' in sys.modules and 'torch._dynamo' not in sys.modules, optimizer\n"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=ENVIRONMENT)
-    assert (tmp_path / "adamw").is_dir() and (tmp_path / "muon").is_dir()
-
-
-def test_sampling_imports_no_more_than_it_needs(place):
-    code = (
-        "import sys, tformer.cli\n"
-        "sys.argv = ['tformer', 'sample', 'To', '--max-tokens', '1', '--device', 'cpu']\n"
-        "try: tformer.cli.main()\n"
-        "except SystemExit as end: assert end.code == 0\n"
-        "dear = {'torch._dynamo', 'rich.markdown', 'matplotlib', 'transformers', 'tformer.show.loss'}\n"
-        "assert 'torch' in sys.modules and not dear & set(sys.modules)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=place, check=True, env=ENVIRONMENT)
-
 
 # ---------------------------------------------------------------------------- errors
 
@@ -243,6 +104,25 @@ def test_nothing_that_exists_is_overwritten(place):
     (place / "t.json").write_text("precious")
     tformer("tokenize", "--train", "hamlet.txt", "--tokenizer", "char", "--out", "t.json", cwd=place, check=2)
     assert (place / "t.json").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["causality", "--data", "hamlet.txt"], "--data with eval causality"),
+        (["loss", "-n", "3"], "-n with eval loss"),
+        (["attention", "--precision", "fp32"], "--precision with eval attention"),
+        (["--positions", "3"], "--positions with eval reversal"),
+    ],
+)
+def test_an_option_that_a_task_has_no_use_for_is_refused(place, args, named):
+    done = tformer("eval", *args, "--run", "reversal", cwd=place, check=2)
+    assert named in done.stderr
+
+
+def test_a_wrong_option_names_the_help_of_its_command(tmp_path):
+    done = tformer("eval", "--tempereture", "1", cwd=tmp_path, check=2)
+    assert done.stderr.rstrip().endswith("see: tformer eval --help")
 
 
 # ---------------------------------------------------------------------------- tokenize
@@ -368,6 +248,28 @@ def test_a_closed_pipe_ends_it_silently(place):
     assert done.stderr == ""
 
 
+def test_a_pipe_that_is_read_unasked_is_said(place):
+    args = ["sample", "--run", "hamlet", "--max-tokens", "3"]
+    assert "reading prompts" in tformer(*args, cwd=place, stdin="To\n", check=0).stderr
+    assert "reading prompts" not in tformer(*args, "-", cwd=place, stdin="To\n", check=0).stderr
+
+
+def test_a_closed_pipe_needs_no_signal_of_that_name(place):
+    """Windows has no SIGPIPE."""
+    code = (
+        "import os, signal, sys\n"
+        "del signal.SIGPIPE\n"
+        "import tformer.cli\n"
+        "reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 1)\n"
+        "sys.argv = ['tformer', 'tokenize', 'hamlet.txt', '--tokenizer', 'runs/hamlet']\n"
+        "tformer.cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, env=ENVIRONMENT, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 # ---------------------------------------------------------------------------- eval and train
 
 
@@ -468,207 +370,3 @@ def test_a_signal_saves_and_resume_goes_on(tmp_path, number, code):
     assert json.loads(done.stdout)["steps"] == stopped_at + 20
     done = tformer("train", "hamlet.txt", "--resume", "--out", "runs/hamlet", "--json", cwd=tmp_path, check=0)
     assert json.loads(done.stdout)["steps"] == stopped_at + 20, "a finished run stays as it is"
-
-
-# ---------------------------------------------------------------------------- answer
-
-
-def test_answer_lists_and_answers_every_question(tmp_path):
-    listed = [
-        json.loads(line) for line in tformer("answer", "--json", cwd=tmp_path, check=0).stdout.splitlines()
-    ]
-    assert [q["number"] for q in listed] == [1, 2, 3, 4, 5, 6]
-    for q in listed:
-        by_slug = json.loads(tformer("answer", q["slug"], "--prose", "--json", cwd=tmp_path, check=0).stdout)
-        assert by_slug["question"] == q["question"]
-        assert set(by_slug) >= {"question", "claims", "evidence"}
-        assert "## Sources" in by_slug["text"]
-    assert tformer("answer", "all", "--prose", cwd=tmp_path, check=0).stdout.count("\n## Sources\n") == 6
-
-
-def test_free_words_find_the_nearest_question(tmp_path):
-    done = tformer("answer", "why", "skip", "conections", "--prose", cwd=tmp_path, check=0)
-    assert "skip" in done.stdout
-    assert "taken as question 4" in done.stderr
-
-
-def test_words_that_no_title_has_are_looked_for_in_the_answers():
-    found = {
-        words: find(words).questions[0].number
-        for words in ("does order matter", "residual", "mlp", "induction")
-    }
-    assert found == {"does order matter": 1, "residual": 4, "mlp": 3, "induction": 6}
-    for words in ("nonsense", "why", "what is the"):
-        with pytest.raises(RequestError):
-            find(words)
-
-
-# ---------------------------------------------------------------------------- completion
-
-
-@pytest.mark.parametrize(
-    ("typed", "offered"),
-    [
-        ("tformer ", {"tokenize", "train", "eval", "sample", "answer"}),
-        ("tformer ans", {"answer"}),
-        ("tformer eval --run ", {"mine", "other"}),
-        ("tformer sample --run m", {"mine"}),
-        ("tformer eval l", {"loss", "lambada"}),
-        ("tformer eval --json --run mine l", {"loss", "lambada"}),
-        ("tformer eval --pr", {"--precision", "--prompt"}),
-        ("tformer eval --run mine loss --p", {"--precision"}),
-        ("tformer eval loss --run ", {"mine", "other"}),
-        ("tformer eval --precision b", {"bf16"}),
-        ("tformer answer sk", {"skip-connections"}),
-        ("tformer train --device c", {"cpu", "cuda"}),
-        ("tformer train --preset nano", {"nanogpt-char-cpu", "nanogpt-char-gpu"}),
-    ],
-)
-def test_the_shell_completes_commands_runs_and_words(tmp_path, typed, offered):
-    for name in ("mine", "other"):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        (tmp_path / "runs" / name / "tformer.yaml").write_text("model: {}\n")
-    environment = ENVIRONMENT | {
-        "_TFORMER_COMPLETE": "complete_bash",
-        "COMP_WORDS": typed,
-        "COMP_CWORD": str(typed.count(" ")),
-    }
-    binary = tmp_path / "tformer"
-    binary.write_text(
-        f"#!{sys.executable}\nimport sys; sys.argv[0] = 'tformer'; import tformer.cli; tformer.cli.main()\n"
-    )
-    binary.chmod(0o755)
-    done = subprocess.run([binary], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
-    assert set(done.stdout.split()) == offered
-
-
-@pytest.mark.parametrize(
-    ("args", "named"),
-    [
-        (["causality", "--data", "hamlet.txt"], "--data with eval causality"),
-        (["loss", "-n", "3"], "-n with eval loss"),
-        (["attention", "--precision", "fp32"], "--precision with eval attention"),
-        (["--positions", "3"], "--positions with eval reversal"),
-    ],
-)
-def test_an_option_that_a_task_has_no_use_for_is_refused(place, args, named):
-    done = tformer("eval", *args, "--run", "reversal", cwd=place, check=2)
-    assert named in done.stderr
-
-
-def test_a_wrong_option_names_the_help_of_its_command(tmp_path):
-    done = tformer("eval", "--tempereture", "1", cwd=tmp_path, check=2)
-    assert done.stderr.rstrip().endswith("see: tformer eval --help")
-
-
-# ---------------------------------------------------------------------------- encodings
-
-
-@pytest.mark.parametrize(
-    ("encoding", "args", "has"),
-    [
-        ("cp1252", ["tokenize", "snow.txt", "--tokenizer", "t.json", "--show"], "☃"),
-        ("ascii", ["tokenize", "snow.txt", "--tokenizer", "t.json", "--show"], "☃"),
-        ("cp1252", ["tokenize", "snow.txt", "--tokenizer", "t.json", "--json"], "☃"),
-        ("ascii", ["eval", "loss", "--run", "hamlet"], "█"),
-        ("cp1252", ["answer", "3", "--prose"], "·"),
-    ],
-)
-def test_a_pipe_gets_utf_8_whatever_the_systems_habit(place, encoding, args, has):
-    (place / "snow.txt").write_text("☃ to be")
-    tformer(
-        "tokenize", "--train", "snow.txt", "--tokenizer", "char", "--out", "t.json", "--overwrite", cwd=place
-    )
-    done = tformer(*args, cwd=place, env={"PYTHONIOENCODING": encoding}, binary=True, check=0, fresh=True)
-    assert has in done.stdout.decode("utf-8")
-
-
-def test_a_terminal_without_a_character_gets_a_question_mark(place):
-    import pty
-
-    (place / "snow.txt").write_text("☃ to be")
-    tformer(
-        "tokenize", "--train", "snow.txt", "--tokenizer", "char", "--out", "t.json", "--overwrite", cwd=place
-    )
-    leader, follower = pty.openpty()
-    done = subprocess.run(
-        [sys.executable, "-m", "tformer", "tokenize", "snow.txt", "--tokenizer", "t.json", "--show"],
-        cwd=place,
-        stdout=follower,
-        stderr=subprocess.PIPE,
-        env=ENVIRONMENT | {"PYTHONIOENCODING": "cp1252"},
-        timeout=60,
-    )
-    os.close(follower)
-    shown = os.read(leader, 10_000)
-    os.close(leader)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b'"?"' in shown
-
-
-def test_a_file_name_that_is_not_utf_8_ends_no_command(place):
-    name = os.fsdecode(b"caf\xe9.json")
-    train = ["tokenize", "--train", "hamlet.txt", "--tokenizer", "char", "--out", name, "--json"]
-    done = tformer(*train, cwd=place, check=0, fresh=True)
-    assert json.loads(done.stdout)["tokenizer"] == name
-
-
-OF_TEXT = (
-    ["sample", "TEXT", "--run", "hamlet", "--max-tokens", "2"],
-    ["sample", "To", "--stop", "TEXT", "--run", "hamlet", "--max-tokens", "2", "--greedy"],
-    ["eval", "attention", "--prompt", "TEXT", "--run", "hamlet"],
-    ["eval", "generations", "--prompt", "TEXT", "--run", "hamlet", "-n", "1", "--max-tokens", "2"],
-)
-
-
-@pytest.mark.parametrize("args", OF_TEXT, ids=" ".join)
-def test_a_text_of_the_command_line_that_is_none_is_named(place, args):
-    args = [word.replace("TEXT", os.fsdecode(b"To \xff be")) for word in args]
-    name = next((word for word in args if word in ("--stop", "--prompt")), "PROMPT")
-    done = tformer(*args, cwd=place, check=2)
-    assert done.stderr == f"tformer: error: {name} is not UTF-8 (expected text)\n"
-
-
-@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="arguments are text there")
-@pytest.mark.parametrize("args", OF_TEXT[:3], ids=" ".join)
-def test_a_text_of_the_command_line_is_utf_8_whatever_the_systems_habit(place, args):
-    fresh = args == OF_TEXT[0]
-    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    usual, given = (
-        [word.replace("TEXT", text) for word in args]
-        for text in ("¿", "¿" if fresh else "¿".encode().decode("ascii", "surrogateescape"))
-    )
-    usual = tformer(*usual, cwd=place, check=0 if "--stop" in args else 2)
-    there = tformer(*given, cwd=place, env=ascii_only, check=usual.returncode, fresh=fresh)
-    assert there.stdout == usual.stdout
-    assert "U+00BF" in there.stderr or "--stop" in args, "the character that the vocabulary lacks"
-
-
-def test_a_closed_pipe_needs_no_signal_of_that_name(place):
-    """Windows has no SIGPIPE."""
-    code = (
-        "import os, signal, sys\n"
-        "del signal.SIGPIPE\n"
-        "import tformer.cli\n"
-        "reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 1)\n"
-        "sys.argv = ['tformer', 'tokenize', 'hamlet.txt', '--tokenizer', 'runs/hamlet']\n"
-        "tformer.cli.main()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=place, env=ENVIRONMENT, capture_output=True, timeout=60
-    )
-    assert (done.returncode, done.stderr) == (141, b"")
-
-
-def test_a_run_whose_name_is_not_utf_8_is_told_what_to_do(place):
-    name = os.fsdecode(b"caf\xe9")
-    shutil.copytree(place / "runs/hamlet", place / name)
-    done = tformer("sample", "To", "--run", name, cwd=place, check=2)
-    assert "cannot read caf\\udce9/model.safetensors" in done.stderr
-    assert done.stderr.endswith("; rename what is not UTF-8\n")
-
-
-def test_a_pipe_that_is_read_unasked_is_said(place):
-    args = ["sample", "--run", "hamlet", "--max-tokens", "3"]
-    assert "reading prompts" in tformer(*args, cwd=place, stdin="To\n", check=0).stderr
-    assert "reading prompts" not in tformer(*args, "-", cwd=place, stdin="To\n", check=0).stderr
