@@ -252,6 +252,15 @@ def test_a_pipe_that_is_read_unasked_is_said(place):
     args = ["sample", "--run", "hamlet", "--max-tokens", "3"]
     assert "reading prompts" in tformer(*args, cwd=place, stdin="To\n", check=0).stderr
     assert "reading prompts" not in tformer(*args, "-", cwd=place, stdin="To\n", check=0).stderr
+    ids = tformer("tokenize", "--tokenizer", "runs/hamlet", cwd=place, stdin="To be", check=0)
+    assert ids.stderr == "reading a text from standard input\n"
+    back = ("tokenize", "--decode", "--tokenizer", "runs/hamlet")
+    decoded = tformer(*back, cwd=place, stdin=ids.stdout, check=0)
+    assert (decoded.stdout, decoded.stderr) == ("To be", "reading ids from standard input\n")
+    assert tformer(*back, "-", cwd=place, stdin=ids.stdout, check=0).stderr == ""
+    train = ("train", "--steps", "1", *TINY, "--tokenizer", "char", "--out")
+    assert "reading a text from" in tformer(*train, "one", cwd=place, stdin=TEXT, check=0).stderr
+    assert "reading a text from" not in tformer(*train, "other", "-", cwd=place, stdin=TEXT, check=0).stderr
 
 
 def test_a_closed_pipe_needs_no_signal_of_that_name(place):

@@ -89,6 +89,19 @@ def stdin_is_piped() -> bool:
         return False
 
 
+def unasked(what: str) -> list[str]:
+    """`-`, where nothing is named and a pipe is there, which is then read, as is said; else nothing."""
+    if stdin_is_piped():
+        say_unasked(what)
+        return ["-"]
+    return []
+
+
+def say_unasked(what: str) -> None:
+    """That standard input is read, for a person who has not asked for it."""
+    print(f"reading {what} from standard input", file=sys.stderr)
+
+
 def stdin_lines(end: bytes = b"\n") -> Iterator[str]:
     """Lines of standard input as they come, without their line ends and byte order marks.
 

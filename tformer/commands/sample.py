@@ -18,6 +18,7 @@ from tformer.commands.options import (
     StepOption,
     check_range,
     print_json,
+    say_unasked,
     stdin_is_piped,
     stdin_lines,
     text_of,
@@ -306,7 +307,7 @@ def _prompts(prompt: str | None, piped: bool, end: bytes) -> Iterable[str]:
         return [prompt or ""]
     if prompt is None:
         apart = "one a line" if end == b"\n" else "each ended by NUL"
-        print(f"reading prompts, {apart}, from standard input", file=sys.stderr)
+        say_unasked(f"prompts, {apart},")
     lines = stdin_lines(end)
     if prompt == "-":
         return lines

@@ -14,7 +14,7 @@ from tformer.commands.options import (
     check_range,
     print_json,
     refuse_existing,
-    stdin_is_piped,
+    unasked,
 )
 from tformer.commands.tokenize_decode import decode as decode_ids
 from tformer.commands.tokenize_decode import streams_of
@@ -105,7 +105,7 @@ def command(
 
     Ids go to stdout, separated by spaces; --decode restores exactly the original bytes.
     """
-    names = files or (["-"] if stdin_is_piped() else [])
+    names = files or unasked("ids" if decode else "a text")
     if not names:
         raise RequestError("no FILE", "expected files, or - for standard input")
     chosen = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from tformer.commands.options import Device, Json, complete_preset, print_json, stdin_is_piped
+from tformer.commands.options import Device, Json, complete_preset, print_json, unasked
 from tformer.commands.several import follow_first, signals_noted
 from tformer.errors import RequestError, Stopped
 from tformer.files import refuse_address
@@ -199,7 +199,7 @@ def command(
     Shows loss, throughput and time left. Ctrl-C finishes the step and saves; --resume continues.
     """
     began = time.perf_counter()
-    sources = data or (["-"] if stdin_is_piped() else [])
+    sources = data or unasked("a text")
     if not sources:
         advice = "try: tformer train reversal"
         if resume or init_from:
