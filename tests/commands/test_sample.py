@@ -152,6 +152,21 @@ def test_the_penalty_is_that_of_transformers(penalty):
     assert torch.equal(penalise(logits, seen, penalty), theirs)
 
 
+def test_a_text_with_a_penalty_is_the_one_that_transformers_writes(place):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained("m"), AutoTokenizer.from_pretrained("m")
+    prompt = tokenizer("to be", return_tensors="pt").input_ids
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    texts = []
+    for penalty in ("1", "1.8", "30"):
+        theirs = model.generate(prompt, repetition_penalty=float(penalty), **options)[0, prompt.shape[1] :]
+        (line,) = sample("to be", "--repetition-penalty", penalty)
+        assert line["ids"] == theirs.tolist()
+        texts.append(line["text"])
+    assert len(set(texts)) > 1, "it makes a difference"
+
+
 def test_ids_of_prompt_and_text_are_less_probable_and_each_sample_has_its_own():
     model, tokenizer = tiny_model(vocab_size=12), Tokenizer.train("char", ["abcdefghijkl"])
     wanted, ids = [], [0, 3]

@@ -240,6 +240,38 @@ def test_a_sample_ends_where_transformers_ends_it(place, capsys, ends):
 
 
 @pytest.mark.parametrize("ends", [(0,), (0, 2)], ids=["a number", "a list"])
+def test_samples_that_are_measured_end_there_too(place, capsys, ends):
+    gpt2_that_ends(place / "theirs", ends)
+    given = ("--run", "theirs", "--data", "one.txt", "--device", "cpu", "--json")
+    drawn = ("-n", "2", "--max-tokens", "5", "--temperature", "0.001")
+    tformer("eval", "generations", *given, *drawn)
+    result = json.loads(capsys.readouterr().out)
+    assert {sample["text"] for sample in result["samples"]} == {""}
+
+
+@pytest.mark.parametrize("between", ["\n<|endoftext|>\n", " <|endoftext|>"], ids=["lines", "inside lines"])
+def test_bits_per_byte_are_of_the_text_that_was_scored_in_every_column(place, capsys, between):
+    """The token of another tool stands in the text as thirteen characters, and as that in one of ours."""
+    gpt2_that_ends(place / "theirs", (0,))
+    text = between.join(f"Poem {i}. {POEM.strip()}" for i in range(40))
+    Path("poems.txt").write_text(text)
+    new = ("train", "poems.txt", *SMALL, *TINY, "--tokenizer", "char", "--documents", "none")
+    tformer(*new, "--set", "data.end_of_text=false", "--out", "ours")
+    capsys.readouterr()
+    given = ("--data", "poems.txt", "--device", "cpu", "--json")
+    tformer("eval", "loss", "--run", "theirs", "--run", "ours", *given)
+    found = {line["run"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    for name, values in found.items():
+        first = load(name)[1].encode(text)[:1]
+        assert values["bytes"] == len(text) - len(load(name)[1].decode(first)), name
+        nats = values["loss"] * values["tokens"]
+        assert values["bits_per_byte"] == pytest.approx(nats / np.log(2) / values["bytes"])
+    best, other = found.values()
+    gap = other["bits_per_byte"] - best["bits_per_byte"]
+    assert gap > 0 and other["difference_to_best"] == pytest.approx(gap, rel=0.01)
+
+
+@pytest.mark.parametrize("ends", [(0,), (0, 2)], ids=["a number", "a list"])
 def test_a_line_that_a_training_samples_ends_there_too(place, ends):
     gpt2_that_ends(place / "theirs", ends)
     tformer("train", "one.txt", "--init-from", "theirs", *SMALL, "--lr", "1e-6", "--out", "run")
