@@ -22,4 +22,4 @@ def check_finite(values: Tensor, what: str, without: str) -> None:
     Weights that are finite may make it, where they are very large.
     """
     if not values.isfinite().all():
-        raise TformerError(f"the {what} are not finite", f"nothing can be {without}", "look at its training")
+        raise TformerError(f"the {what} are not finite", f"nothing can be {without}", "give another --run")

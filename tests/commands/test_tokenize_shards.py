@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from tformer.run.kept_ids import text_ids
 from tformer.text import blocks, shards
 from tformer.text.corpus import load_corpus
 from tformer.text.documents import TextReading
-from tformer.text.shards import VERIFIED, TokenFolder, is_token_folder, open_token_folder
+from tformer.text.shard_writer import DIFFERENT
+from tformer.text.shards import TokenFolder, is_token_folder, open_token_folder
 from tformer.text.tokenizer import KINDS, Tokenizer
 
 STORIES = [f"Once {a} {b} went\nto {b}, and {a}." for a in ("Ann", "Bob", "Cid") for b in "abcdefghijk"]
@@ -251,7 +253,7 @@ def begun(monkeypatch) -> None:
             tformer("tokenize lines.txt --tokenizer bpe.json --out ids/ --processes 1")
 
 
-DIFFERENT = {
+OTHERS = {
     "tokenize lines.txt --tokenizer word.json": r"another tokenizer \(bpe of 291, sha256 \w{12}…, now w",
     "tokenize prose.txt --tokenizer bpe.json": r"another text \(lines.txt of [\d,]+ bytes, now prose.txt of",
     "tokenize lines.txt prose.txt --tokenizer bpe.json": r"another text \(1 file, now 2\)",
@@ -260,11 +262,11 @@ DIFFERENT = {
 }
 
 
-@pytest.mark.parametrize("line", DIFFERENT)
+@pytest.mark.parametrize("line", OTHERS)
 def test_another_text_or_tokenizer_is_refused_and_named(line, monkeypatch):
     begun(monkeypatch)
     before = contents("ids")
-    with pytest.raises(RequestError, match=DIFFERENT[line] + r".*; give another folder, or --overwrite"):
+    with pytest.raises(RequestError, match=OTHERS[line] + r".*; give another folder, or --overwrite"):
         tformer(line + " --out ids/")
     assert contents("ids") == before
     tformer(line + " --out ids/ --overwrite")
@@ -275,8 +277,15 @@ def test_a_text_that_was_changed_in_place_is_found_by_its_bytes(monkeypatch):
     begun(monkeypatch)
     text = Path("lines.txt").read_bytes()
     Path("lines.txt").write_bytes(text.replace(b"Ann", b"Anm", 1))
-    with pytest.raises(RequestError, match=r"begun with another text \(the first [\d,]+ bytes"):
-        tformer("tokenize lines.txt --tokenizer bpe.json --out ids/")
+    line = "tokenize lines.txt --tokenizer bpe.json --processes 1 --out"
+    with pytest.raises(
+        RequestError, match=rf"begun with another text \(the first [\d,]+ bytes.*; {DIFFERENT}$"
+    ):
+        tformer(f"{line} ids/")
+    tformer(f"{line} others/")
+    shutil.copytree("ids", "again")
+    tformer(f"{line} again/ --overwrite")
+    assert contents("again") == contents("others")
     Path("lines.txt").write_bytes(text)
     with Path("ids/ids-00000.npy").open("r+b") as file:
         file.seek(140)
@@ -288,25 +297,33 @@ def test_a_text_that_was_changed_in_place_is_found_by_its_bytes(monkeypatch):
 def test_standard_input_goes_on_when_it_is_given_again(monkeypatch):
     text = Path("prose.txt").read_bytes()
 
-    def given(text: bytes) -> None:
+    def given(text: bytes, out: str = "ids/") -> None:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
-        tformer("tokenize - --tokenizer bpe.json --out ids/ --processes 1")
+        tformer(f"tokenize - --tokenizer bpe.json --processes 1 --out {out}")
 
     with monkeypatch.context() as patch:
         patch.setattr("tformer.text.shard_writer.ShardWriter.finish", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             given(text)
-    with pytest.raises(RequestError, match=r"begun with a longer text \(it ends after 200 bytes"):
+    with pytest.raises(
+        RequestError, match=rf"begun with a longer text \(it ends after 200 bytes.*; {DIFFERENT}$"
+    ):
         given(text[:200])
+    given(text[:200], "others/")
+    shutil.copytree("ids", "again")
+    given(text[:200], "again/ --overwrite")
+    assert contents("again") == contents("others")
     given(text)
     assert np.array_equal(opened().ids[:], in_memory(["prose.txt"], "bpe", "file"))
 
 
 def test_what_cannot_be_done_is_refused_in_a_line(monkeypatch):
+    Path("box/ids-00000.npy").mkdir(parents=True)
     for line, said in {
         "lines.txt --tokenizer bpe.json --out ids": r"ends in .npy\); --out ids.npy, or --out ids/ for a",
         "lines.txt --tokenizer bpe.json --out lines.txt/": r"lines.txt is a file \(expected a folder",
         "lines.txt --tokenizer bpe.json --out .": r"\. is no folder of ids alone",
+        "lines.txt --tokenizer bpe.json --out box/ --overwrite": r"box is no folder of ids alone \(ids-00000",
         "lines.txt --tokenizer bpe.json --out none/ids/": r"cannot write none/ids",
         "lines.txt --tokenizer bpe.json --processes 2": r"--processes without --out FOLDER/",
         "lines.txt --tokenizer bpe.json --out ids/ --processes 0": r"--processes 0 \(expected 1 to",
@@ -337,82 +354,3 @@ def test_a_character_that_is_in_no_vocabulary_is_named_with_its_place(processes)
         tformer(f"tokenize odd.txt --tokenizer char.json --out ids/ --processes {processes}")
     with pytest.raises(RequestError, match=r"ids is not whole yet .*; go on with the same tformer tokenize"):
         opened()
-
-
-# ---------------------------------------------------------------------------- untrusted folders
-
-
-def index_with(**changes: object) -> None:
-    path = Path("ids/index.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def shard_with(i: int, **changes: object) -> None:
-    values = json.loads(Path("ids/index.json").read_text())
-    values["shards"][i] |= changes
-    index_with(shards=values["shards"])
-
-
-def other_array(name: str, array: np.ndarray) -> None:
-    np.save(f"ids/{name}.npy", array, allow_pickle=True)
-
-
-def link(name: str) -> None:
-    Path(f"ids/{name}").rename("outside.npy")
-    Path(f"ids/{name}").symlink_to(Path("outside.npy").resolve())
-
-
-DAMAGE = {
-    "no JSON": (lambda: Path("ids/index.json").write_text("{"), r"cannot read ids/index.json"),
-    "a list": (lambda: Path("ids/index.json").write_text("[]"), r"index.json holds no object"),
-    "another format": (lambda: index_with(format="x" * 999), r"no index of ids .*found 'x{60}'"),
-    "a field that is none": (lambda: index_with(read=3), r"index.json: read"),
-    "a negative count": (lambda: shard_with(0, tokens=-1), r"index.json: shards.0.tokens"),
-    "a file larger than any": (lambda: shard_with(0, tokens=1 << 40), r"index.json: shards.0.tokens"),
-    "a file that is shorter": (lambda: shard_with(0, tokens=59), r"expected 60 ids in all but the last"),
-    "no files": (lambda: index_with(shards=[]), r"contradicts itself .*and 0 in its shards"),
-    "a sum that is none": (lambda: index_with(sha256="0" * 64), r"index.json: sha256"),
-    "another hash": (lambda: shard_with(1, sha256="0" * 64), r"ids-00001.npy is damaged"),
-    "more ends than ids": (lambda: shard_with(1, documents=61), r"more documents than ids"),
-    "an end id that is none": (
-        lambda: index_with(tokenizer={**opened().index.tokenizer.model_dump(), "end_id": 291}),
-        r"end_id \(expected an id of its vocabulary",
-    ),
-    "no such file": (lambda: Path("ids/ids-00001.npy").unlink(), r"cannot read ids/ids-00001.npy"),
-    "a file cut short": (lambda: os.truncate("ids/ids-00001.npy", 180), r"cannot read ids/ids-00001.npy"),
-    "objects": (lambda: other_array("ids-00001", np.array([{}], object)), r"cannot read ids/ids-00001.npy"),
-    "other numbers": (lambda: other_array("ids-00001", np.zeros(60)), r"found float64 of shape \(60,\)"),
-    "another shape": (lambda: other_array("ids-00001", np.zeros((6, 10), "u2")), r"shape \(6, 10\)"),
-    "fewer ends": (lambda: other_array("ends-00001", np.zeros(1, "u4")), r"ends-00001.npy is not what"),
-    "a link": (lambda: link("ids-00001.npy"), r"ids-00001.npy is no regular file"),
-    "another tokenizer": (
-        lambda: Path("ids/tokenizer.json").write_text(Path("word.json").read_text()),
-        r"tokenizer.json is not the one that the ids are of",
-    ),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_named_in_a_line(damage):
-    tformer("tokenize lines.txt --documents line --tokenizer bpe.json --out ids/ --processes 1")
-    make, said = DAMAGE[damage]
-    make()
-    with pytest.raises(RequestError, match=said) as error:
-        assert opened().tokenizer
-    assert error.value.exit_code == 2 and "\n" not in str(error.value)
-
-
-def test_of_a_large_folder_what_is_read_is_looked_at(monkeypatch):
-    tformer("tokenize lines.txt --documents line --tokenizer bpe.json --out ids/ --processes 1")
-    assert VERIFIED > 1 << 20
-    monkeypatch.setattr(shards, "VERIFIED", 10)
-    other_array("ids-00001", np.full(60, 300, "u2"))
-    ends = np.load("ids/ends-00002.npy")
-    other_array("ends-00002", np.full(len(ends), 61, "u4"))
-    found = opened()
-    assert len(found.ids[:60]) == 60
-    for places in (slice(50, 70), np.array([[1, 90]])):
-        with pytest.raises(RequestError, match=r"ids has id 300 \(the tokenizer has 291 ids"):
-            found.ids[places]
-    with pytest.raises(RequestError, match=r"ends-00002.npy has places outside its ids"):
-        found.ends(np.arange(found.index.n_documents))

@@ -4,19 +4,17 @@ text is refused, with all that differs in one line.
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from tests.faults.test_kills import TRAIN, place, state
+from tests.faults.tiny import TRAIN, edited, state, trained
 from tformer.cli import app
 from tformer.config import Config
 from tformer.errors import RequestError, TformerError
 from tformer.model import Transformer
-from tformer.run.manifest import manifest_hash
 from tformer.training.optim import Optimizers, lr_at
 from tformer.training.session import Session
 
@@ -26,18 +24,7 @@ CONSTANT = ["--set", "train.decay_fraction=0", "--set", "train.warmup_steps=0"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        folder = place(tmp_path_factory.mktemp("changed") / "here")
-        patch.chdir(folder)
-        app(TRAIN, standalone_mode=False)
-    return folder
-
-
-@pytest.fixture
-def here(made, tmp_path, monkeypatch) -> Path:
-    shutil.copytree(made, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
+    return trained(tmp_path_factory.mktemp("changed") / "here", TRAIN)
 
 
 def said(capsys, *arguments: str) -> str:
@@ -167,11 +154,9 @@ def test_a_rate_that_no_step_would_have_is_refused(here):
 
 def test_what_a_checkpoint_says_of_settings_may_be_anything(here, capsys):
     """Of an older version nothing, and then the record says it; of somebody else what is no setting."""
-    path = max((here / "run/checkpoints").iterdir()) / "manifest.json"
-    manifest = json.loads(path.read_text())
+    checkpoint = max((here / "run/checkpoints").iterdir())
     for other in (None, 7, [], {"lr": "high"}, {"steps": -1}, {"lr": None}, {"steps": 10**400}):
-        changed = manifest | {"may_change": other}
-        path.write_text(json.dumps(changed | {"sha256": manifest_hash(changed)}))
+        edited(checkpoint, may_change=other)
         told = said(capsys, *TRAIN, "--resume")
         assert "it is finished" in told and "train." not in told
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.test_kills import TRAIN, place
+from tests.faults.tiny import TRAIN, place
 from tformer import files
 from tformer.cli import app
 

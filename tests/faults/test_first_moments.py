@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from tests.faults.kill import run
-from tests.faults.test_kills import SAMPLE, TRAIN, place, pytestmark
+from tests.faults.test_kills import pytestmark
+from tests.faults.tiny import SAMPLE, TRAIN, place
 
 __all__ = ["pytestmark"]
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from tests.faults.test_kills import TRAIN
+from tests.faults.tiny import TRAIN
 from tformer.cli import app
 from tformer.evals.reversal import reversal
 from tformer.training.session import Session

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.faults.test_kills import TRAIN
+from tests.faults.tiny import TRAIN
 from tformer.cli import app
 from tformer.training.session import Session
 

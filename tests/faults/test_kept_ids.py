@@ -9,8 +9,7 @@ import pytest
 import safetensors.numpy
 
 from tests.faults.every_change import SOME, fresh_run
-from tests.faults.test_kills import TRAIN, place, state
-from tests.faults.tiny import EVAL, TEXT
+from tests.faults.tiny import EVAL, TEXT, TRAIN, place, state
 from tformer.cli import app
 from tformer.errors import RequestError
 from tformer.run import kept_ids

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.every_change import State, fresh_run, overwritten_run
-from tests.faults.tiny import ANOTHER, SAMPLE, TRAIN, made, place, state
-
-__all__ = ["ANOTHER", "SAMPLE", "TRAIN", "place", "state"]
+from tests.faults.tiny import made
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is copied to be killed"),

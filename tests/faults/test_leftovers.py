@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.kill import run as in_a_copy
-from tests.faults.test_kills import TRAIN, place
+from tests.faults.tiny import TRAIN, trained
 from tformer.cli import app
 from tformer.errors import RequestError
 from tformer.files import write_file
@@ -17,11 +17,9 @@ from tformer.run.checkpoint import open_run
 from tformer.temporary import DAY, remove_left
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(place(tmp_path / "here"))
-    app(TRAIN, standalone_mode=False)
-    return tmp_path / "here"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    return trained(tmp_path_factory.mktemp("made") / "here", TRAIN)
 
 
 def leave(run: Path) -> None:

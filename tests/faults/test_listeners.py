@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import start
-from tests.faults.test_kills import TRAIN, place, state
+from tests.faults.tiny import TRAIN, place, state
 from tformer.answer import investigate
 from tformer.cli import app
 from tformer.errors import TformerError

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from tests.faults.test_kills import TRAIN
+from tests.faults.tiny import TRAIN
 from tformer.cli import app
 from tformer.run.manifest import manifest_hash
 

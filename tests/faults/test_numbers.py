@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import save_run, tiny_model
-from tests.faults.test_kills import TRAIN, state
-from tests.faults.tiny import TEXT
+from tests.faults.tiny import TEXT, TRAIN, state
 from tformer.cli import app
 from tformer.commands.options import print_json
 from tformer.errors import TformerError

@@ -1,50 +1,44 @@
 """A reader beside a trainer that begins again over its run has one run or the other, never half of each."""
 
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 
-from tests.faults.test_kills import TRAIN, place
+from tests.faults.tiny import TRAIN, trained
 from tformer.cli import app
 from tformer.errors import RequestError, TformerError
 from tformer.run import loaded
 from tformer.run.loaded import load_run
 from tformer.run.swap import WHOLE, take_place
 
-OLD, NEW = "To be, or not to be, that is the question:\n" * 20, "0123456789 " * 80
+NEW = "0123456789 " * 80
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Path:
-    """Two runs whose texts share no letter; their models have the same shapes."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = place(tmp_path_factory.mktemp("runs") / "here")
-        patch.chdir(folder)
-        for name, text in (("old", OLD), ("new", NEW)):
-            Path("text.txt").write_text(text)
-            same = ["--set", "model.vocab_size=64", "--out", name]
-            app([*TRAIN, *same], standalone_mode=False)
+def made(tmp_path_factory) -> Path:
+    """Two runs whose texts share no letter, and whose models have the same shapes; `run` is the old one."""
+    folder = tmp_path_factory.mktemp("runs") / "here"
+    same = [*TRAIN, "--set", "model.vocab_size=64", "--out"]
+    trained(folder, [*same, "old"])
+    with chdir(folder):
+        Path("text.txt").write_text(NEW)
+        app([*same, "new"], standalone_mode=False)
+        shutil.copytree("old", "run")
     return folder
 
 
-@pytest.fixture
-def here(runs, tmp_path, monkeypatch) -> Path:
-    shutil.copytree(runs / "old", tmp_path / "run")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def replace(runs: Path) -> None:
+def replace() -> None:
     """As `train --overwrite` does it."""
-    shutil.copytree(runs / "new", "run/.tmp-run")
+    shutil.copytree("new", "run/.tmp-run")
     take_place(Path("run"))
 
 
-def is_whole(run: loaded.LoadedRun, runs: Path) -> bool:
+def is_whole(run: loaded.LoadedRun) -> bool:
     """Whether model and tokenizer are those of one run."""
     for name in ("old", "new"):
-        one = load_run(runs / name)
+        one = load_run(Path(name))
         if run.weights_sha256 == one.weights_sha256:
             same = all(map(lambda a, b: a.equal(b), run.model.parameters(), one.model.parameters()))
             return same and run.tokenizer.to_json() == one.tokenizer.to_json()
@@ -52,40 +46,40 @@ def is_whole(run: loaded.LoadedRun, runs: Path) -> bool:
 
 
 @pytest.mark.parametrize("at", ["read_record", "weights_hash", "load_model", "end_ids"])
-def test_a_run_that_is_replaced_while_it_is_read_is_read_again(at, here, runs, monkeypatch):
+def test_a_run_that_is_replaced_while_it_is_read_is_read_again(at, here, monkeypatch):
     real, done = getattr(loaded, at), []
 
     def then_replaced(*arguments):
         found = real(*arguments)
         if not done:
             done.append(at)
-            replace(runs)
+            replace()
         return found
 
     monkeypatch.setattr(loaded, at, then_replaced)
     run = load_run(Path("run"))
-    assert done and is_whole(run, runs)
+    assert done and is_whole(run)
 
 
-def test_a_run_that_is_replaced_after_it_was_read_is_what_it_was(here, runs):
+def test_a_run_that_is_replaced_after_it_was_read_is_what_it_was(here):
     run = load_run(Path("run"))
-    replace(runs)
-    assert is_whole(run, runs) and run.tokenizer.decode(run.tokenizer.encode("To be")) == "To be"
+    replace()
+    assert is_whole(run) and run.tokenizer.decode(run.tokenizer.encode("To be")) == "To be"
 
 
-def test_what_cannot_be_read_in_between_is_read_again(here, runs, monkeypatch):
+def test_what_cannot_be_read_in_between_is_read_again(here, monkeypatch):
     """The configuration of one run and the weights of the other need not go together."""
     real, done = loaded.load_model, []
 
     def refused(*arguments):
         if not done:
             done.append(1)
-            replace(runs)
+            replace()
             raise RequestError("run has tensors too many")
         return real(*arguments)
 
     monkeypatch.setattr(loaded, "load_model", refused)
-    assert is_whole(load_run(Path("run")), runs)
+    assert is_whole(load_run(Path("run")))
 
 
 def test_what_is_damaged_is_refused_and_not_read_for_ever(here):
@@ -94,10 +88,10 @@ def test_what_is_damaged_is_refused_and_not_read_for_ever(here):
         load_run(Path("run"))
 
 
-def test_a_run_that_is_held_up_on_its_way_is_said(here, runs, monkeypatch):
+def test_a_run_that_is_held_up_on_its_way_is_said(here, monkeypatch):
     monkeypatch.setattr(loaded, "recover", lambda folder: None)  # whoever moves it is alive, and stopped
-    shutil.copytree(runs / "new", Path("run") / WHOLE)
+    shutil.copytree("new", Path("run") / WHOLE)
     with pytest.raises(TformerError, match="another run is on its way into run; try again"):
         load_run(Path("run"))
     shutil.rmtree(Path("run") / WHOLE)
-    assert is_whole(load_run(Path("run")), runs)
+    assert is_whole(load_run(Path("run")))

@@ -6,7 +6,7 @@ from collections import namedtuple
 import pytest
 import torch
 
-from tests.faults.test_kills import TRAIN
+from tests.faults.tiny import TRAIN
 from tformer.cli import app
 from tformer.errors import TformerError
 from tformer.training.optim import Optimizers

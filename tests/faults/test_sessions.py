@@ -6,15 +6,13 @@ import pytest
 import torch
 import yaml
 
-from tests.faults.test_kills import TRAIN, place
+from tests.faults.tiny import TRAIN, trained
 from tformer.cli import app
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(place(tmp_path / "here"))
-    app(TRAIN, standalone_mode=False)
-    return tmp_path / "here"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    return trained(tmp_path_factory.mktemp("made") / "here", TRAIN)
 
 
 def record() -> dict:

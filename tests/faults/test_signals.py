@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import start
-from tests.faults.test_kills import TRAIN, place
+from tests.faults.tiny import TRAIN, place
 from tformer import signals
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.session import Session

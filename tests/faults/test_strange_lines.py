@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.test_kills import TRAIN, place
+from tests.faults.tiny import TRAIN, place
 from tformer.cli import app
 from tformer.config import Config
 from tformer.run.card import model_card

@@ -1,17 +1,33 @@
 """Standard streams that are full, closed or strange, memory that is not there, and an early Ctrl-C."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 
 from tformer import cli
 from tformer.errors import FAILED
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("TFORMER_")} | {"OMP_NUM_THREADS": "1"}
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="a shell that can close a stream")
+
+
+@pytest.fixture
+def told(monkeypatch, capsys) -> Callable[..., str]:
+    """What somebody who gave a command line is told of an error, of which it ends."""
+    monkeypatch.delenv("TFORMER_DEBUG", raising=False)
+
+    def tell(error: BaseException, line: str = "eval") -> str:
+        monkeypatch.setattr(sys, "argv", ["tformer", *line.split()])
+        assert cli._exit_code(error) == FAILED
+        return capsys.readouterr().err
+
+    return tell
 
 
 def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -22,13 +38,7 @@ def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture
-def here(tmp_path) -> Path:
-    (tmp_path / "a.txt").write_text("To be, or not to be.\n" * 20)
-    return tmp_path
-
-
-TOKENIZE = "tformer tokenize --train a.txt --tokenizer char --out t.json --json"
+TOKENIZE = "tformer tokenize --train text.txt --tokenizer char --out t.json --json"
 
 
 def test_a_result_that_is_lost_is_an_error(here):
@@ -93,11 +103,9 @@ ASKED = {
 
 
 @pytest.mark.parametrize("who", WORDS)
-def test_out_of_memory_says_how_much_was_asked_for(who, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["tformer", "eval"])
-    assert cli._exit_code(WORDS[who]) == FAILED
+def test_out_of_memory_says_how_much_was_asked_for(who, told):
     found = f" ({ASKED[who]})" if who in ASKED else ""
-    assert capsys.readouterr().err.startswith(f"tformer: error: out of memory{found}; give a shorter text, ")
+    assert told(WORDS[who]).startswith(f"tformer: error: out of memory{found}; give a shorter text, ")
 
 
 LOWER = {  # by command line, what it is told to lower, with what it asked for or would have by itself
@@ -119,25 +127,33 @@ LOWER = {  # by command line, what it is told to lower, with what it asked for o
 
 
 @pytest.mark.parametrize("line", LOWER)
-def test_out_of_memory_says_what_to_lower_for_the_command(line, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["tformer", *line.split()])
-    monkeypatch.setenv("TFORMER_DEBUG", "0")
-    assert cli._exit_code(MemoryError()) == FAILED
-    assert capsys.readouterr().err == f"tformer: error: out of memory; {LOWER[line]}\n"
+def test_out_of_memory_says_what_to_lower_for_the_command(line, told):
+    assert told(MemoryError(), line) == f"tformer: error: out of memory; {LOWER[line]}\n"
 
 
-def test_a_device_that_failed_is_no_bug_and_says_how_to_go_on(monkeypatch, capsys):
-    monkeypatch.setenv("TFORMER_DEBUG", "0")
-    for why in ("CUDA error: unspecified launch failure", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"):
-        assert cli._exit_code(RuntimeError(f"{why}\nCUDA kernel errors might be …")) == FAILED
-        said = capsys.readouterr().err
-        assert said.startswith(f"tformer: error: the device failed ({why}); what was saved is whole")
-        assert "--resume" in said and said.count("\n") == 1
-    cli._exit_code(RuntimeError("CUDA error: device-side assert triggered"))
-    assert "this is a bug" in capsys.readouterr().err, "an index of ours that is out of range"
+@pytest.mark.parametrize("name", cli.TO_LOWER)
+def test_what_is_to_be_lowered_are_options_of_the_command(name):
+    command = typer.main.get_command(cli.app)
+    for word in f"{name} loss".split() if name == "eval" else name.split():  # of most tasks
+        command = command.commands[word]
+    options, otherwise = cli.TO_LOWER[name]
+    named = {*options, *re.findall(r"--[a-z-]+", otherwise)}
+    given = {option for parameter in command.params for option in parameter.opts}
+    assert named <= given
 
 
-def test_another_error_is_not_taken_for_one_of_memory(monkeypatch, capsys):
-    monkeypatch.delenv("TFORMER_DEBUG", raising=False)
-    cli._exit_code(RuntimeError("shapes cannot be multiplied"))
-    assert "this is a bug" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "why", ["CUDA error: unspecified launch failure", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"]
+)
+def test_a_device_that_failed_is_no_bug_and_says_how_to_go_on(why, told):
+    said = told(RuntimeError(f"{why}\nCUDA kernel errors might be …"))
+    assert said.startswith(f"tformer: error: the device failed ({why}); what was saved is whole")
+    assert "--resume" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["shapes cannot be multiplied", "CUDA error: device-side assert triggered"],  # an index of ours
+)
+def test_another_error_is_not_taken_for_one_of_memory_or_of_a_device(other, told):
+    assert "this is a bug" in told(RuntimeError(other))

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.faults.test_kills import ANOTHER, TRAIN, place
+from tests.faults.tiny import ANOTHER, TRAIN, edited, trained
 from tformer.cli import app
 from tformer.errors import RequestError, TformerError
-from tformer.run.manifest import manifest_hash
 
 MORE = [*TRAIN, "--resume", "--steps", "8"]
 
@@ -19,31 +18,11 @@ MORE = [*TRAIN, "--resume", "--steps", "8"]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """Two runs of one text, which differ in their seed, with checkpoints of steps 4 and 6."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = place(tmp_path_factory.mktemp("whose") / "here")
-        patch.chdir(folder)
-        for name, arguments in (("run", TRAIN), ("other", ANOTHER)):
-            train(*arguments, "--out", name)
-    return folder
-
-
-@pytest.fixture
-def here(made, tmp_path, monkeypatch) -> Path:
-    shutil.copytree(made, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
+    return trained(tmp_path_factory.mktemp("whose") / "here", TRAIN, [*ANOTHER, "--out", "other"])
 
 
 def train(*arguments: str) -> None:
     app([*arguments], standalone_mode=False)
-
-
-def edit(checkpoint: Path, **changes) -> None:
-    """Change a manifest, and its hash with it."""
-    path = checkpoint / "manifest.json"
-    manifest = json.loads(path.read_text()) | changes
-    manifest = {key: value for key, value in manifest.items() if value is not None}
-    path.write_text(json.dumps(manifest | {"sha256": manifest_hash(manifest)}))
 
 
 def newest(run: Path) -> Path:
@@ -86,7 +65,7 @@ def test_another_tokenizer_is_refused(here):
 
 def test_a_checkpoint_of_an_older_version_says_nothing_and_is_taken(here, capsys):
     for checkpoint in (here / "run" / "checkpoints").iterdir():
-        edit(checkpoint, owner=None)
+        edited(checkpoint, owner=None)
     change_record(here / "run", "record", id=None)
     train(*MORE)
     assert "continuing after step 6" in capsys.readouterr().err
@@ -106,7 +85,7 @@ def test_checkpoints_that_are_a_link_go_with_the_run_that_is_overwritten(here):
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused_and_stays(here):
-    edit(newest(here / "run"), format=2)
+    edited(newest(here / "run"), format=2)
     with pytest.raises(TformerError, match=r"newer tformer \(format 2, this version reads 1\); upgrade"):
         train(*MORE)
     assert newest(here / "run").name == "step-00000006"

@@ -3,10 +3,19 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Callable, Sequence
+from contextlib import chdir
 from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
 
 from tests.faults.kill import run
+from tformer.cli import app
+from tformer.run.manifest import manifest_hash
 
+ChangeOfState = Callable[[dict[str, Tensor], dict[str, Any]], object]  # of optimizers, and where it stands
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 10
 SETTINGS = {
     "model.n_layers": 1,
@@ -31,6 +40,14 @@ def place(folder: Path) -> Path:
     """A folder with a text."""
     folder.mkdir()
     (folder / "text.txt").write_text(TEXT)
+    return folder
+
+
+def trained(folder: Path, *commands: Sequence[str]) -> Path:
+    """A folder with a text, and what these commands leave there."""
+    with chdir(place(folder)):
+        for words in commands:
+            app([*words], standalone_mode=False)
     return folder
 
 
@@ -84,6 +101,28 @@ def _damage(checkpoint: Path) -> str:
     except (OSError, ValueError, KeyError) as error:
         return f"{checkpoint.name}: {error!r}"
     return ""
+
+
+def edited(
+    checkpoint: Path,
+    change: Callable[[dict[str, Tensor], dict[str, Any]], object] | None = None,
+    **values: Any,
+) -> None:
+    """Another checkpoint, with the hashes that it takes, in the place of one.
+
+    `change` is given the optimizer state and where training stands, `values` those of the manifest that are
+    others; what is None is left out.
+    """
+    manifest = json.loads((checkpoint / "manifest.json").read_text()) | values
+    manifest = {key: value for key, value in manifest.items() if value is not None}
+    if change:
+        path = checkpoint / "optimizer.safetensors"
+        tensors = safetensors.torch.load_file(path)
+        change(tensors, manifest["state"])
+        path.write_bytes(safetensors.torch.save(tensors))
+        manifest["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    manifest["sha256"] = manifest_hash(manifest)
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
 def no_pictures() -> None:

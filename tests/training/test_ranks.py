@@ -233,6 +233,25 @@ def test_all_leave_at_once_when_torchrun_is_told_to(tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_with_other_texts_are_told_to_have_the_same(tmp_path):
+    (tmp_path / "other").mkdir()
+
+    def on_machines_of_their_own() -> None:
+        if os.environ["RANK"] == "1":
+            os.chdir("other")
+
+    def train(text: str, out: str) -> tuple[int, str, str]:
+        (tmp_path / "other" / "text.txt").write_text(text)
+        words = ("--steps", 1, "--out", tmp_path / out)
+        return side_by_side(tmp_path, 2, *words, prepare=on_machines_of_their_own)
+
+    code, _, err = train(TEXT[::-1], "one")
+    assert (code, "process 1 reads another text than the first one (sha256 " in err) == (1, True), err
+    assert "; give each machine the same files\n" in err
+    assert train(TEXT, "other run")[0] == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [pytest.param("--no-shard", marks=pytest.mark.exhaustive), "--shard"])
 def test_a_signal_ends_all_after_the_same_step_and_another_number_of_processes_goes_on(tmp_path, how):
     process = start(tmp_path, 2, *LONG, how, "--steps", 800)
@@ -343,7 +362,7 @@ def test_what_several_cannot_do_is_refused_before_they_meet(tmp_path, monkeypatc
     assert isinstance(done.exception, RequestError), done.output
 
 
-def test_what_several_are_told_to_do_instead_is_enough(tmp_path):
+def test_what_several_are_told_to_do_instead_is_enough(tmp_path, monkeypatch):
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
 
@@ -365,5 +384,11 @@ def test_what_several_are_told_to_do_instead_is_enough(tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "tformer.yaml").write_text(json.dumps(begun))
     assert planned(minutes=1.0, resume=True).config.train.steps == 7, "it has its steps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(RequestError, match=r"3 processes .* \(2 GPUs\); lower --nproc-per-node$"):
+        own_device("auto", Ranks(2, 3, 2, 3))
+    assert own_device("auto", Ranks(1, 2, 1, 2)) == "cuda:1"
+    monkeypatch.undo()
     words = ["train", str(text), "--estimate", "--gpus", "2", "--accelerator", "h100"]  # "--gpus N plans …"
     assert CliRunner().invoke(app, words).exit_code == 0

@@ -127,7 +127,8 @@ def _begun(folder: Path, wanted: "IdsIndex", overwrite: bool) -> "IdsIndex | Non
     from tformer.text.shard_writer import checked_same
     from tformer.text.shards import IDS_INDEX, read_index
 
-    ours = {path for pattern in OF_A_TOKEN_FOLDER for path in folder.glob(pattern)}
+    named = {path for pattern in OF_A_TOKEN_FOLDER for path in folder.glob(pattern)}
+    ours = {path for path in named if path.is_symlink() or not path.is_dir()}
     others = [path for path in folder.iterdir() if path not in ours and not path.name.startswith(".tmp-")]
     if others:
         found = f"{others[0].name} is in it"

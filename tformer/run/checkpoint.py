@@ -226,11 +226,9 @@ class Run:
             sync_folder(self.checkpoints)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise TformerError(
-                f"cannot save the checkpoint {final}",
-                error.strerror or str(error),
-                "the one before it is whole: continue with --resume",
-            ) from None
+            way = "the one before it is whole: continue" if self._has_whole() else "begin again"
+            why = error.strerror or str(error)
+            raise TformerError(f"cannot save the checkpoint {final}", why, f"{way} with --resume") from None
         kept = identity.get("kept")
         at_top = checkpoint_name(kept["step"]) if kept else ""
         names = self._names()
@@ -256,6 +254,10 @@ class Run:
         with contextlib.suppress(OSError):
             os.rename(self.checkpoints / name, aside)
         self.passed_over.discard(name)
+
+    def _has_whole(self) -> bool:
+        """Whether there is a checkpoint that this process has read or written."""
+        return bool(self.whole.intersection(self._names()))
 
     def _names(self) -> list[str]:
         """Checkpoints by name, newest first; temporary ones are none."""

@@ -167,7 +167,7 @@ def checkpoint_of(folder: Path, step: int) -> Path:
 def _weights_of(step: int, folder: Path, record: Record) -> tuple[dict[str, torch.Tensor], str]:
     checkpoint = checkpoint_of(folder, step)
     try:
-        return read_weights(checkpoint, Owner(run=record.id))
+        return read_weights(checkpoint, Owner(run=record.id), WITHOUT)
     except Damaged as error:
         raise RequestError(f"{checkpoint} is not whole", str(error), WITHOUT) from None
 

@@ -29,7 +29,8 @@ MANIFEST = "manifest.json"
 TENSOR_FILES = ("model.safetensors", "optimizer.safetensors")
 MAX_MANIFEST_BYTES = 1 << 20
 NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-LATER = "nothing was changed: try again, or move it away to go on from the one before it"
+LATER = "nothing was changed: try again, or move it away to go on without it"
+ANOTHERS = "move it away, or give another --out"
 
 
 def checkpoint_name(step: int) -> str:
@@ -133,36 +134,32 @@ def steps_in(checkpoints: Path) -> list[int]:
     return sorted(step for step in map(step_of, names) if step >= 0)
 
 
-def read_weights(folder: Path, owner: Owner) -> tuple[dict[str, Tensor], str]:
+def read_weights(folder: Path, owner: Owner, instead: str) -> tuple[dict[str, Tensor], str]:
     """The weights of a checkpoint alone, by the names of its layout, and their sha256.
 
-    Raises what `read_checkpoint` raises.
+    Raises what `read_checkpoint` raises; its advice, of whoever reads and trains nothing, is `instead`.
     """
-    with _told(folder):
+    with _told(folder, f"try again, or {instead}"):
         manifest = _read_manifest(folder / MANIFEST)
-        _check_owner(folder, manifest, owner)
+        _check_owner(folder, manifest, owner, instead)
         promised = manifest["files"]["model.safetensors"]
         return _read_tensors(folder / "model.safetensors", promised), promised["sha256"]
 
 
-def _check_owner(folder: Path, manifest: dict[str, Any], owner: Owner) -> None:
+def _check_owner(folder: Path, manifest: dict[str, Any], owner: Owner, advice: str = ANOTHERS) -> None:
     if told := owner.differences(manifest.get("owner")):
-        raise RequestError(
-            f"{folder} is a checkpoint of another run",
-            "; ".join(told),
-            "move it away, or give another --out",
-        )
+        raise RequestError(f"{folder} is a checkpoint of another run", "; ".join(told), advice)
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _told(folder: Path, later: str = LATER) -> Iterator[None]:
     """What can go wrong in the block, as the errors that say it."""
     try:
         yield
     except NOT_THERE as error:
         raise Damaged(f"cannot read {folder}", error.strerror or str(error)) from None
     except OSError as error:
-        raise TformerError(f"cannot read {folder}", error.strerror or str(error), LATER) from None
+        raise TformerError(f"cannot read {folder}", error.strerror or str(error), later) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f"{MANIFEST} is not one of ours", repr(error)) from None
 

@@ -1,11 +1,13 @@
 """A row of the tests of advice, and what its commands are made of."""
 
 import json
+import pkgutil
 import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -37,6 +39,17 @@ class Followed:
     first: Callable[[], object] = lambda: None  # what makes it wrong
     then: Callable[[], object] = lambda: None  # what the advice says to do that is no command
     stdin: str = ""
+
+
+def left_out(at: str, line: str, option: str, advice: str = "leave it out", then: str = "") -> Followed:
+    """An option that a command has no use for."""
+    return Followed(at, f"{line} {option}", advice, line + then)
+
+
+def one_of(at: str, line: str, one: str, other: str, then: str = "") -> Followed:
+    """Two options that exclude each other."""
+    right = tuple(f"{line} {option}{then}" for option in (one, other))
+    return Followed(at, f"{line} {one} {other}", "leave one out", right)
 
 
 def write(name: str, text: str | bytes) -> Callable[[], object]:
@@ -141,6 +154,17 @@ def other_weights_in_a_checkpoint() -> None:
 
 
 MEMORY: dict[str, int] = {}  # what there is, where a row says it
+PUT_BACK = (  # what rows may put something else in the place of
+    "tformer.run.checkpoint.shutil.disk_usage",
+    "tformer.run.checkpoint.write_new",
+    "tformer.run.manifest.FORMAT",
+    "tformer.run.manifest.check_regular",
+    "tformer.run.token_folders.MOST_TO_SCORE",
+    "tformer.text.blocks.BLOCK_CHARACTERS",
+    "tformer.text.shards.VERIFIED",
+    "tformer.text.workers._workers",
+    "tformer.training.opening.State",
+)
 INDEX = "model.safetensors.index.json"
 TOKENIZER = "done/tokenizer.json"
 ANOTHER = "leave --resume out and give another --out, to start another run"
@@ -149,6 +173,7 @@ AGAIN = f"{NEW} --out other"
 TOKENS = NEW.replace("--tokenizer char", "--tokenizer t.json").replace("a.txt", "ids.npy")
 IDS = NEW.replace("--tokenizer char", "").replace("a.txt", "ids/")
 REVERSAL = f"train reversal {SMALL} --steps 1".replace("n_ctx=8", "n_ctx=19")
+PASSAGE = '{"text": "of mercy"}\n'
 TABLE = "a row,more\n" + "of words,1\n" * 30
 
 
@@ -159,6 +184,33 @@ def table(name: str, text: str) -> tuple[str, Callable[[], object]]:
 
 def of_rows(line: str) -> str:
     return '{"text": "to be or not to be"}\n' * 30 + line + "\n"
+
+
+def holder(name: str) -> tuple[Any, str]:
+    """What has that name: a module, or another that it imports, and the name in it."""
+    module, _, own = name.rpartition(".")
+    return pkgutil.resolve_name(module), own
+
+
+def instead(name: str, value: object) -> None:
+    """Something else in the place of what has that name, until the row is done."""
+    assert name in PUT_BACK
+    setattr(*holder(name), value)
+
+
+def fails_once(name: str, error: OSError) -> Callable[[], None]:
+    """That a function fails when it is next called."""
+
+    def put() -> None:
+        real = getattr(*holder(name))
+
+        def fail(*arguments: Any, **options: Any) -> None:
+            instead(name, real)
+            raise error
+
+        instead(name, fail)
+
+    return put
 
 
 def tformer(line: str, stdin: str = "") -> None:

@@ -19,6 +19,7 @@ from tests.faults.advised.following import (
     change,
     fetch_it_whole,
     gone,
+    left_out,
     little_memory,
     lose_a_shard,
     move,
@@ -54,12 +55,7 @@ ROWS = [
         f"{FURTHER} --tokenizer own.json",
         first=move("base/tokenizer.json", "own.json"),
     ),
-    Followed(
-        "run/pretrained.py _check_tokenizer",
-        f"{FURTHER} --tokenizer bpe",
-        "leave --tokenizer out",
-        FURTHER + PLAN,
-    ),
+    left_out("run/pretrained.py _check_tokenizer", FURTHER, "--tokenizer bpe", "leave --tokenizer out", PLAN),
     Followed(
         "run/pretrained.py read_origin",
         f"{FURTHER} --out further --resume",

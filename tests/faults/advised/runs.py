@@ -15,7 +15,9 @@ from tests.faults.advised.following import (
     TOKENIZER,
     Followed,
     change,
+    left_out,
     move,
+    one_of,
     steps,
     tformer,
     write,
@@ -47,12 +49,7 @@ ROWS = [
         "say which run to replace: --out DIR",
         f"{NEW} --overwrite --out done",
     ),
-    Followed(
-        "commands/train.py command",
-        f"{RESUME} --overwrite",
-        "leave one out",
-        (RESUME + PLAN, f"{NEW} --out done --overwrite" + PLAN),
-    ),
+    one_of("commands/train.py command", f"{NEW} --out done", "--resume", "--overwrite", PLAN),
     Followed(
         "commands/train.py command",
         f"{NEW} --gpus 1 --accelerator h100",
@@ -65,7 +62,7 @@ ROWS = [
         "leave --minutes out: say how many --steps",
         f"train a.txt {SMALL} --steps 1 --estimate",
     ),
-    Followed("commands/train.py check_minutes", f"{NEW} --minutes 1", "leave one out", NEW + PLAN),
+    left_out("commands/train.py check_minutes", NEW, "--minutes 1", "leave one out", PLAN),
     # ------------------------------------------------------------------ a run that goes on
     Followed(
         "training/plan.py plan_training",
@@ -118,12 +115,7 @@ ROWS = [
         "give it more --steps, or leave --lr out",
         (RESUME.replace("--steps 1", "--steps 3") + " --lr 0.5", RESUME.replace("--steps 1", "")),
     ),
-    Followed(
-        "training/settings.py decide",
-        f"{NEW} --set train.kernels=blocks --compile",
-        "leave one of them out",
-        (f"{NEW} --set train.kernels=blocks" + PLAN, f"{NEW} --compile" + PLAN),
-    ),
+    one_of("training/settings.py decide", NEW, "--set train.kernels=blocks", "--compile", PLAN),
     Followed(
         "training/opening.py _own_tokenizer",
         RESUME,

@@ -1,40 +1,41 @@
-"""What errors of DATA advise: texts, tables, ids."""
+"""What errors of DATA advise: files that are not here, texts, tables."""
 
 from pathlib import Path
 
-import numpy as np
-
 from tests.faults.advised.following import (
     FURTHER,
-    IDS,
-    MEMORY,
     NEW,
+    PASSAGE,
     PLAN,
     REVERSAL,
     TABLE,
     TEXT,
-    TOKENS,
     Followed,
+    left_out,
     move,
     of_rows,
+    one_of,
     steps,
-    tformer,
     write,
 )
-from tformer.text.tokenizer import Tokenizer
+
+JSON = of_rows('{"text": "né"}')
+QUOTES = "quote a text that has quotes, and double those"
 
 
-def with_the_last_id() -> None:
-    """Ids of which one is in the larger of two vocabularies alone."""
-    last = Tokenizer.load(Path("t.json")).vocab_size - 1
-    np.save("ids.npy", np.append(np.load("ids.npy"), np.uint16(last)))
+def mended(function: str, data: str, advice: str, wrong: str | bytes, right: str) -> Followed:
+    """A table that has a bad line, and has it no longer."""
+    line, name = NEW.replace("a.txt", data), data.split()[0]
+    return Followed(
+        f"text/rows.py {function}", line, advice, line + PLAN, write(name, wrong), write(name, right)
+    )
 
 
-def ends_that_fall() -> None:
-    """Documents that end before they begin, in a folder that is too large to be verified whole."""
-    ends = np.lib.format.open_memmap("ids/ends-00000.npy", mode="r+")
-    ends[:] = ends[::-1].copy()
-    MEMORY.update(verified=10)
+def fetched(corpus: str, line: str, otherwise: str, right: str, text: str) -> Followed:
+    """A text that cannot be downloaded, put where it is looked for, or another one in its place."""
+    advice = f"put the file at cache/{corpus} by hand, or {otherwise}"
+    put = steps(lambda: Path("cache").mkdir(), write(f"cache/{corpus}", text))
+    return Followed("text/corpus.py download", line, advice, (right, line), then=put)
 
 
 ROWS = [
@@ -49,6 +50,20 @@ ROWS = [
             write("base/model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
         ),
         then=move("fetched", "base/model.safetensors"),
+    ),
+    fetched(
+        "tinyshakespeare.txt",
+        NEW.replace("a.txt", "tinyshakespeare"),
+        "train on any text with: tformer train FILE",
+        NEW,
+        TEXT,
+    ),
+    fetched(
+        "lambada_test.jsonl",
+        "eval lambada --device cpu --run done",
+        "name another with: --data FILE",
+        "eval lambada --device cpu --run done --data cache/lambada_test.jsonl",
+        PASSAGE,
     ),
     Followed(
         "files.py refuse_address",
@@ -78,15 +93,8 @@ ROWS = [
         "they must agree",
         (NEW + PLAN, REVERSAL + PLAN),
     ),
-    Followed(
-        "training/plan.py plan_training", f"{REVERSAL} --val-data a.txt", "leave it out", REVERSAL + PLAN
-    ),
-    Followed(
-        "training/plan.py plan_training",
-        f"{NEW} --val-data b.txt --set data.val_split=lines",
-        "leave one out",
-        (f"{NEW} --val-data b.txt" + PLAN, f"{NEW} --set data.val_split=lines" + PLAN),
-    ),
+    left_out("training/plan.py plan_training", REVERSAL, "--val-data a.txt", then=PLAN),
+    one_of("training/plan.py plan_training", NEW, "--val-data b.txt", "--set data.val_split=lines", PLAN),
     Followed(
         "run/data.py prepare_data",
         REVERSAL.replace("n_ctx=19", "n_ctx=9"),
@@ -156,21 +164,15 @@ ROWS = [
         first=write("a.txt", "a text of one line " * 20),
     ),
     # ------------------------------------------------------------------ tables
-    Followed(
-        "text/rows.py _decoded",
-        NEW.replace("a.txt", "t.jsonl"),
-        "convert it first",
-        NEW.replace("a.txt", "t.jsonl") + PLAN,
-        first=write("t.jsonl", of_rows('{"text": "né"}').encode("latin-1")),
-        then=write("t.jsonl", of_rows('{"text": "né"}')),
-    ),
-    Followed(
-        "text/rows.py _json_lines",
-        NEW.replace("a.txt", "t.jsonl"),
-        "expected an object a line",
-        NEW.replace("a.txt", "t.jsonl") + PLAN,
-        first=write("t.jsonl", of_rows("To be, or not to be")),
-        then=write("t.jsonl", of_rows('{"text": "To be, or not to be"}')),
+    mended("_decoded", "t.jsonl", "convert it first", JSON.encode("latin-1"), JSON),
+    *(
+        mended(function, "t.jsonl", advice, of_rows(wrong), of_rows(right))
+        for function, advice, wrong, right in (
+            ("_json_lines", "expected an object a line", "To be", '{"text": "To be"}'),
+            ("_text_of", "expected an object", '["to be"]', '{"text": "to be"}'),
+            ("_text_of", "expected a string", '{"text": 5}', '{"text": "5"}'),
+            ("_text_of", "mend it, or leave it out", '{"text": "\\ud83d"}', '{"text": "\\ud83d\\ude00"}'),
+        )
     ),
     Followed(
         "text/rows.py _separated",
@@ -179,38 +181,12 @@ ROWS = [
         NEW.replace("a.txt", "t.csv --field 'a row'") + PLAN,
         first=write("t.csv", TABLE),
     ),
-    Followed(
-        "text/rows.py _separated",
-        NEW.replace("a.txt", "t.csv --field 'a row'"),
-        "quote a text that has quotes, and double those",
-        NEW.replace("a.txt", "t.csv --field 'a row'") + PLAN,
-        first=write("t.csv", TABLE + '"he "said" so",1\n'),
-        then=write("t.csv", TABLE + '"he ""said"" so",1\n'),
-    ),
     *(
-        Followed(
-            "text/rows.py _separated",
-            NEW.replace("a.txt", "t.csv --field more"),
-            "mend it, or leave it out",
-            NEW.replace("a.txt", "t.csv --field more") + PLAN,
-            first=write("t.csv", TABLE + "alone\n"),
-            then=write("t.csv", mended),
-        )
-        for mended in (TABLE, TABLE + "alone,1\n")
-    ),
-    *(
-        Followed(
-            "text/rows.py _text_of",
-            NEW.replace("a.txt", "t.jsonl"),
-            advice,
-            NEW.replace("a.txt", "t.jsonl") + PLAN,
-            first=write("t.jsonl", of_rows(wrong)),
-            then=write("t.jsonl", of_rows(mended)),
-        )
-        for advice, wrong, mended in (
-            ("expected an object", '["to be"]', '{"text": "to be"}'),
-            ("expected a string", '{"text": 5}', '{"text": "5"}'),
-            ("mend it, or leave it out", '{"text": "\\ud83d"}', '{"text": "\\ud83d\\ude00"}'),
+        mended("_separated", f"t.csv --field {field}", advice, TABLE + wrong, TABLE + right)
+        for field, advice, wrong, right in (
+            ("'a row'", QUOTES, '"he "said" so",1\n', '"he ""said"" so",1\n'),
+            ("more", "mend it, or leave it out", "alone\n", "alone,1\n"),
+            ("more", "mend it, or leave it out", "alone\n", ""),
         )
     ),
     Followed(
@@ -219,105 +195,5 @@ ROWS = [
         "name the field of the text: --field NAME",
         NEW.replace("a.txt", "t.jsonl --field body") + PLAN,
         first=write("t.jsonl", '{"body": "to be or not to be"}\n' * 30),
-    ),
-    # ------------------------------------------------------------------ ids
-    Followed(
-        "run/data.py _token_file_data",
-        f"{TOKENS} --set data.val_split=lines",
-        "data.val_split=end, or --val-data FILE",
-        (
-            f"{TOKENS} --set data.val_split=end" + PLAN,
-            f"{TOKENS} --val-data b.txt" + PLAN,
-        ),
-    ),
-    Followed(
-        "run/data.py _token_file_data",
-        TOKENS.replace("--tokenizer t.json", ""),
-        "--tokenizer tokenizer.json",
-        TOKENS.replace("t.json", "tokenizer.json") + PLAN,
-        then=move("t.json", "tokenizer.json"),
-    ),
-    Followed(
-        "run/data.py _token_file_data",
-        f"{TOKENS} --set data.val_split=documents",
-        "data.val_split=end",
-        f"{TOKENS} --set data.val_split=end" + PLAN,
-        first=lambda: np.save("ids.npy", np.load("ids.npy")[:100]),
-    ),
-    Followed(
-        "text/data.py load_token_file",
-        TOKENS.replace("t.json", "done"),
-        "use its own",
-        TOKENS + PLAN,
-        first=with_the_last_id,
-    ),
-    Followed(
-        "run/data.py _token_folder_data",
-        f"{IDS} --documents line",
-        "leave it out, or tokenize the text again",
-        (
-            IDS + PLAN,
-            "tokenize a.txt --tokenizer t.json --documents line --processes 1 --out ids/ --overwrite",
-            f"{IDS} --documents line" + PLAN,
-        ),
-    ),
-    Followed("run/token_folders.py check_kind", f"{IDS} --tokenizer bpe", "leave it out", IDS + PLAN),
-    Followed(
-        "run/token_folders.py check_tokenizer",
-        FURTHER.replace("a.txt", "ids/").replace("base", "done"),
-        "tokenize the text again with --tokenizer RUN",
-        (
-            "tokenize a.txt --tokenizer done --processes 1 --out more/",
-            FURTHER.replace("a.txt", "more/").replace("base", "done") + PLAN,
-        ),
-    ),
-    Followed(
-        "run/token_folders.py way",
-        f"{IDS} --set data.val_split=lines",
-        "data.val_split=end, or --val-data FILE",
-        (
-            f"{IDS} --set data.val_split=end" + PLAN,
-            f"{IDS} --val-data b.txt" + PLAN,
-        ),
-    ),
-    Followed(
-        "run/token_folders.py way",
-        IDS.replace("ids/", "one/") + " --set data.val_split=documents",
-        "data.val_split=end",
-        IDS.replace("ids/", "one/") + " --set data.val_split=end" + PLAN,
-        first=lambda: tformer("tokenize a.txt --tokenizer t.json --documents file --processes 1 --out one/"),
-    ),
-    Followed(
-        "run/token_folders.py _spans",
-        f"{IDS} --set data.val_split=documents",
-        "tokenize it again",
-        (
-            "tokenize a.txt --tokenizer t.json --documents paragraph --processes 1 --out ids/ --overwrite",
-            f"{IDS} --set data.val_split=documents" + PLAN,
-        ),
-        first=ends_that_fall,
-    ),
-    Followed(
-        "run/token_folders.py check_size",
-        "eval loss --run base --data ids/ --device cpu",
-        "give one of its files: --data ids/ids-00000.npy",
-        "eval loss --run base --data ids/ids-00000.npy --device cpu",
-        first=lambda: MEMORY.update(most=10),
-    ),
-    Followed(
-        "text/blocks.py blocks",
-        "tokenize a.txt --tokenizer t.json --documents '###' --processes 1 --out more/",
-        "see --documents",
-        "tokenize a.txt --tokenizer t.json --documents paragraph --processes 1 --out more/",
-    ),
-    Followed(
-        "text/blocks.py _pieces",
-        "tokenize late.txt --tokenizer t.json --processes 1 --out more/",
-        "say what one is: --documents '<|endoftext|>', or --documents file",
-        tuple(
-            f"tokenize late.txt --tokenizer t.json --documents '{how}' --processes 1 --out {folder}/"
-            for how, folder in (("<|endoftext|>", "more"), ("file", "others"))
-        ),
-        first=lambda: write("late.txt", TEXT.replace("\n\n", "\n") * 1200 + "<|endoftext|>\n" + TEXT)(),
     ),
 ]

@@ -10,6 +10,7 @@ from tests.faults.advised.following import (
     SMALL,
     TEXT,
     Followed,
+    left_out,
     steps,
     tformer,
     write,
@@ -22,19 +23,14 @@ FOLDER = f"{IDS_OF} --processes 1"
 
 ROWS = [
     # ------------------------------------------------------------------ tokenize
-    Followed("commands/tokenize.py command", f"{IDS_OF} --processes 2", "leave it out", IDS_OF),
-    Followed(
-        "commands/tokenize.py command",
-        f"{IDS_OF} --vocab-size 300",
-        "a trained tokenizer has its size",
-        IDS_OF,
-    ),
-    Followed("commands/tokenize.py command", f"{IDS_OF} --seed 3", "nothing else is drawn", IDS_OF),
-    Followed(
-        "commands/tokenize.py command",
-        f"{IDS_OF} --no-end-of-text",
-        "a trained tokenizer has its rows",
-        IDS_OF,
+    *(
+        left_out("commands/tokenize.py command", IDS_OF, option, advice)
+        for option, advice in (
+            ("--processes 2", "leave it out"),
+            ("--vocab-size 300", "a trained tokenizer has its size"),
+            ("--seed 3", "nothing else is drawn"),
+            ("--no-end-of-text", "a trained tokenizer has its rows"),
+        )
     ),
     Followed(
         "commands/tokenize.py command",
@@ -42,12 +38,7 @@ ROWS = [
         "train takes it as it is; tokenize --decode writes its text",
         (IDS, "tokenize --decode ids/"),
     ),
-    Followed(
-        "commands/tokenize.py command",
-        f"{IDS_OF} --stats --out s.npy",
-        "redirect stdout instead",
-        f"{IDS_OF} --stats",
-    ),
+    left_out("commands/tokenize.py command", f"{IDS_OF} --stats", "--out s.npy", "redirect stdout instead"),
     Followed(
         "commands/tokenize.py command",
         f"{IDS_OF} --out new.txt",
@@ -119,11 +110,12 @@ ROWS = [
         "leave one out",
         (NEW + PLAN, NEW.replace("--steps 1", "--set train.steps=5") + PLAN),
     ),
-    Followed(
+    left_out(
         "layers.py merge",
-        f"{NEW} --set model.n_layers=0",
+        NEW,
+        "--set model.n_layers=0",
         "model.n_layers is: number of transformer blocks",
-        NEW + PLAN,
+        PLAN,
     ),
     Followed(
         "layers.py _layer",

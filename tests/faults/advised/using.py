@@ -1,31 +1,42 @@
 """What errors of `eval`, `sample` and `answer` advise, and those of the runs and texts that they take."""
 
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 from tests.faults.advised.following import (
     MORE,
     NEW,
+    PASSAGE,
     REVERSAL,
     Followed,
+    left_out,
     move,
+    one_of,
     other_weights_in_a_checkpoint,
     steps,
     tformer,
     write,
 )
 
-LOSS = "eval loss --device cpu --run done"
+JUDGE = "eval loss --device cpu --run"
+LOSS = f"{JUDGE} done"
 ATTENTION = "eval attention --device cpu --run done"
 SAMPLE = "sample --device cpu --run done --max-tokens 2"
 GENERATIONS = "eval generations --device cpu -n 1 --max-tokens 4"
 GIVE = "give --data FILE"
-PASSAGE = '{"text": "of mercy"}\n'
+OTHER_CHARACTER = "leave it out, or train a word or bpe tokenizer, which take any text"
 WEIGHTS = "leave --step out for the weights that it keeps"
 
 
-def trained(line: str, *first):
+def trained(line: str) -> Callable[[], object]:
     """A run that is made before."""
-    return steps(*first, lambda: tformer(line))
+    return lambda: tformer(line)
+
+
+def given(at: str, run: str, data: str = "a.txt", **how: Any) -> Followed:
+    """A run without a text to judge it by, and with one."""
+    return Followed(at, f"{JUDGE} {run}", GIVE, f"{JUDGE} {run} --data {data}", **how)
 
 
 ROWS = [
@@ -55,21 +66,14 @@ ROWS = [
         "give one",
         f"{ATTENTION} --prompt The",
     ),
-    Followed(
-        "commands/eval.py _ids_to_show",
-        f"{ATTENTION} --prompt The --data a.txt",
-        "leave one out",
-        (f"{ATTENTION} --prompt The", f"{ATTENTION} --data a.txt"),
-    ),
+    one_of("commands/eval.py _ids_to_show", ATTENTION, "--prompt The", "--data a.txt"),
     Followed(
         "commands/eval.py _ids_to_show",
         ATTENTION,
         "give --prompt TEXT or --data FILE",
         (f"{ATTENTION} --prompt The", f"{ATTENTION} --data a.txt"),
     ),
-    Followed(
-        "commands/eval_loss.py check_stride", f"{LOSS} --stride 99", "leave it out for disjoint windows", LOSS
-    ),
+    left_out("commands/eval_loss.py check_stride", LOSS, "--stride 99", "leave it out for disjoint windows"),
     Followed(
         "commands/tasks.py parse_args",
         "eval causality --device cpu --run done --positions 2 --tokens 9",
@@ -83,25 +87,13 @@ ROWS = [
         f"{LOSS} --overwrite --out loss.html",
     ),
     Followed("device.py resolve_device", f"{SAMPLE} The --device cuda:99", "use cpu", f"{SAMPLE} The"),
-    Followed("answer/__init__.py find", "answer 9", "tformer answer lists them", "answer"),
-    Followed(
-        "commands/answer.py command", "answer 1 --prose --report a.md", "leave one out", "answer 1 --prose"
-    ),
+    left_out("answer/__init__.py find", "answer", "9", "tformer answer lists them"),
+    left_out("commands/answer.py command", "answer 1 --prose", "--report a.md", "leave one out"),
     # ------------------------------------------------------------------ what is asked of a sample
-    Followed(
-        "commands/sample.py command",
-        f"{SAMPLE} The --greedy --temperature 0.5",
-        "leave one out",
-        (f"{SAMPLE} The --greedy", f"{SAMPLE} The --temperature 0.5"),
-    ),
-    Followed("commands/sample.py command", f"{SAMPLE} The --keep-stop", "leave it out", f"{SAMPLE} The"),
-    Followed(
-        "commands/sample.py command",
-        f"{SAMPLE} The --prompt-file a.txt",
-        "leave one out",
-        (f"{SAMPLE} The", f"{SAMPLE} --prompt-file a.txt"),
-    ),
-    Followed("commands/sample.py command", f"{SAMPLE} The --interactive", "leave one out", f"{SAMPLE} The"),
+    one_of("commands/sample.py command", f"{SAMPLE} The", "--greedy", "--temperature 0.5"),
+    left_out("commands/sample.py command", f"{SAMPLE} The", "--keep-stop"),
+    one_of("commands/sample.py command", SAMPLE, "The", "--prompt-file a.txt"),
+    left_out("commands/sample.py command", f"{SAMPLE} The", "--interactive", "leave one out"),
     Followed(
         "commands/sample.py command",
         f"{SAMPLE} --interactive",
@@ -122,6 +114,13 @@ ROWS = [
         f"{SAMPLE} - --null",
         stdin="The\0quality\0",
     ),
+    *(
+        Followed("text/tokenizer.py __init__", f"{SAMPLE} T\u20ac", OTHER_CHARACTER, right)
+        for right in (
+            f"{SAMPLE} T",
+            (NEW.replace("char", "bpe") + " --out other", f"{SAMPLE} T\u20ac --run other"),
+        )
+    ),
     # ------------------------------------------------------------------ which run, and which of its weights
     Followed(
         "run/find.py newest_run",
@@ -134,58 +133,41 @@ ROWS = [
         "run/loaded.py _weights_of", f"{LOSS} --step 1", WEIGHTS, LOSS, first=other_weights_in_a_checkpoint
     ),
     # ------------------------------------------------------------------ the text that it is judged by
-    Followed(
+    given("run/source.py recorded_source", "base"),
+    given(
         "run/source.py recorded_source",
-        "eval loss --device cpu --run base",
-        GIVE,
-        "eval loss --device cpu --run base --data a.txt",
-    ),
-    Followed(
-        "run/source.py recorded_source",
-        "eval loss --device cpu --run piped",
-        GIVE,
-        "eval loss --device cpu --run piped --data a.txt",
+        "piped",
         first=trained(NEW.replace("a.txt", "-") + " --out piped"),
         stdin=MORE,
     ),
-    Followed(
+    given(
         "run/source.py recorded_source",
-        "eval loss --device cpu --run moved",
-        GIVE,
-        "eval loss --device cpu --run moved --data d.txt",
+        "moved",
+        "d.txt",
         first=steps(
             write("c.txt", MORE),
-            lambda: tformer(NEW.replace("a.txt", "c.txt") + " --out moved"),
+            trained(NEW.replace("a.txt", "c.txt") + " --out moved"),
             move("c.txt", "d.txt"),
         ),
     ),
-    Followed(
+    given("run/record.py check_hash", "own", first=steps(trained(f"{NEW} --out own"), write("a.txt", MORE))),
+    given(
         "evals/judged.py _validation_part",
-        "eval loss --device cpu --run whole",
-        GIVE,
-        "eval loss --device cpu --run whole --data a.txt",
+        "whole",
         first=trained(f"{NEW} --set data.val_fraction=0 --out whole"),
     ),
-    Followed(
-        "evals/judged.py _check_same_text",
-        f"{LOSS} --run other",
-        GIVE,
-        f"{LOSS} --run other --data b.txt",
-        first=trained(NEW.replace("a.txt", "b.txt") + " --out other"),
-    ),
-    Followed(
-        "evals/judged.py _check_same_text",
-        f"{LOSS} --run other",
-        GIVE,
-        f"{LOSS} --run other --data b.txt",
-        first=trained(f"{NEW} --val-data b.txt --out other"),
-    ),
-    Followed(
-        "evals/judged.py _check_same_text",
-        f"{LOSS} --run other",
-        GIVE,
-        f"{LOSS} --run other --data b.txt",
-        first=trained(f"{NEW} --set data.val_fraction=0.3 --out other"),
+    *(
+        given(
+            "evals/judged.py _check_same_text",
+            "done --run other",
+            "b.txt",
+            first=trained(f"{new} --out other"),
+        )
+        for new in (
+            NEW.replace("a.txt", "b.txt"),
+            f"{NEW} --val-data b.txt",
+            f"{NEW} --set data.val_fraction=0.3",
+        )
     ),
     Followed(
         "evals/judged.py _check_same_vocabulary",
@@ -234,11 +216,5 @@ ROWS = [
             lambda: shutil.move("c.jsonl", "d.jsonl"),
         ),
     ),
-    Followed(
-        "training/passages.py read_next_words",
-        f"{REVERSAL} --eval-data c.jsonl",
-        "leave it out",
-        REVERSAL,
-        first=write("c.jsonl", PASSAGE),
-    ),
+    left_out("training/passages.py read_next_words", REVERSAL, "--eval-data c.jsonl"),
 ]
