@@ -189,7 +189,7 @@ def _exit_code(error: BaseException) -> int:
         if not message.strip():  # no arguments: the help has been shown
             return REQUEST
         command = getattr(getattr(error, "ctx", None), "command_path", "") or _command_given()[1]
-        hint = "put -- before text that begins with a dash, or " * _is_of_text(error)
+        hint = "put text that begins with a dash last, after --, or " * _is_of_text(error)
         _say(f"{message.strip().rstrip('.')}; {hint}see: {command} --help")
         return REQUEST
     if lacks_memory(error):

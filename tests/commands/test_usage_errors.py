@@ -19,7 +19,7 @@ TEXT = "To be, or not to be: - milk -5 + 3 =\n--Well, he said -now é\n" * 20
 SMALL = (
     "--steps 1 --batch-size 2 --device cpu --set model.n_layers=1 --set model.d_model=8 --set model.n_ctx=8"
 )
-DASH = "put -- before text that begins with a dash"
+DASH = "put text that begins with a dash last, after --"
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ STORIES = ['Once, a "bear".\nIt ran.', "née, 日本", "a\tb"]
 JSONL = "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(STORIES))
 CSV = 'id,text\r\n1,"Once, a ""bear"".\nIt ran."\r\n2,"née, 日本"\r\n3,a\tb\r\n'
 TSV = 'id\ttext\n1\t"Once, a ""bear"".\nIt ran."\n2\tnée, 日本\n3\t"a\tb"\n'
-TABLES = {".jsonl": JSONL, ".csv": CSV, ".tsv": TSV}
+SEMICOLONS = CSV.replace(",", ";", 1).replace("1,", "1;").replace("2,", "2;").replace("3,", "3;")
+TABLES = {".jsonl": JSONL, ".csv": CSV, ".tsv": TSV, "2.csv": SEMICOLONS}
 NAMES = "".join(f"name{i}\n" for i in range(150))
 
 

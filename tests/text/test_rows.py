@@ -37,6 +37,7 @@ FILES = {
     "a.ndjson": "\ufeff" + jsonl().replace("\n", "\n\n"),
     "a.csv": separated(","),
     "a.tsv": separated("\t"),
+    "semicolons.csv": separated(";"),
 }
 PACKINGS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".XZ": lzma.compress}
 

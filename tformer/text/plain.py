@@ -294,23 +294,33 @@ def _of_nuls(head: bytes) -> tuple[str, str, str]:
 
 
 def _made_by(command: str, name: str) -> str:
-    """The whole line that makes a file of text of a file; of standard input, what to put before it."""
+    """The whole line that makes a file of text of a file; of standard input, what to put before it.
+
+    A file with the name of a text keeps it, and what was in it has another.
+    """
     if name == STDIN:
         return f"… | {command} | tformer …"
-    file, text = (shlex.quote(f"./{n}" if n.startswith("-") else n) for n in (name, _free_name(name)))
-    return f"{command} {file} > {text}"
-
-
-def _free_name(name: str) -> str:
-    """For the text of a file, a name that nothing has: poem.txt of poem.txt.gz, poem-2.txt of poem.txt."""
     path = Path(name)
+    if path.suffix.lower() in TEXT_ENDINGS:  # a folder would give both
+        kept = _quoted(_free_name(path.with_name(f"{path.name}.orig")))
+        return f"mv {_quoted(path)} {kept} && {command} {kept} > {_quoted(path)}"
     unpacked = path.with_suffix("") if packing(path) else path
-    wanted = text = unpacked if unpacked != path and unpacked.suffix else path.with_suffix(".txt")
-    n = 1
-    while os.path.lexists(text):
+    text = unpacked if unpacked != path and unpacked.suffix else path.with_suffix(".txt")
+    return f"{command} {_quoted(path)} > {_quoted(_free_name(text))}"
+
+
+def _quoted(path: Path) -> str:
+    """A path as a shell takes it for one, whatever it begins with."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+
+
+def _free_name(wanted: Path) -> Path:
+    """A name that nothing has: poem.txt, or poem-2.txt where there is one."""
+    path, n = wanted, 1
+    while os.path.lexists(path):
         n += 1
-        text = wanted.with_stem(f"{wanted.stem}-{n}")
-    return str(text)
+        path = wanted.with_stem(f"{wanted.stem}-{n}")
+    return path
 
 
 # ---------------------------------------------------------------------------- where in a text
