@@ -94,6 +94,7 @@ ELSEWHERE = {  # by the test that follows them: where they are given, and an adv
     ],
     ("training/test_ranks.py", "test_two_processes_train_what_one_trains"): [
         ("ranks.py ranks_of_torchrun", "start it with torchrun"),
+        ("training/following.py follow", "train with --no-compile"),
     ],
     ("training/test_ranks.py", "test_processes_with_other_texts_are_told_to_have_the_same"): [
         ("training/following.py follow", "give each machine the same files"),

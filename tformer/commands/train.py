@@ -344,7 +344,7 @@ def _train(session: "Session", json: bool) -> bool:
     from tformer.show.progress import TrainingProgress
     from tformer.show.reversal import reversal_table
     from tformer.show.training import Pictures, draw, draw_last, summarise
-    from tformer.training.fit import is_exhausted, has_steps_left
+    from tformer.training.fit import has_steps_left, is_exhausted
 
     run, pictures = session.run, Pictures(session)
     with (
