@@ -108,6 +108,13 @@ def test_what_is_hidden_and_what_programs_keep_is_left_out_and_counted(place):
     assert load_corpus(["f/.hidden.txt"]).text == "[f/.hidden.txt]"
 
 
+def test_a_folder_that_is_trained_on_twice_does_not_give_its_first_run(tformer):
+    write(["poem.txt"], TEXT)
+    for _ in range(2):
+        assert f"read 1 file, {len(TEXT)} characters" in tformer("train", ".", *SMALL)
+    assert sorted(path.name for path in Path("runs").iterdir()) == [Path.cwd().name, f"{Path.cwd().name}-2"]
+
+
 def test_links_are_followed_and_nothing_is_read_twice_or_for_ever(place):
     write(["f/a.txt", "f/z/b.txt", "elsewhere/c.txt", "elsewhere/deep/d.txt", "e.txt"])
     for link, target in (

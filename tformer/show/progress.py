@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from tformer.show.terminal import err, say
@@ -165,8 +166,13 @@ def experiments_progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _columns_of_bytes(label: str) -> tuple[ProgressColumn, ...]:
-    """Bytes, rate and time left."""
-    ends = DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    """Bytes, rate and time left, in one line: on a narrow terminal the bar is shorter."""
+    whole = Column(no_wrap=True)
+    ends = (
+        DownloadColumn(table_column=whole),
+        TransferSpeedColumn(whole),
+        TimeRemainingColumn(table_column=whole),
+    )
     return TextColumn(label, markup=False), BarColumn(), *ends
 
 

@@ -63,8 +63,8 @@ class Folder:
 def list_folder(path: Path) -> Folder:
     """The text files of a folder at any depth, in natural order: chapter2 before chapter10.
 
-    Hidden files and folders are left out, and what programs keep: `__pycache__`, virtual environments. Links
-    are followed; what is reached twice is read once, under its own name where it has one in the folder.
+    Hidden files and folders are left out, and what programs keep: `__pycache__`, virtual environments, runs.
+    Links are followed; what is reached twice is read once, under its own name where it has one in the folder.
     Raises RequestError where a folder in it cannot be read.
     """
 
@@ -112,7 +112,7 @@ def _is_hidden(place: str, folder: str) -> bool:
     """Whether a folder is none that a person filled with texts."""
     if folder.startswith(".") or folder == "__pycache__":
         return True
-    return os.path.isfile(os.path.join(place, folder, "pyvenv.cfg"))
+    return any(os.path.isfile(os.path.join(place, folder, name)) for name in ("pyvenv.cfg", "tformer.yaml"))
 
 
 def natural_order(path: str) -> tuple[object, ...]:
