@@ -395,6 +395,7 @@ def in_a_process(script):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_looking_loads_no_compiler_and_what_is_compiled_is_seen_and_forgotten_with_what_is_put_in_it():
     in_a_process(f"""{LOOK}
 import sys

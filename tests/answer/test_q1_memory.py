@@ -79,11 +79,13 @@ def test_only_the_mark_asks_for_memory():
     assert (inputs[:, :-1] == targets[:, :-1]).all() and inputs[:, :-1].max() == 7
 
 
+@pytest.mark.slow
 def test_recall_is_learned_far_by_attention_and_near_by_an_lstm():
     evidence = memory.measure_recall(QUICK, 0, None)
     assert verdicts(shown(memory.show_recall, evidence)) == {FAR: True, NEAR: True, NOT_FAR: True}
 
 
+@pytest.mark.slow
 def test_neither_short_sight_nor_a_lack_of_recurrence_can_recall(monkeypatch):
     monkeypatch.setattr(memory, "build", short_sighted)
     monkeypatch.setattr(memory, "build_lstm", forgetful)
@@ -94,6 +96,7 @@ def test_neither_short_sight_nor_a_lack_of_recurrence_can_recall(monkeypatch):
     assert refuted(shown(memory.show_recall, replace(evidence, accuracy=learned))) == {NOT_FAR}
 
 
+@pytest.mark.slow
 def test_reversal_is_learned_at_every_distance_by_attention_first():
     evidence = memory.measure_reversal(QUICK, 0, None)
     assert verdicts(shown(memory.show_reversal, evidence)) == {REVERSES: True, NOT_IN_TIME: True}

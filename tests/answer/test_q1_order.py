@@ -115,6 +115,7 @@ def test_the_target_is_the_token_before():
     assert (np.sort(ids, axis=1) == np.arange(6)).all()
 
 
+@pytest.mark.slow
 def test_positions_and_the_mask_of_two_layers_solve_what_needs_order():
     evidence = order.measure_order(QUICK, 0, None)
     assert verdicts(shown(order.show_order, evidence)) == {GUESS: True, PLACED: True, MASK_ALONE: True}

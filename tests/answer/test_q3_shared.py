@@ -34,6 +34,7 @@ def test_where_sharing_changes_nothing_the_claims_fail(untrained):
     assert refuted(shown(shared.show_shared, evidence)) == {FEWER, GIVE_BACK}  # the second is 0 / 0
 
 
+@pytest.mark.slow
 def test_the_claims_hold_for_what_is_trained_here():
     """The experiments as they are, with one seed."""
     found = {}

@@ -41,5 +41,6 @@ def test_untrained_heads_do_not_reverse(monkeypatch):
     assert refuted(measured(0)) == {HIGHER_LOSS, MORE_WEIGHT, ENOUGH}
 
 
+@pytest.mark.slow
 def test_the_claims_hold_for_what_is_trained_here():
     assert verdicts(measured(7)) == {HIGHER_LOSS: True, MORE_WEIGHT: True, ENOUGH: True}

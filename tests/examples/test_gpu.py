@@ -45,12 +45,9 @@ def test_every_row_is_as_it_should_be(tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "presets",
-    ["shakespeare-gpu", pytest.param("shakespeare-gpu char-12l", marks=pytest.mark.exhaustive)],
-)
+@pytest.mark.parametrize("presets", ["shakespeare-gpu", "shakespeare-gpu char-12l"])
 def test_a_row_that_fails_is_named_and_the_others_still_run_on_a_text_that_is_made(tmp_path, presets):
     rows, below, code = run(tmp_path, PRESETS=f"nosuch {presets}", STEPS="1", LIMIT="100")
     assert code == 1
