@@ -1,5 +1,7 @@
 """Question 3, shared: each claim holds, and fails where its mechanism is broken."""
 
+import pytest
+
 from tests.answer.verdicts import refuted, shown, verdicts
 from tformer.answer import parts
 from tformer.answer.experiment import QUICK

@@ -1,5 +1,7 @@
 """Question 6: several heads are better where several places are needed, and one is enough for one."""
 
+import pytest
+
 from tests.answer.verdicts import refuted, verdicts
 from tformer.answer.experiment import QUICK, Seeds
 from tformer.answer.lab import build, tiny, train
