@@ -132,6 +132,7 @@ ELSEWHERE = {  # by the test that follows them: where they are given, and an adv
     ("training/test_estimate.py", "test_what_has_no_room_is_refused_with_what_to_lower_and_that_is_enough"): [
         ("training/estimate.py _check_memory", "set train.micro_batch_size to 8 or less"),
         ("training/estimate.py _planned", "give more --gpus, or a smaller data.window or model"),
+        ("training/estimate.py _planned", "give a smaller model"),
     ],
     (
         "training/test_estimate.py",

@@ -252,6 +252,7 @@ def command(
         eval_data=eval_data,
         minutes=minutes,
         ranks=ranks,
+        elsewhere=gpus is not None or bool(accelerator),
         began=began,
     )
     if estimate and ranks.are_several:
@@ -297,7 +298,7 @@ def _estimate(request: "TrainRequest", gpus: int | None, accelerator: str | None
         prepared = prepare(plan, reading.downloaded, reading.encoded)
     if gpus is None and accelerator is None:
         drawing_seconds()  # what draws is held in memory, too
-    found = estimate(prepared, plan.folder, gpus, accelerator)
+    found = estimate(prepared, plan.folder, gpus, accelerator, plan.config.train.precision, plan.resuming)
     if json:
         print_json(found.as_dict())
     else:

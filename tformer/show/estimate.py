@@ -7,6 +7,8 @@ from tformer.show import terminal
 from tformer.show.words import duration
 from tformer.training.estimate import Estimate
 
+OF_A_MACHINE = 8  # GPUs that a machine has at most
+
 
 def estimate_table(found: Estimate, console: Console) -> None:
     """Everything by name, and a row for each way to run it."""
@@ -56,6 +58,8 @@ def estimate_table(found: Estimate, console: Console) -> None:
             duration(there.seconds) if there.has_room else "-",
         )
     console.print(grid)
+    if any(there.gpus > OF_A_MACHINE for there in found.accelerators):
+        console.print("sent as between the GPUs of one machine: between machines it takes longer")
 
 
 def bytes_of(n: float) -> str:

@@ -100,7 +100,7 @@ def _trained_further(plan: Plan, config: Config, windows: Windows) -> Config:
 
 def _at_a_time(plan: Plan, config: Config) -> Config:
     """With as many windows at a time as memory has room for."""
-    if not config.train.micro_batch_size:
+    if not config.train.micro_batch_size and not plan.request.elsewhere:
         ranks = plan.request.ranks
         free, on_cpu = free_bytes(plan.device, ranks.here), plan.device.type == "cpu"
         at_once = windows_at_a_time(config, free, ranks.world, on_cpu)

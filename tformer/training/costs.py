@@ -27,19 +27,20 @@ OPTIMAL = 20  # tokens a parameter (Hoffmann et al. 2022, "Chinchilla")
 class Accelerator:
     """A GPU, by its maker's data sheet."""
 
-    flops: float  # a second, dense, bf16 (T4: fp16) on tensor cores
+    flops: float  # a second, dense, bf16 on tensor cores; where it has no bf16, fp32
+    fp32: float  # a second, without tensor cores
     memory: float  # bytes
     link: float  # bytes a second that one GPU sends to others of its machine, and as many that it is sent
 
 
 ACCELERATORS = {
-    "t4": Accelerator(65e12, 16e9, 16e9),
-    "l4": Accelerator(121e12, 24e9, 32e9),
-    "rtx4090": Accelerator(165e12, 24e9, 32e9),
-    "a100": Accelerator(312e12, 80e9, 300e9),
-    "h100": Accelerator(989e12, 80e9, 450e9),
-    "h200": Accelerator(989e12, 141e9, 450e9),
-    "b200": Accelerator(2250e12, 180e9, 900e9),
+    "t4": Accelerator(8.1e12, 8.1e12, 16e9, 16e9),
+    "l4": Accelerator(121e12, 30.3e12, 24e9, 32e9),
+    "rtx4090": Accelerator(165e12, 82.6e12, 24e9, 32e9),
+    "a100": Accelerator(312e12, 19.5e12, 80e9, 300e9),
+    "h100": Accelerator(989e12, 67e12, 80e9, 450e9),
+    "h200": Accelerator(989e12, 67e12, 141e9, 450e9),
+    "b200": Accelerator(2250e12, 75e12, 180e9, 900e9),
 }
 
 
@@ -97,10 +98,13 @@ class Memory:
         """All of them."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
-    def sharded(self, n: int) -> "Memory":
-        """On each of n devices that hold an nth of the weights, gradients and moments."""
-        weights, gradients, optimizer = (-(-b // n) for b in (self.weights, self.gradients, self.optimizer))
-        return Memory(weights, gradients, optimizer, self.activations)
+    def sharded(self, n: int, at_once: bool = True) -> "Memory":
+        """On each of n devices that hold an nth of the weights and moments, and of the gradients.
+
+        Of windows that do not go at once the gradients are whole until the last of them.
+        """
+        weights, optimizer, gradients = (-(-b // n) for b in (self.weights, self.optimizer, self.gradients))
+        return Memory(weights, gradients if at_once else self.gradients, optimizer, self.activations)
 
 
 def training_memory(config: Config, at_once: int) -> Memory:
@@ -110,6 +114,15 @@ def training_memory(config: Config, at_once: int) -> Memory:
     optimizer = FLOAT * sum(map(math.prod, optimizer_shapes(config, model).values()))
     window = step_bytes(config)[1]
     return Memory(weights, weights, optimizer, max(at_once * window, judging_bytes(config.model.vocab_size)))
+
+
+def gathered_bytes(model: Transformer) -> int:
+    """What is whole of a sharded model at a time: all but the blocks, and two of those, one of them ahead."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    blocks = sum(n for name, n in sizes.items() if name.startswith("blocks."))
+    return FLOAT * (
+        sum(sizes.values()) - blocks + blocks * min(2, model.config.n_layers) // model.config.n_layers
+    )
 
 
 def optimizer_shapes(config: Config, model: Transformer) -> Mapping[str, torch.Size]:
@@ -175,9 +188,14 @@ class OnAccelerator:
 
 
 def on_accelerator(
-    config: Config, name: str, gpus: int = 1, sharded: bool = False, utilisation: float = UTILISATION
+    config: Config,
+    name: str,
+    gpus: int = 1,
+    sharded: bool = False,
+    utilisation: float = UTILISATION,
+    precision: str = "auto",
 ) -> OnAccelerator:
-    """What the run comes to there, at a share of its peak.
+    """What the run comes to there, at a share of its peak for the precision that is asked for.
 
     A step takes as long as computing, or as communicating where that is longer: they overlap. Raises
     RequestError where the windows of a step cannot be shared out.
@@ -190,25 +208,29 @@ def on_accelerator(
             "expected a number that they divide",
             f"--batch-size {max(1, round(train.batch_size / gpus)) * gpus}",
         )
-    each = train.batch_size // gpus
+    each, peak = train.batch_size // gpus, kind.fp32 if precision == "fp32" else kind.flops
     one = training_memory(config, 1)
-    state = one.sharded(gpus) if sharded else one
-    model_bytes = state.weights + state.gradients + state.optimizer
-    window = step_bytes(config)[1]
-    judging = judging_bytes(config.model.vocab_size)
+    parted, window = sharded and gpus > 1, step_bytes(config)[1]
+    beside = gathered_bytes(empty_model(config.model)) if parted else 0
+    # Of a sharded model the first process has a whole copy at an evaluation.
+    judging = judging_bytes(config.model.vocab_size) + (one.weights if parted else 0)
+
+    def held(n: int) -> int:
+        state = one.sharded(gpus, n == each) if parted else one
+        return state.weights + state.gradients + state.optimizer + max(n * window + beside, judging)
+
     most = min(each, train.micro_batch_size or each)
     rooms = [n for n in range(1, most + 1) if each % n == 0]
-    at_once = max((n for n in rooms if model_bytes + max(n * window, judging) <= kind.memory), default=0)
+    at_once = max((n for n in rooms if held(n) <= kind.memory), default=0)
     length = config.data.window or config.model.n_ctx
-    computing = flops_per_token(config.model, length) * each * length / (kind.flops * utilisation)
+    computing = flops_per_token(config.model, length) * each * length / (peak * utilisation)
     if train.recompute:
         computing *= FORWARD_TWICE
     sent = bytes_sent(one.weights, gpus, sharded, each // (at_once or 1))
     communication = sent / kind.link
     seconds = train.steps * max(computing, communication)
-    memory = model_bytes + max((at_once or 1) * window, judging)
     return OnAccelerator(
-        name.lower(), gpus, sharded, at_once, memory, sent, computing, communication, seconds
+        name.lower(), gpus, sharded, at_once, held(at_once or 1), sent, computing, communication, seconds
     )
 
 
@@ -221,8 +243,3 @@ def bytes_sent(weights: int, gpus: int, sharded: bool, micro_batches: int = 1) -
     """
     rounds = 2 * micro_batches + 1 if sharded else 2
     return rounds * weights * (gpus - 1) // gpus
-
-
-def tokens_of(config: Config) -> int:
-    """How many tokens a run learns from, each as often as it comes."""
-    return config.train.steps * config.train.batch_size * (config.data.window or config.model.n_ctx)

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
+from tformer.config import Config
 from tformer.counted import counted
 from tformer.device import synchronise
 from tformer.errors import RequestError, short
 from tformer.run.checkpoint import open_run
 from tformer.run.huggingface import empty_model
-from tformer.run.swap import discard
+from tformer.run.manifest import steps_in
+from tformer.run.swap import CHECKPOINTS, discard
 from tformer.signals import undone_by_signal
 from tformer.temporary import lock
 from tformer.training.budget import Clock, costs_beside
@@ -32,7 +34,6 @@ from tformer.training.costs import (
     flops_per_token,
     on_accelerator,
     parameters_by_part,
-    tokens_of,
     training_memory,
 )
 from tformer.training.fit import Learner, State, fit
@@ -88,13 +89,21 @@ class Estimate:
 
 
 def estimate(
-    prepared: Prepared, folder: Path, gpus: int | None = None, accelerator: str | None = None
+    prepared: Prepared,
+    folder: Path,
+    gpus: int | None = None,
+    accelerator: str | None = None,
+    precision: str = "auto",
+    resuming: bool = False,
 ) -> Estimate:
     """What a run in `folder` would cost, here, or on so many of the accelerator that is named.
 
-    Raises RequestError, with what to lower, where it has no room.
+    `precision` is what is asked for: what auto comes to here it need not come to there. Of a run that goes on
+    the steps to its last checkpoint cost nothing. Raises RequestError, with what to lower, where it has no
+    room.
     """
-    config = prepared.config
+    done = max(steps_in(folder / CHECKPOINTS), default=0) if resuming else 0
+    config, left = prepared.config, max(0, prepared.config.train.steps - done)
     train, length = config.train, config.data.window or config.model.n_ctx
     at_once = train.micro_batch_size or train.batch_size
     before = held_bytes()
@@ -102,24 +111,26 @@ def estimate(
     after = held_bytes()  # what counts imports PyTorch's compiler
     beside = after[0] - before[0] if before and after else 0
     if gpus is None and accelerator is None:
-        _check_memory(memory, at_once, length, free_bytes(prepared.device))
+        halved = 2 if train.precision == "bf16" else 1
+        _check_memory(memory, halved, at_once, length, free_bytes(prepared.device))
         _check_disk(disk, folder)
         here, there = (
-            _measured(prepared, memory, at_once, beside),
-            [on_accelerator(config, name) for name in ACCELERATORS],
+            _measured(prepared, memory, at_once, beside, left),
+            [on_accelerator(config, name, precision=precision) for name in ACCELERATORS],
         )
     else:
-        here, there = None, _planned(prepared, gpus or 1, accelerator)
+        here, there = None, _planned(config, gpus or 1, accelerator, precision)
+    there = [replace(way, seconds=way.seconds * left / train.steps) for way in there]
     per_token, parts = flops_per_token(config.model, length), parameters_by_part(empty_model(config.model))
     return Estimate(
         parts,
         per_token,
         per_token * train.batch_size * length,
-        train.steps,
+        left,
         at_once,
         memory,
         disk,
-        tokens_of(config),
+        left * train.batch_size * length,
         OPTIMAL * sum(parts.values()),
         UTILISATION,
         here,
@@ -127,17 +138,25 @@ def estimate(
     )
 
 
-def _planned(prepared: Prepared, gpus: int, accelerator: str | None) -> list[OnAccelerator]:
+def _planned(config: Config, gpus: int, accelerator: str | None, precision: str) -> list[OnAccelerator]:
     """On so many accelerators, with the model whole on each and sharded."""
     if not 1 <= gpus <= MOST_GPUS:
         raise RequestError(f"--gpus {short(str(gpus))}", f"expected 1 to {MOST_GPUS}")
     if accelerator is None:
         raise RequestError("--gpus without --accelerator", "", "name one: " + ", ".join(ACCELERATORS))
     kind = find_accelerator(accelerator)
-    ways = [on_accelerator(prepared.config, accelerator, gpus, sharded) for sharded in (False, True)]
+    ways = [
+        on_accelerator(config, accelerator, gpus, sharded, precision=precision) for sharded in (False, True)
+    ]
     ways = ways if gpus > 1 else ways[:1]
     if not any(way.has_room for way in ways):
-        least = min(way.memory for way in ways)
+        least, weights = min(way.memory for way in ways), training_memory(config, 1).weights
+        if weights > kind.memory:
+            raise RequestError(
+                f"at an evaluation the first GPU has a whole copy of the weights, {weights / 1e9:.1f} GB",
+                f"each {accelerator} has {kind.memory / 1e9:.0f} GB",
+                "give a smaller model",
+            )
         raise RequestError(
             f"a step with one window at a time takes {least / 1e9:.1f} GB on each of {gpus} {accelerator}",
             f"each has {kind.memory / 1e9:.0f} GB",
@@ -146,8 +165,9 @@ def _planned(prepared: Prepared, gpus: int, accelerator: str | None) -> list[OnA
     return ways
 
 
-def _check_memory(memory: Memory, at_once: int, length: int, free: int | None) -> None:
-    if free is None or memory.total <= USABLE * free:
+def _check_memory(memory: Memory, halved: int, at_once: int, length: int, free: int | None) -> None:
+    """Raises RequestError for what has no room. Of activations in bf16 half of the bound is certain."""
+    if free is None or memory.total - memory.activations + memory.activations // halved <= free:
         return
     state = memory.total - memory.activations
     one = memory.activations // at_once
@@ -186,9 +206,9 @@ def _check_disk(disk: Disk, folder: Path) -> None:
 
 
 def _measured(
-    prepared: Prepared, memory: Memory, at_once: int, beside: int, clock: Clock = time.perf_counter
+    prepared: Prepared, memory: Memory, at_once: int, beside: int, left: int, clock: Clock = time.perf_counter
 ) -> Here:
-    """About a second of training, in a directory that is thrown away.
+    """About a second of training, in a directory that is thrown away, and what `left` steps take by it.
 
     `beside` are bytes that this process holds for its counting, and a training does not.
     """
@@ -218,7 +238,7 @@ def _measured(
         costs.evaluation,
         per_step / step,
         flops_per_token(config.model, length) * per_step / step,
-        costs.of(config.train.steps, config.train),
+        costs.of(left, config.train),
         process,
     )
 

@@ -49,6 +49,7 @@ class TrainRequest:
     eval_data: str | None = None
     minutes: float | None = None
     ranks: Ranks = BY_ITSELF
+    elsewhere: bool = False  # it is planned for other machines, and what this one has does not count
     began: float = field(default_factory=time.perf_counter)  # the minutes are counted from here
 
 
