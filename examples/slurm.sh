@@ -3,6 +3,9 @@
 #
 # One torchrun on each node starts one process for each of its GPUs; they meet at the first node. A job that Slurm puts
 # back into the queue goes on from its last checkpoint, and so do processes that torchrun starts again after a fault.
+# Shortly before the end of its time the job is told to stop: torchrun then gives its processes 30 seconds to save.
+# What was run: this script, by two torchruns on one machine without Slurm, and two that started again. What was only
+# read by bash: the lines #SBATCH, srun on real nodes.
 # DATA and runs/ lie on a file system that all nodes see: the first process alone writes.
 #SBATCH --job-name=tformer
 #SBATCH --nodes=2

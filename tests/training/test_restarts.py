@@ -1,6 +1,5 @@
 """torchrun starts the processes again, on one machine or several, and they go on from the last checkpoint."""
 
-import json
 import os
 import signal
 import socket
@@ -10,7 +9,7 @@ import time
 import pytest
 import torch.distributed as dist
 
-from tests.training.test_ranks import LONG, await_checkpoint, finished, losses, start, workers
+from tests.training.test_ranks import LONG, await_checkpoint, finished, losses, metrics, start, workers
 from tformer.ranks import Ranks, start_of
 
 STEADY = ("--resume", "--set", "train.decay_fraction=0", "--set", "train.warmup_steps=0")
@@ -52,7 +51,7 @@ def test_four_processes_go_on_whichever_is_killed_and_however_often(tmp_path, ti
     process.terminate()
     code, _, err = finished(process)
     assert code != 0 and err.count("continuing after step") == times, err
-    steps = [line["step"] for line in map(json.loads, (tmp_path / "run" / "metrics.jsonl").open())]
+    steps = [line["step"] for line in metrics(tmp_path / "run")]
     assert steps == list(range(1, len(steps) + 1)), "each step once, none left out"
 
 
