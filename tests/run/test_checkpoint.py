@@ -1,5 +1,6 @@
 """Runs on disk: what is written comes back to the bit, and whatever breaks, nothing is lost in silence."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -148,7 +149,11 @@ def test_a_run_directory_holds_what_the_contract_says_and_no_pickle(tmp_path, te
         data = path.read_bytes()
         if path.suffix == ".safetensors":
             n_header = int.from_bytes(data[:8], "little")
-            assert json.loads(data[8 : 8 + n_header])["__metadata__"] == {"format": "pt"}
+            said = json.loads(data[8 : 8 + n_header])["__metadata__"]
+            seal = said.pop("tformer_sha256", None)
+            assert said == {"format": "pt"} and (seal is None) == (path.name == "optimizer.safetensors")
+            blank = data.replace(seal.encode(), b"0" * 64) if seal else b""
+            assert seal in (None, hashlib.sha256(blank).hexdigest())
         elif path.suffix == ".json":
             assert isinstance(json.loads(data), dict)
         else:

@@ -21,6 +21,7 @@ from tformer.errors import RequestError, TformerError
 from tformer.model import Transformer
 from tformer.run.kept_ids import text_ids
 from tformer.run.loaded import LoadedRun, load_run
+from tformer.run.own_tokenizer import run_tokenizer
 from tformer.run.source import recorded_source
 from tformer.text.data import Batches, Reversal, rng
 from tformer.text.split import cut_of
@@ -71,7 +72,9 @@ def too_short(subject: Subject | None, positions: int) -> str | None:
 def load_subject(folder: Path) -> Subject:
     """The model of a directory, its tokenizer if it has one, and something to read for it."""
     run = load_run(folder)
-    tokenizer = Tokenizer.load(folder) if run.has_tokenizer else None  # it may have more ids than the model
+    tokenizer = (
+        run_tokenizer(folder, run.record) if run.has_tokenizer else None
+    )  # it may have more ids than the model
     text_ids = None if run.reversal else _text_ids(run, tokenizer)
     return Subject(folder, run.model, tokenizer, run.reversal, text_ids, run.notes)
 

@@ -185,8 +185,10 @@ def command(
 
 
 def _load(name: str | None) -> "Tokenizer":
-    from tformer.run.find import newest_run, tokenizer_path
-    from tformer.text.tokenizer import KINDS, Tokenizer
+    from tformer.run.find import newest_run
+    from tformer.run.own_tokenizer import run_tokenizer, tokenizer_of
+    from tformer.run.record import read_record
+    from tformer.text.tokenizer import KINDS
 
     if name in KINDS:
         raise RequestError(
@@ -195,8 +197,8 @@ def _load(name: str | None) -> "Tokenizer":
     if name is None:
         folder = newest_run(lambda record: True, "a run with a tokenizer")
         print(harmless(f"using {folder}"), file=sys.stderr)
-        return Tokenizer.load(folder)
-    return Tokenizer.load(tokenizer_path(name))
+        return run_tokenizer(folder, read_record(folder))
+    return tokenizer_of(name)
 
 
 def _pieces(names: Iterable[str], field: str, trail: "Trail | None" = None) -> Iterator[str]:

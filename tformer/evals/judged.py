@@ -18,6 +18,7 @@ from tformer.evals.statistics import Difference, Scored, difference
 from tformer.files import finite
 from tformer.progress import Progress, silent
 from tformer.run.loaded import LoadedRun
+from tformer.run.own_tokenizer import run_tokenizer
 from tformer.run.record import Record, read_metrics, read_record
 from tformer.run.source import ANOTHER_TEXT, Source, given_source, recorded_source
 from tformer.text.corpus import Corpus
@@ -52,7 +53,7 @@ def one_text(
     of them cannot read it.
     """
     records = {folder: read_record(folder) for folder in folders}
-    tokenizers = {folder: Tokenizer.load(folder) for folder in folders}
+    tokenizers = {folder: run_tokenizer(folder, records[folder]) for folder in folders}
     first = folders[0]
     if not data:
         _check_same_text(records)

@@ -45,7 +45,7 @@ from tformer.run.manifest import (
     read_checkpoint,
     step_of,
 )
-from tformer.run.record import NAME, Record, read_metrics, read_record
+from tformer.run.record import NAME, Kept, Record, read_metrics, read_record, weights_hash
 from tformer.run.swap import CHECKPOINTS, begin_apart, discard, sweep, take_place
 from tformer.run.tensors import give_tensors, whole_tensors, write_tensors
 from tformer.run.usage import Usage, own_usage
@@ -152,9 +152,27 @@ class Run:
         """
         tensors = to_hf(model.config, whole_tensors(dict(model.named_parameters())))
         written: list[tuple[int, str]] = []
-        write_file(self.here / "model.safetensors", lambda file: written.append(write_tensors(file, tensors)))
+
+        def write(file: BinaryIO) -> None:
+            written.append(write_tensors(file, tensors, sealed=True))
+
+        write_file(self.here / "model.safetensors", write)
         self.take_place()
         return written[0][1]
+
+    def has_copy(self, kept: Kept) -> bool:
+        """Whether a checkpoint has the weights that were kept."""
+        with contextlib.suppress(OSError, RequestError):
+            return weights_hash(self.checkpoints / checkpoint_name(kept.step)) == kept.sha256
+        return False
+
+    def put_back(self, kept: Kept) -> None:
+        """Have the weights that were kept as those of the run, from their checkpoint where it has others."""
+        with contextlib.suppress(OSError, RequestError):
+            if weights_hash(self.here) == kept.sha256:
+                return
+        with (self.checkpoints / checkpoint_name(kept.step) / "model.safetensors").open("rb") as copy:
+            write_file(self.here / "model.safetensors", lambda file: shutil.copyfileobj(copy, file))
 
     # ------------------------------------------------------------------ metrics
 
@@ -196,9 +214,9 @@ class Run:
         final, temporary = self.checkpoints / name, self.checkpoints / f"{TEMPORARY}{name}"
         manifest: dict[str, Any] = {"format": FORMAT, "state": state, **identity, "files": {}}
 
-        def write(file: str, tensors: dict[str, Tensor]) -> None:
+        def write(file: str, tensors: dict[str, Tensor], sealed: bool = False) -> None:
             def promise(stream: BinaryIO) -> None:
-                length, sha256 = write_tensors(stream, tensors)
+                length, sha256 = write_tensors(stream, tensors, sealed)
                 manifest["files"][file] = {"bytes": length, "sha256": sha256}
 
             write_new(temporary / file, promise)
@@ -212,7 +230,11 @@ class Run:
             sweep(self.checkpoints)
             temporary.mkdir()
             # A copy, which is let go before the next.
-            write("model.safetensors", to_hf(model.config, whole_tensors(dict(model.named_parameters()))))
+            write(
+                "model.safetensors",
+                to_hf(model.config, whole_tensors(dict(model.named_parameters()))),
+                sealed=True,
+            )
             write("optimizer.safetensors", optimizer)
             manifest["sha256"] = manifest_hash(manifest)  # the manifest last
             promised = (json.dumps(manifest, indent=2) + "\n").encode()

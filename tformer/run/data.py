@@ -13,8 +13,8 @@ from tformer.errors import RequestError
 from tformer.files import refuse_address
 from tformer.layers import Layer, merge
 from tformer.progress import DownloadProgress, Progress, silent
-from tformer.run.find import tokenizer_path
 from tformer.run.kept_ids import KeptIds, text_ids
+from tformer.run.own_tokenizer import tokenizer_of
 from tformer.run.record import ANOTHER_RUN, DataFacts, Record, check_hash
 from tformer.run.source import given_source
 from tformer.run.token_folders import are_token_folders, open_folder_ids
@@ -259,7 +259,7 @@ def make_tokenizer(config: Config, corpus: Corpus) -> tuple[Tokenizer, tuple[str
 
 
 def _named_tokenizer(config: Config) -> Tokenizer:
-    return Tokenizer.load(tokenizer_path(config.data.tokenizer))
+    return tokenizer_of(config.data.tokenizer)
 
 
 def _token_file_data(

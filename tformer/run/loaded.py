@@ -7,17 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
+from tformer.config import ModelConfig
 from tformer.errors import RequestError, TformerError
 from tformer.files import read_json
 from tformer.model import Transformer
 from tformer.run.data import recorded_reversal
 from tformer.run.find import find_run
 from tformer.run.hub import of_snapshot
-from tformer.run.huggingface import load_model, notes_of
-from tformer.run.manifest import Damaged, Owner, checkpoint_name, read_weights, steps_in
-from tformer.run.record import Record, read_record, weights_hash
+from tformer.run.huggingface import from_hf_config, load_model, notes_of, to_hf_config
+from tformer.run.manifest import Damaged, Owner, checkpoint_name, known_weights, read_weights, steps_in
+from tformer.run.own_tokenizer import run_tokenizer, told_of_tokenizer
+from tformer.run.pretrained import FREE
+from tformer.run.record import NAME, Record, read_record, weights_hash
 from tformer.run.swap import CHECKPOINTS, RUN_FILES, WHOLE, recover
+from tformer.run.tensors import seal_of
 from tformer.run.usage import end_ids
 from tformer.text.data import Reversal
 from tformer.text.documents import sizes_of
@@ -69,7 +74,7 @@ class LoadedRun:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Raises RequestError where there is none, and where it has ids that the model has not."""
-        tokenizer, rows = Tokenizer.load(self.folder), self.model.config.vocab_size
+        tokenizer, rows = run_tokenizer(self.folder, self.record), self.model.config.vocab_size
         if tokenizer.vocab_size > rows:
             size = tokenizer.vocab_size
             raise RequestError(f"the tokenizer of {self.folder} has {size:,} ids", f"its model has {rows:,}")
@@ -105,9 +110,25 @@ class LoadedRun:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of its weights."""
-        of_step = [] if self.step is None else [f"the weights are those of step {self.step:,}"]
-        return (*of_step, *notes_of(self.folder, self.model.config))
+        """What a person should know of its weights, and of what another tool has saved in a run."""
+        told = [] if self.step is None else [f"the weights are those of step {self.step:,}"]
+        if self.step is None and self._is_of_another_tool:
+            told.append(f"{self.folder}: model.safetensors is not what the run wrote: another tool saved it")
+        if differs := "; ".join(_other_model(self.folder, self.record)):
+            by = "another tool changed it, or it is damaged"
+            told.append(f"{self.folder}: config.json is not as the run was made ({differs}): {by}")
+        told += notes_of(self.folder, self.model.config)
+        with suppress(TformerError):  # one that is refused is said where it is asked for
+            told += told_of_tokenizer(self.folder, self.record) if self.tokenizer else ()
+        return tuple(told)
+
+    @property
+    def _is_of_another_tool(self) -> bool:
+        """Whether its weights have no seal, and none of its checkpoints, of whatever version, knows them."""
+        if self.weights_sha256 is None or seal_of(self.folder / "model.safetensors"):
+            return False
+        known = known_weights(self.folder / CHECKPOINTS)
+        return bool(known) and self.weights_sha256 not in known
 
     @cached_property
     def reversal(self) -> Reversal | None:
@@ -151,6 +172,20 @@ def _read(folder: Path, device: torch.device | str, step: int | None) -> LoadedR
         with suppress(TformerError):
             getattr(run, name)
     return run
+
+
+def _other_model(folder: Path, record: Record) -> list[str]:
+    """How config.json describes another model than a run recorded."""
+    settings = record.settings.get("model")
+    if not settings:
+        return []
+    said = from_hf_config(read_json(folder / "config.json"), str(folder / "config.json"))
+    try:
+        known = from_hf_config(to_hf_config(ModelConfig.model_validate(settings)), NAME)
+    except (ValidationError, RequestError):  # of another version
+        return []
+    pairs = ((name, getattr(said, name), getattr(known, name)) for name in ModelConfig.model_fields)
+    return [f"{n} {a!r}, recorded is {b!r}" for n, a, b in pairs if a != b and n not in FREE]
 
 
 def checkpoint_of(folder: Path, step: int) -> Path:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,17 @@ def steps_in(checkpoints: Path) -> list[int]:
     """The steps of which there is a checkpoint, from the first on."""
     names = os.listdir(checkpoints) if checkpoints.is_dir() else []
     return sorted(step for step in map(step_of, names) if step >= 0)
+
+
+def known_weights(checkpoints: Path) -> set[str]:
+    """The sha256 of all weights that its manifests tell of: a checkpoint's own, and those that a run kept."""
+    known = set()
+    for step in steps_in(checkpoints):
+        with suppress(TformerError, OSError, KeyError, TypeError):
+            manifest = _read_manifest(checkpoints / checkpoint_name(step) / MANIFEST)
+            known.add(manifest["files"]["model.safetensors"]["sha256"])
+            known.add(manifest["kept"]["sha256"])
+    return known
 
 
 def read_weights(folder: Path, owner: Owner, instead: str) -> tuple[dict[str, Tensor], str]:

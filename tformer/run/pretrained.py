@@ -13,10 +13,11 @@ from torch import Tensor
 from tformer.config import Config, ModelConfig
 from tformer.errors import RequestError
 from tformer.layers import Layer, merge
-from tformer.run.find import find_run, places_of, tokenizer_path
+from tformer.run.find import find_run, places_of
 from tformer.run.hub import fetched, hub_name, of_snapshot
 from tformer.run.huggingface import load_model, notes_of
-from tformer.run.record import ANOTHER_RUN, Origin, Record
+from tformer.run.own_tokenizer import run_tokenizer, tokenizer_of
+from tformer.run.record import ANOTHER_RUN, Origin, Record, read_record
 from tformer.text.merges import has_tokenizer, in_place_of_tokenizer
 from tformer.text.tokenizer import KINDS, Tokenizer
 
@@ -75,7 +76,7 @@ def origin_folder(origin: Origin) -> Path:
 def _read(folder: Path, origin: Origin) -> Pretrained:
     model = load_model(folder)
     sha256 = {p.name: _sha256(p) for p in sorted(folder.glob("model*.safetensors"))}
-    tokenizer = Tokenizer.load(folder) if has_tokenizer(folder) else None
+    tokenizer = run_tokenizer(folder, read_record(folder)) if has_tokenizer(folder) else None
     return Pretrained(
         folder,
         model.config,
@@ -145,7 +146,7 @@ def _check_tokenizer(pretrained: Pretrained, wanted: str | None) -> None:
         )
     if own is None or wanted is None or wanted == own.kind:
         return
-    if wanted in KINDS or Tokenizer.load(tokenizer_path(wanted)).engine.get_vocab() != own.engine.get_vocab():
+    if wanted in KINDS or tokenizer_of(wanted).engine.get_vocab() != own.engine.get_vocab():
         raise RequestError(
             f"the tokenizer of {pretrained.folder} is {own.kind} of {own.vocab_size:,} ids",
             f"{wanted} is another",

@@ -4,7 +4,6 @@ What is said of these is recorded too: `changed` and `sessions` in `tformer.yaml
 another text make another run, and are refused.
 """
 
-import hashlib
 import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 from tformer import __version__
 from tformer.config import Config, TrainConfig
 from tformer.errors import RequestError, TformerError
+from tformer.run.own_tokenizer import other_tokenizer
 from tformer.run.record import Changed, Continued, Record
 from tformer.run.source import given_source, sha256_of
 from tformer.training.optim import lr_at
@@ -26,17 +26,6 @@ OF_SUMS = ("micro_batch_size", "shard")  # settings that say in which order grad
 COMPARED = 1000  # rates of a run so far, at most
 
 # ---------------------------------------------------------------------------- refused
-
-
-def other_tokenizer(folder: Path, recorded: Record) -> str:
-    """In words, how a run's tokenizer.json is not what it was trained with; empty where it is, or is gone."""
-    path = folder / "tokenizer.json"
-    known = recorded.tokenizer.sha256 if recorded.tokenizer else None
-    if not known or not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    return "" if found == known else f"sha256 {found[:12]}…, recorded is {known[:12]}…"
 
 
 def other_inputs(folder: Path, recorded: Record, sources: Sequence[str]) -> list[str]:

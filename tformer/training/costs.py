@@ -133,9 +133,9 @@ def optimizer_shapes(config: Config, model: Transformer) -> Mapping[str, torch.S
 # ---------------------------------------------------------------------------- disk
 
 
-def safetensors_bytes(shapes: Mapping[str, Sequence[int]]) -> int:
+def safetensors_bytes(shapes: Mapping[str, Sequence[int]], sealed: bool = False) -> int:
     """The size of a file of float32 tensors, to the byte: its header and the numbers."""
-    header, _ = safetensors_header({name: (torch.float32, shape) for name, shape in shapes.items()})
+    header, _ = safetensors_header({name: (torch.float32, shape) for name, shape in shapes.items()}, sealed)
     return len(header) + FLOAT * sum(map(math.prod, shapes.values()))
 
 
@@ -157,7 +157,8 @@ class Disk:
 def disk_of(config: Config, ids: int = 0) -> Disk:
     """What a run leaves, with so many bytes of files of ids."""
     train, model = config.train, empty_model(config.model)
-    weights = safetensors_bytes({k: t.shape for k, t in to_hf(config.model, model.state_dict()).items()})
+    shapes = {name: t.shape for name, t in to_hf(config.model, model.state_dict()).items()}
+    weights = safetensors_bytes(shapes, sealed=True)
     optimizer = safetensors_bytes(optimizer_shapes(config, model))
     saves = -(-train.steps // train.checkpoint_every) if train.checkpoint_every else 1
     best = train.keep == "best" and 0 < train.eval_every < train.steps  # which may be an older one

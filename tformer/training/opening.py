@@ -32,16 +32,17 @@ from tformer.run.checkpoint import Run
 from tformer.run.data import Data, prepare_data
 from tformer.run.kept_ids import KeptIds
 from tformer.run.manifest import Checkpoint
+from tformer.run.own_tokenizer import other_tokenizer
 from tformer.run.pretrained import Pretrained, origin_folder, read_origin
 from tformer.run.record import ANOTHER_RUN, Kept, Record, TokenizerFacts, weights_hash
 from tformer.run.swap import CHECKPOINTS
+from tformer.run.tensors import check_seal
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.budget import TimeLimit, choose_steps
 from tformer.training.changed import (
     changed_settings,
     environment,
     other_text,
-    other_tokenizer,
     rate_again,
     refuse_unused_rate,
     told_of_settings,
@@ -200,6 +201,7 @@ def build_session(run: Run, prepared: Prepared) -> Session:
     warnings += _bytes_of_words(prepared.data)
     warnings += _unvalidated(prepared.data, config)
     warnings += [f"passed over a checkpoint: {problem}" for problem in problems]
+    warnings += _damaged(run) if checkpoint else []
     warnings += changed
     if checkpoint and not is_exhausted(state, config.train):
         warnings += rate_again(was, config, state.step)
@@ -307,11 +309,10 @@ def _weights(
 
 
 def _kept(run: Run, checkpoint: Checkpoint, state: State) -> Kept | None:
-    """Which weights lie in model.safetensors, by the checkpoint; None where they are not those."""
-    if not (run.folder / "model.safetensors").exists():
-        return None
-    here, said = weights_hash(run.folder), checkpoint.manifest.get("kept")
-    if said is None:  # of an older version: the checkpoint's own, or the best so far
+    """Which weights the run keeps, by the checkpoint; None where no file has them."""
+    is_there = (run.folder / "model.safetensors").exists()
+    here, said = weights_hash(run.folder) if is_there else None, checkpoint.manifest.get("kept")
+    if said is None and here:  # of an older version: the checkpoint's own, or the best so far
         own = here == checkpoint.manifest["files"]["model.safetensors"]["sha256"]
         step = state.step if own else state.best_step
         line = next((m for m in run.read_metrics() if m.get("step") == step), None)
@@ -322,7 +323,19 @@ def _kept(run: Run, checkpoint: Checkpoint, state: State) -> Kept | None:
         kept = Kept.model_validate(said)
     except ValidationError:
         return None
-    return kept if kept.sha256 == here else None
+    return kept if kept.sha256 == here or run.has_copy(kept) else None
+
+
+def _damaged(run: Run) -> list[str]:
+    """A warning where the weights that a run has are not those that were written; they will be again."""
+    path = run.folder / "model.safetensors"
+    try:
+        check_seal(path)
+    except RequestError:
+        return [f"{path} was damaged, and is written again"]
+    except OSError:  # it is not there
+        pass
+    return []
 
 
 def _compiled(session: Session, device: torch.device) -> Session:

@@ -101,7 +101,9 @@ class Session:
         if fresh or overwrite or not (self.run.here / "tokenizer.json").exists():
             self.run.write_identity(self.config, self.data.tokenizer, self.usage())
         self.run.rewind_metrics(self.state.step or -1)  # the start is judged again as well
-        if self.state.step and self.kept is None:  # what lies there is of a step that is yet to come again
+        if self.state.step and self.kept:  # what lies there may be of a step that is yet to come again
+            self.run.put_back(self.kept)
+        elif self.state.step:
             self.keep_weights()
         self.run.write_record(self.config, self.record)
         if fresh:

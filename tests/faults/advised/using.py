@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests.faults.advised.following import (
@@ -10,6 +11,7 @@ from tests.faults.advised.following import (
     PASSAGE,
     REVERSAL,
     Followed,
+    change,
     left_out,
     move,
     one_of,
@@ -27,6 +29,16 @@ GENERATIONS = "eval generations --device cpu -n 1 --max-tokens 4"
 GIVE = "give --data FILE"
 OTHER_CHARACTER = "leave it out, or train a word or bpe tokenizer, which take any text"
 WEIGHTS = "leave --step out for the weights that it keeps"
+
+
+COPY, KEPT = "done/checkpoints/step-00000001/model.safetensors", "done/model.safetensors"
+
+
+def flipped() -> None:
+    """A bit of the weights of done."""
+    data = bytearray(Path(KEPT).read_bytes())
+    data[-1] ^= 1
+    Path(KEPT).write_bytes(data)
 
 
 def trained(line: str) -> Callable[[], object]:
@@ -217,4 +229,31 @@ ROWS = [
         ),
     ),
     left_out("training/passages.py read_next_words", REVERSAL, "--eval-data c.jsonl"),
+    # ------------------------------------------------------------------ damage
+    Followed(
+        "run/tensors.py check_seal",
+        SAMPLE,
+        f"put it back: cp {COPY} {KEPT}",
+        SAMPLE,
+        first=flipped,
+        then=lambda: shutil.copy(COPY, KEPT),
+    ),
+    Followed(
+        "run/tensors.py check_seal",
+        SAMPLE,
+        "fetch or make it again",
+        (f"{NEW} --out done --overwrite", SAMPLE),
+        first=steps(flipped, lambda: shutil.rmtree("done/checkpoints")),
+    ),
+    Followed(
+        "run/own_tokenizer.py run_tokenizer",
+        SAMPLE,
+        "put it back",
+        SAMPLE,
+        first=steps(
+            lambda: shutil.copy("done/tokenizer.json", "own.json"),
+            change("done/tokenizer.json", '"T"', '"\u00a7"'),
+        ),
+        then=move("own.json", "done/tokenizer.json"),
+    ),
 ]
