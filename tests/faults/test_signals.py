@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.command import start
+from tests.command import run, start
 from tests.faults.tiny import TRAIN, place
 from tformer import signals
 from tformer.text.tokenizer import Tokenizer
@@ -66,6 +67,69 @@ def test_the_second_signal_leaves_at_once(tmp_path):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 130
+
+
+# ---------------------------------------------------------------------------- in the last step, and after it
+
+FINISHING = "finishing the run; once more to leave at once\n"
+PHASES = {  # what is going on, and what is answered then
+    "its evaluation": ("tformer.training.session:Session.validate", SAID),
+    "the record of its end": ("tformer.training.session:Session.finish", FINISHING),
+    "its pictures": ("tformer.show.training:draw_last", FINISHING),
+    "its table": ("tformer.show.training:summarise", FINISHING),
+}
+
+
+def at_the_end(folder: Path, phase: str) -> subprocess.Popen:
+    """A training of two steps that is in the middle of a phase, which goes on from when there is `over`."""
+    module, _, name = PHASES[phase][0].partition(":")
+
+    def prepare():
+        *owners, last = name.split(".")
+        owner = sys.modules[module]
+        for part in owners:
+            owner = getattr(owner, part)
+        real = getattr(owner, last)
+
+        def held_up(*arguments, **options):
+            print("held up", file=sys.stderr, flush=True)
+            until = time.monotonic() + 100
+            while not Path("over").exists() and time.monotonic() < until:
+                time.sleep(0.02)
+            return real(*arguments, **options)
+
+        setattr(owner, last, held_up)
+
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = start([*TRAIN, "--steps", "2"], place(folder), prepare=prepare, **streams)
+    while "held up" not in process.stderr.readline():
+        assert process.poll() is None
+    return process
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_last_step_or_later_is_obeyed_when_all_is_saved(phase, number, tmp_path):
+    process, here = at_the_end(tmp_path / "here", phase), tmp_path / "here"
+    process.send_signal(number)
+    assert process.stderr.readline() == PHASES[phase][1]
+    (here / "over").touch()
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number
+    assert rest.endswith("run is finished: there is nothing to resume\n") and "--resume" not in rest
+    assert (here / "run" / "report.html").exists()
+    assert yaml.safe_load((here / "run" / "tformer.yaml").read_text())["record"]["result"]["steps"] == 2
+    again = run(*TRAIN, "--steps", "2", "--resume", cwd=here, check=0)
+    assert "it is finished: 2 steps" in again.stderr
+
+
+def test_a_second_signal_at_the_end_leaves_at_once(tmp_path):
+    process = at_the_end(tmp_path / "here", "its pictures")
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == FINISHING
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20)[1] == ""
+    assert process.returncode == 143
 
 
 # ---------------------------------------------------------------------------- in one long call

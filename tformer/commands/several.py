@@ -72,14 +72,20 @@ def is_ended_within(seconds: float) -> bool:
     return bool(seen)
 
 
+class Noted(list[int]):
+    """The signals that came, by number, and what is answered to the first."""
+
+    answer = "stopping after this step"
+
+
 @contextmanager
-def signals_noted(ranks: "Ranks") -> Iterator[list[int]]:
+def signals_noted(ranks: "Ranks") -> Iterator[Noted]:
     """The first SIGINT, SIGTERM or SIGHUP is noted, to be obeyed after the step; a second leaves at once.
 
     It is answered in a line at once: a step and its evaluation may take minutes. What torchrun is told it
     tells its processes, which may know already: of several, a second one counts when it comes later.
     """
-    seen: list[int] = []
+    seen = Noted()
     told_at: list[float] = []
 
     def tell(text: str) -> None:  # nothing but the system: a handler may come in the middle of a print
@@ -95,7 +101,7 @@ def signals_noted(ranks: "Ranks") -> Iterator[list[int]]:
         told_at.append(time.monotonic())
         if not ranks.is_first:
             return
-        tell(("\n" if os.isatty(2) else "") + "stopping after this step; once more to leave at once\n")
+        tell(("\n" if os.isatty(2) else "") + f"{seen.answer}; once more to leave at once\n")
 
     before = answered_by(note)
     try:

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,13 +11,14 @@ import typer
 from typer.core import TyperCommand
 
 from tformer.commands.options import Device, Json, complete_preset, print_json, unasked
-from tformer.commands.several import follow_first, signals_noted
+from tformer.commands.several import Noted, follow_first, signals_noted
+from tformer.commands.train_finish import finish
 from tformer.errors import RequestError, Stopped
 from tformer.files import refuse_address
 
 if TYPE_CHECKING:
-    from tformer.evals.reversal import ReversalResult
     from tformer.layers import Layer
+    from tformer.show.training import Pictures
     from tformer.training.plan import TrainRequest
     from tformer.training.session import Session
 
@@ -340,60 +341,36 @@ def _open(request: "TrainRequest", stack: ExitStack) -> "Session":
 
 
 def _train(session: "Session", json: bool) -> bool:
-    """Train, judge, show how it went. Whether the verdict, where there is one, is favourable."""
-    from tformer.show import terminal
-    from tformer.show.progress import TrainingProgress
-    from tformer.show.reversal import reversal_table
-    from tformer.show.training import Pictures, draw, draw_last, summarise
-    from tformer.training.fit import has_steps_left, is_exhausted
+    """Train, judge, show how it went. Whether the verdict, where there is one, is favourable.
 
-    run, pictures = session.run, Pictures(session)
-    with (
-        signals_noted(session.ranks) as seen,
-        TrainingProgress(session.config.train.steps, session.state.step) as shown,
-        session.rescued(),
-    ):
-        for done in session.train(stop=lambda: bool(seen)):
-            shown.update(done, session.config.train.steps)
-            pictures.refresh()
-    if has_steps_left(session.state, session.config.train):
-        pictures.attempt(draw)
-        terminal.say(
-            f"stopped after step {session.state.step}; {run.folder} is saved: "
-            "continue with the same command and --resume"
-        )
-        session.ranks.meet()
-        raise Stopped(seen[0] if seen else signal.SIGTERM)  # another process was told
-    result = session.finish()
-    passed = True
-    if session.data.reversal:
-        verdict = _verdict(session)
-        reversal_table(verdict, terminal.err())
-        passed = result["passed"] = verdict.passed
-    pictures.attempt(draw_last)
-    if json:
-        print_json(result)
-    else:
-        summarise(result, is_exhausted(session.state, session.config.train))
+    Raises Stopped for a signal, after the step that it comes in; in the last one or later, when all is done.
+    """
+    from tformer.show import terminal
+    from tformer.show.training import Pictures, draw
+
+    folder, pictures = session.run.folder, Pictures(session)
+    with signals_noted(session.ranks) as seen:
+        if not _take_steps(session, pictures, seen):
+            pictures.attempt(draw)
+            step, again = session.state.step, "continue with the same command and --resume"
+            terminal.say(f"stopped after step {step}; {folder} is saved: {again}")
+            session.ranks.meet()
+            raise Stopped(seen[0] if seen else signal.SIGTERM)  # another process was told
+        seen.answer = "finishing the run"
+        passed = finish(session, pictures, json)
+        if seen:
+            terminal.say(f"{folder} is finished: there is nothing to resume")
+            raise Stopped(seen[0])
     return passed
 
 
-def _verdict(session: "Session") -> "ReversalResult":
-    """On the weights that are kept: the one that the run has already, or a new one, kept in it."""
-    from dataclasses import asdict
+def _take_steps(session: "Session", pictures: "Pictures", seen: Noted) -> bool:
+    """Whether all were taken that there are."""
+    from tformer.show.progress import TrainingProgress
+    from tformer.training.fit import has_steps_left
 
-    from pydantic import TypeAdapter, ValidationError
-
-    from tformer.evals.reversal import N, ReversalResult, reversal
-    from tformer.run.record import keep_evaluation, read_evaluations
-
-    task, folder, kept = session.data.reversal, session.run.folder, session.kept
-    assert task and kept, "a run on reversal that is at its end"
-    on = f"{N:,} fresh sequences"
-    for line in read_evaluations(folder):
-        if (line.task, line.on, line.weights) == ("reversal", on, kept.sha256):
-            with suppress(ValidationError):
-                return TypeAdapter(ReversalResult).validate_python(line.result)
-    verdict = reversal(session.kept_model(), task, N, session.config.train.precision)
-    keep_evaluation(folder, "reversal", asdict(verdict), on, kept.sha256)
-    return verdict
+    with TrainingProgress(session.config.train.steps, session.state.step) as shown, session.rescued():
+        for done in session.train(stop=lambda: bool(seen)):
+            shown.update(done, session.config.train.steps)
+            pictures.refresh()
+    return not has_steps_left(session.state, session.config.train)
