@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tformer.counted import counted
 from tformer.fast.decode import Decoder, can_decode
+from tformer.free_memory import amount, free_bytes, refuse_larger_than
 from tformer.kv_cache import KVCache
 from tformer.loss import check_finite
 from tformer.model import Transformer
@@ -190,6 +192,20 @@ def _filled(model: Transformer, ids: Tensor, cache: KVCache) -> Tensor:
     return logits.expand(len(ids), -1, -1)
 
 
+def refuse_larger_samples(model: Transformer, n: int, n_prompt: int, max_tokens: int) -> None:
+    """Raises RequestError where there is no room for `n` samples of a prompt of so many tokens.
+
+    Counted is what no way of sampling does without: keys and values.
+    """
+    config, like = model.config, model.embed.weight
+    room = min(n_prompt + max_tokens, config.n_ctx)
+    cache = 2 * config.n_layers * config.n_kv_heads * config.d_head * n * room * like.itemsize
+    each = f"{counted(n, 'sample')} in a context of {counted(room, 'token')}"
+    what = f"the keys and values of {each} take at least {amount(cache)}"
+    advice = "lower -n or --max-tokens, or give a shorter prompt or a run with a smaller model"
+    refuse_larger_than(free_bytes(like.device), cache, what, advice)
+
+
 class TextStream:
     """Turns the ids of one sample into text that can be shown at once.
 
@@ -315,6 +331,7 @@ def continue_text(
     None: nothing is.
     """
     device = next(model.parameters()).device
+    refuse_larger_samples(model, n, len(prompt_ids), max_tokens)
     ids = torch.tensor([list(prompt_ids)] * n, device=device)
     streams = [TextStream(tokenizer, stop, end_ids, keep_stop) for _ in range(n)]
     sampler = Sampler(sampling, seed, n)

@@ -196,8 +196,8 @@ def place(made, tmp_path, monkeypatch):
         where, own = holder(name)
         monkeypatch.setattr(where, own, getattr(where, own))
     MEMORY.clear()
-    for module in ("opening", "completed"):
-        monkeypatch.setattr(f"tformer.training.{module}.free_bytes", lambda *_: MEMORY.get("free"))
+    for module in ("training.opening", "training.completed", "run.loaded", "sample", "evals.loss"):
+        monkeypatch.setattr(f"tformer.{module}.free_bytes", lambda *_: MEMORY.get("free"))
     monkeypatch.setattr("tformer.training.memory.judging_bytes", lambda vocab_size: MEMORY.get("judging", 0))
     monkeypatch.setattr("tformer.training.estimate.MEASURED", 1e-3)  # that it measures is enough here
 

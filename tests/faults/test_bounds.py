@@ -12,12 +12,14 @@ import pytest
 import typer.main
 
 from tests.command import run
+from tests.conftest import save_run, tiny_model
 from tests.faults.tiny import SETTINGS, TEXT
 from tests.test_every_option import parameters, walk
 from tformer.cli import app
 from tformer.config import MOST_STEPS, MOST_WINDOWS, Config, TrainConfig
 from tformer.errors import RequestError
 from tformer.layers import flag_layer, merge
+from tformer.text.tokenizer import Tokenizer
 from tformer.training.budget import Costs, steps_within
 
 HUGE = ("1000000000", f"{10**18}", f"{10**400}", "9" * 5000, "1e308")
@@ -122,6 +124,70 @@ def test_a_training_that_has_no_room_is_refused_before_it_takes_any(here, given)
     done = answer(*TRAIN, "--out", "large", *tiny(**given), cwd=here)
     assert done.returncode == 2 and "GB are free" in done.stderr and "give a smaller model" in done.stderr
     assert not (here / "large").exists()
+
+
+# ---------------------------------------------------------------------------- runs
+
+
+@pytest.fixture(scope="module")
+def large(here):
+    """Beside it, runs with a wide context and with a large vocabulary, and a text for them."""
+    tokenizer = Tokenizer.train("char", [TEXT])
+    small = {"n_layers": 1, "n_heads": 1, "d_model": 8}
+    save_run(here / "wide", tiny_model(**small, vocab_size=64, n_ctx=2**18), tokenizer)
+    save_run(here / "wordy", tiny_model(**small, vocab_size=2**20, n_ctx=2**14), tokenizer)
+    return here
+
+
+GIVEN = ["--data", "text.txt", "--prompt", "T"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["sample", "T", "--run", "wide", "-n", "1024", "--max-tokens", "1000000", "--json"],
+            r"the keys and values of 1,024 samples in a context of 262,144 tokens take at least 17"
+            r"\.\d GB \(.* GB are free\); lower -n or --max-tokens",
+        ),
+        (
+            ["eval", "generations", "--run", "wide", "-n", "1024", "--max-tokens", "1000000", *GIVEN],
+            r"1,024 samples in a context of 262,144 tokens take at least 17\.\d GB.*; lower -n or",
+        ),
+        (
+            ["eval", "loss", "--run", "wordy", "--data", "text.txt"],
+            r"scoring \d+ tokens at once takes at least 1\d\.\d GB for their logits \(.* are free\); give a",
+        ),
+    ],
+    ids=["sample", "eval generations", "eval loss"],
+)
+def test_what_a_run_has_no_room_for_is_refused_before_it_takes_any(large, arguments, says):
+    done = answer(*arguments, "--device", "cpu", cwd=large)
+    assert done.returncode == 2 and re.search(says, done.stderr), done.stderr
+    assert done.stdout == ""
+
+
+READERS = {
+    "sample": ["sample", "T", "--device", "cpu"],
+    "eval loss": ["eval", "loss", "--device", "cpu"],
+    "eval causality": ["eval", "causality", "--device", "cpu"],
+    "answer": ["answer", "5"],
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_model_that_has_no_room_is_refused_before_its_weights_are_read(here, reader):
+    def prepare():
+        from tformer.run import huggingface, loaded
+
+        loaded.free_bytes = lambda device: 1000
+        huggingface.read_model_tensors = lambda folder: pytest.fail("they are read")
+
+    done = run(*READERS[reader], "--run", "run", cwd=here, prepare=prepare, check=2)
+    says = (
+        r"the model in run takes at least 0\.0 MB for its 1,\d+ weights \(0\.0 MB are free\); give a run with"
+    )
+    assert re.search(says, done.stderr) and done.stderr.count("tformer: error: ") == 1, done.stderr
 
 
 # ---------------------------------------------------------------------------- options

@@ -183,7 +183,7 @@ def test_the_memory_of_a_process_is_measured_and_of_windows_that_were_not_taken_
 
 
 MEASURED = """import atexit, sys
-from tformer.training.memory import held_bytes
+from tformer.free_memory import held_bytes
 atexit.register(lambda: open("peak", "w").write(str(held_bytes()[1])))
 from tformer.__main__ import program
 program()

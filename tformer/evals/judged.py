@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tformer.errors import RequestError
-from tformer.evals.loss import LossResult, loss_result, token_losses
+from tformer.evals.loss import LossResult, loss_result, refuse_larger_logits, token_losses
 from tformer.evals.statistics import Difference, Scored, difference
 from tformer.files import finite
 from tformer.progress import Progress, silent
@@ -222,6 +222,7 @@ def judge(
 ) -> Judged:
     """Score a text, as the ids of the run's own tokenizer, in windows a `stride` apart or disjoint ones."""
     model, n_ctx = run.model, run.model.config.n_ctx
+    refuse_larger_logits(model, len(ids) - 1)
     token_losses(model, ids[: n_ctx + 1], precision)  # the first pass is slow
     start = time.perf_counter()
     losses = token_losses(model, ids, precision, progress, stride)

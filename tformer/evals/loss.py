@@ -13,10 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from tformer.config import ModelConfig
 from tformer.counted import counted
 from tformer.device import autocast, to_device
 from tformer.errors import RequestError
 from tformer.evals.statistics import stretch_stderr
+from tformer.free_memory import amount, free_bytes, refuse_larger_than
 from tformer.loss import check_finite, cross_entropy
 from tformer.model import Transformer
 from tformer.progress import Progress, silent
@@ -25,6 +27,7 @@ from tformer.text.data import eval_contexts, eval_windows
 
 TOKENS_AT_ONCE = 1 << 13  # of a forward pass in evaluation, padding included
 LOGITS_AT_ONCE = 1 << 26  # of a forward pass: a large vocabulary has its windows in smaller groups
+LOGIT_COPIES = 3  # in memory, of each logit: itself, its exponential, what is made of them
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def _window_losses(
     model.eval()
     windows = eval_windows(len(ids), model.config.n_ctx, stride)
     out = np.zeros(len(ids) - 1, dtype=np.float64)
-    at_once = max(1, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // model.config.vocab_size) // model.config.n_ctx)
+    at_once = windows_at_once(model.config)
     full = [w for w in windows if w.end - w.start == windows[0].end]
     groups = [full[i : i + at_once] for i in range(0, len(full), at_once)]
     groups += [[w] for w in windows[len(full) :]]
@@ -101,6 +104,21 @@ def _window_losses(
         progress(group[-1].end, len(out))
     ranks.sum(torch.from_numpy(out))  # each target was scored by one of them
     return out
+
+
+def windows_at_once(config: ModelConfig) -> int:
+    """How many windows go forward together, at most."""
+    return max(1, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // config.vocab_size) // config.n_ctx)
+
+
+def refuse_larger_logits(model: Transformer, n_tokens: int) -> None:
+    """Raises RequestError where there is no room for the logits that scoring so many tokens makes at once."""
+    config, device = model.config, next(model.parameters()).device
+    tokens = min(windows_at_once(config) * config.n_ctx, n_tokens)
+    needed = LOGIT_COPIES * 4 * tokens * config.vocab_size
+    what = f"scoring {counted(tokens, 'token')} at once takes at least {amount(needed)} for their logits"
+    advice = "give a shorter text, or a run with a smaller vocabulary or context"
+    refuse_larger_than(free_bytes(device), needed, what, advice)
 
 
 def text_loss(

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tformer.config import ModelConfig
 from tformer.errors import RequestError, TformerError
 from tformer.files import read_json
+from tformer.free_memory import amount, free_bytes, refuse_larger_than
 from tformer.model import Transformer
 from tformer.run.data import recorded_reversal
 from tformer.run.find import find_run
@@ -22,7 +23,7 @@ from tformer.run.own_tokenizer import run_tokenizer, told_of_tokenizer
 from tformer.run.pretrained import FREE
 from tformer.run.record import NAME, Record, read_record, weights_hash
 from tformer.run.swap import CHECKPOINTS, RUN_FILES, WHOLE, recover
-from tformer.run.tensors import seal_of
+from tformer.run.tensors import n_numbers, seal_of
 from tformer.run.usage import end_ids
 from tformer.text.data import Reversal
 from tformer.text.documents import sizes_of
@@ -160,6 +161,7 @@ def load_run(folder: Path, device: torch.device | str = "cpu", step: int | None 
 def _read(folder: Path, device: torch.device | str, step: int | None) -> LoadedRun:
     """All that lies there, once; what cannot be read is said where it is asked for."""
     record = read_record(folder)
+    refuse_larger_model(folder, device)
     if step is not None:
         tensors, sha256 = _weights_of(step, folder, record)
         run = LoadedRun(folder, record, load_model(folder, device, tensors), sha256, step)
@@ -186,6 +188,15 @@ def _other_model(folder: Path, record: Record) -> list[str]:
         return []
     pairs = ((name, getattr(said, name), getattr(known, name)) for name in ModelConfig.model_fields)
     return [f"{n} {a!r}, recorded is {b!r}" for n, a, b in pairs if a != b and n not in FREE]
+
+
+def refuse_larger_model(folder: Path, device: torch.device | str) -> None:
+    """Raises RequestError where there is no room for the weights of a directory, before any are read."""
+    needed = 4 * (n := n_numbers(folder))  # in float32
+    what = f"the model in {folder} takes at least {amount(needed)} for its {n:,} weights"
+    free = [free_bytes(torch.device(place)) for place in {"cpu", str(device)}]  # it is read by the host first
+    advice = "give a run with a smaller model, or make room"
+    refuse_larger_than(min((n for n in free if n is not None), default=None), needed, what, advice)
 
 
 def checkpoint_of(folder: Path, step: int) -> Path:

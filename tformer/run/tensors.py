@@ -9,6 +9,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -109,6 +110,18 @@ def read_model_tensors(folder: Path) -> dict[str, Tensor]:
             f"{folder} has a tensor in two of its files", "expected it in one", "save it again"
         )
     return tensors
+
+
+def n_numbers(folder: Path) -> int:
+    """How many the weights of a directory are, by the headers of their files; 0 where those are none."""
+    n, whole = 0, folder / "model.safetensors"
+    for path in [whole] if whole.exists() else folder.glob("model-*.safetensors"):
+        with suppress(RequestError, OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            check_regular(path)
+            with path.open("rb") as file:
+                header = json.loads(_header_of(file)[8:])
+            n += sum(math.prod(one["shape"]) for name, one in header.items() if name != "__metadata__")
+    return n
 
 
 # As a file names them, in the order in which the library puts tensors: wide numbers first, so that each

@@ -18,6 +18,7 @@ from tformer.config import MOST_STEPS, Config, ModelConfig
 from tformer.counted import counted
 from tformer.device import random_numbers_kept
 from tformer.fast.kernels import put_parts
+from tformer.free_memory import free_bytes
 from tformer.layers import Layer
 from tformer.model import Transformer
 from tformer.run.huggingface import empty_model
@@ -26,7 +27,7 @@ from tformer.training.budget import Clock, time_of_step
 from tformer.training.costs import flops_per_token, parameters_by_part
 from tformer.training.fit import Learner
 from tformer.training.further import window_for
-from tformer.training.memory import free_bytes, refuse_larger
+from tformer.training.memory import refuse_larger
 from tformer.training.optim import Optimizers
 
 SHAPES = (  # width and blocks, from small to large

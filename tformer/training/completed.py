@@ -11,13 +11,14 @@ import torch
 from tformer.config import Config
 from tformer.counted import counted
 from tformer.errors import RequestError
+from tformer.free_memory import free_bytes
 from tformer.run.data import Complete, Data
 from tformer.text.data import Windows
 from tformer.text.tokenizer import Tokenizer
 from tformer.training.budget import RESERVE, Clock
 from tformer.training.by_time import PROBING, Room, config_for, describe, measured_flops
 from tformer.training.further import steps_for, window_for
-from tformer.training.memory import free_bytes, windows_at_a_time
+from tformer.training.memory import windows_at_a_time
 from tformer.training.plan import Plan
 from tformer.training.settings import OF_A_LIST, decide
 

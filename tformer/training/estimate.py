@@ -15,6 +15,7 @@ from tformer.config import Config
 from tformer.counted import counted
 from tformer.device import synchronise
 from tformer.errors import RequestError, short
+from tformer.free_memory import free_bytes, held_bytes
 from tformer.run.checkpoint import open_run
 from tformer.run.huggingface import empty_model
 from tformer.run.manifest import steps_in
@@ -37,7 +38,7 @@ from tformer.training.costs import (
     training_memory,
 )
 from tformer.training.fit import Learner, State, fit
-from tformer.training.memory import LOGIT_BYTES, USABLE, free_bytes, held_bytes, kept_for_backward
+from tformer.training.memory import LOGIT_BYTES, USABLE, kept_for_backward
 from tformer.training.opening import Prepared, build_session
 from tformer.training.session import Session
 

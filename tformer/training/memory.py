@@ -3,9 +3,7 @@
 Windows that go through the model one group after another make the same step: their gradients add up.
 """
 
-import sys
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +12,8 @@ from tformer.config import Config, ModelConfig
 from tformer.counted import counted
 from tformer.device import autocast
 from tformer.errors import RequestError, TformerError
-from tformer.evals.loss import LOGITS_AT_ONCE, TOKENS_AT_ONCE
+from tformer.evals.loss import LOGIT_COPIES, LOGITS_AT_ONCE, TOKENS_AT_ONCE
+from tformer.free_memory import amount
 from tformer.loss import cross_entropy
 from tformer.model import CausalSelfAttention, Transformer
 from tformer.run.huggingface import empty_model
@@ -93,77 +92,7 @@ def kept_for_backward(model: Transformer, ids: torch.Tensor, precision: str) -> 
 
 def judging_bytes(vocab_size: int) -> int:
     """What an evaluation takes beside the model: its logits, their exponentials and what is made of them."""
-    return 3 * 4 * min(LOGITS_AT_ONCE, TOKENS_AT_ONCE * vocab_size)
-
-
-def free_bytes(device: torch.device, processes: int = 1) -> int | None:
-    """What a process may still take, by the system, its group and its own limit; None where nobody says.
-
-    On a CPU `processes` share the memory of the machine, and each may take as much as any other.
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type != "cpu" or not sys.platform.startswith("linux"):
-        return None
-    import resource  # which other systems lack
-
-    shared = [_field("/proc/meminfo", "MemAvailable:")]
-    shared += _left_to_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
-    known = [n // processes for n in shared if n is not None]
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY:
-        known.append(limit - (_field("/proc/self/status", "VmSize:") or 0))
-    return min(known, default=None)
-
-
-def held_bytes() -> tuple[int, int] | None:
-    """What this process holds, now and at its peak; None where the system does not say it in this form."""
-    now, peak = (_field("/proc/self/status", name) for name in ("VmRSS:", "VmHWM:"))
-    return None if now is None or peak is None else (now, peak)
-
-
-def _left_to_groups(root: Path, membership: Path) -> list[int]:
-    """What each control group that the process is in, and those around it, may still take, in either layout.
-
-    Files that are read ahead or were read once are given back first, and do not count as taken.
-    """
-    try:
-        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
-    except OSError:
-        return []
-    left = []
-    for _, controllers, path in (line for line in lines if len(line) == 3):
-        if controllers == "":
-            top, names = root, ("memory.max", "memory.current", "inactive_file ")
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
-            top = root / "memory"
-        else:
-            continue
-        own = top / path.strip("/")
-        for group in (own, *own.parents):  # inside a container `path` may be the host's, and not be there
-            most, used = _number(group / names[0]), _number(group / names[1])
-            if most is not None and used is not None:
-                left.append(most - used + (_field(str(group / "memory.stat"), names[2], 1) or 0))
-            if group == top:
-                break
-    return left
-
-
-def _field(path: str, name: str, unit: int = 1024) -> int | None:
-    """A line of one of the system's tables, of kilobytes where nothing else is said, in bytes."""
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError:
-        return None
-    return next((unit * int(line.split()[1]) for line in lines if line.startswith(name)), None)
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # not there, or "max"
-        return None
+    return LOGIT_COPIES * FLOAT_BYTES * min(LOGITS_AT_ONCE, TOKENS_AT_ONCE * vocab_size)
 
 
 def windows_at_a_time(config: Config, free: int | None, processes: int = 1, on_cpu: bool = True) -> int:
@@ -193,9 +122,9 @@ def windows_at_a_time(config: Config, free: int | None, processes: int = 1, on_c
             "--shard" * (processes > 1 and not config.train.shard),
         )
         raise RequestError(
-            f"a step takes {_size(state + least)}{each}: {_size(state)} for the model, its gradients and "
-            f"moments, {_size(least)} for a window of {length} tokens and an evaluation",
-            f"{_size(free)} are free",
+            f"a step takes {amount(state + least)}{each}: {amount(state)} for the model, its gradients and "
+            f"moments, {amount(least)} for a window of {length} tokens and an evaluation",
+            f"{amount(free)} are free",
             "give " + ", or ".join(filter(None, less)),
         )
     return max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * window <= room))
@@ -218,9 +147,9 @@ def refuse_larger(config: Config, free: int | None, shards: int = 1) -> None:
     activations = 2 * tokens * (model.n_layers * model.d_model + model.vocab_size)
     if state + activations > free:
         raise RequestError(
-            f"a step takes at least {_size(state + activations)}: {_size(state)} for the model, its "
-            f"gradients and moments, {_size(activations)} for {tokens:,} tokens at a time",
-            f"{_size(free)} are free",
+            f"a step takes at least {amount(state + activations)}: {amount(state)} for the model, its "
+            f"gradients and moments, {amount(activations)} for {tokens:,} tokens at a time",
+            f"{amount(free)} are free",
             "give a smaller model, or train.micro_batch_size" if state < free else "give a smaller model",
         )
 
@@ -239,7 +168,7 @@ def out_of_memory(
     size = f"a model of {empty_model(config.model).n_parameters:,} parameters"
     found = ", ".join([size, asked] if asked else [size])
     if judging:
-        takes = _size(judging_bytes(config.model.vocab_size))
+        takes = amount(judging_bytes(config.model.vocab_size))
         advice = "make room for that, or begin another run with a smaller model or vocabulary"
         return TformerError(f"out of memory in an evaluation, which takes {takes}", found, advice)
     less = max(n for n in range(1, max(2, at_once // 2 + 1)) if train.batch_size % n == 0)
@@ -255,7 +184,3 @@ def out_of_memory(
         found,
         advice,
     )
-
-
-def _size(n: float) -> str:
-    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"

@@ -25,6 +25,7 @@ from tformer.config import Config
 from tformer.counted import counted
 from tformer.errors import RequestError
 from tformer.fast.kernels import put_parts
+from tformer.free_memory import free_bytes
 from tformer.model import Transformer
 from tformer.progress import DownloadProgress, Progress, silent
 from tformer.ranks import BY_ITSELF, Ranks
@@ -52,7 +53,7 @@ from tformer.training.changed import (
 from tformer.training.compiled import CompileError, compile_blocks, compile_forward
 from tformer.training.completed import completed, completing
 from tformer.training.fit import State, is_exhausted
-from tformer.training.memory import free_bytes, refuse_larger
+from tformer.training.memory import refuse_larger
 from tformer.training.noted import loss_by_position, sampled_line
 from tformer.training.optim import Optimizers
 from tformer.training.passages import NextWords, read_next_words

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.advised.following import (
+    MEMORY,
     MORE,
     NEW,
     PASSAGE,
     REVERSAL,
+    TEXT,
     Followed,
     change,
     left_out,
@@ -229,6 +231,33 @@ ROWS = [
         ),
     ),
     left_out("training/passages.py read_next_words", REVERSAL, "--eval-data c.jsonl"),
+    # ------------------------------------------------------------------ memory
+    Followed(
+        "free_memory.py refuse_larger_than",
+        "sample --device cpu --run base",
+        "give a run with a smaller model, or make room",
+        SAMPLE,
+        first=lambda: MEMORY.update(free=20_000),
+    ),
+    Followed(
+        "free_memory.py refuse_larger_than",
+        "sample --device cpu --run base -n 64 --max-tokens 60",
+        "lower -n or --max-tokens, or give a shorter prompt or a run with a smaller model",
+        (
+            "sample --device cpu --run base -n 2 --max-tokens 60",
+            "sample --device cpu --run base -n 64 --max-tokens 2",
+            "sample --device cpu --run done -n 64 --max-tokens 60",
+        ),
+        first=lambda: MEMORY.update(free=200_000),
+    ),
+    Followed(
+        "free_memory.py refuse_larger_than",
+        "eval loss --device cpu --run base --data a.txt",
+        "give a shorter text, or a run with a smaller vocabulary or context",
+        "eval loss --device cpu --run base --data c.txt",
+        first=lambda: MEMORY.update(free=100_000),
+        then=write("c.txt", TEXT[:50]),
+    ),
     # ------------------------------------------------------------------ damage
     Followed(
         "run/tensors.py check_seal",

@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from tformer.training import memory
-from tformer.training.memory import _left_to_groups, free_bytes
+from tformer import free_memory
+from tformer.free_memory import _left_to_groups, free_bytes
 
 GB = 10**9
 
@@ -46,8 +46,10 @@ def test_where_nobody_says_nothing_is_known(tmp_path):
 
 
 def test_processes_of_a_machine_share_what_it_has_and_each_has_its_own_limit(monkeypatch):
-    monkeypatch.setattr(memory, "_field", lambda path, name, unit=1024: 9000 if "meminfo" in path else 100)
-    monkeypatch.setattr(memory, "_left_to_groups", lambda root, membership: [8000])
+    monkeypatch.setattr(
+        free_memory, "_field", lambda path, name, unit=1024: 9000 if "meminfo" in path else 100
+    )
+    monkeypatch.setattr(free_memory, "_left_to_groups", lambda root, membership: [8000])
     monkeypatch.setattr("resource.getrlimit", lambda which: (3100, 3100))
     found = [free_bytes(torch.device("cpu"), n) for n in (1, 2, 4)]
     assert found == ([3000, 3000, 2000] if sys.platform.startswith("linux") else [None] * 3)
