@@ -175,6 +175,8 @@ def test_a_pattern_that_would_take_for_ever_is_no_bug(place, tformer):
     code, out, err = tformer("tokenize", "a.txt", "--tokenizer", "t.json", "--stats")
     assert (code, out, "this is a bug" in err) == (2, "", False)
     assert "tformer: error: the tokenizer cannot cut this text (its pattern: Onig" in err
+    said = in_a_copy(["tokenize", "a.txt", "--tokenizer", "t.json", "--stats"], place)
+    assert said == (2, err), "nor is a line of the engine's own printed"
 
 
 @pytest.mark.parametrize(

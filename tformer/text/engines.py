@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from queue import Empty, Full, Queue
-from typing import Literal
+from typing import Any, Literal
 
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Engine
@@ -22,6 +22,7 @@ END_OF_TEXT = "<|endoftext|>"  # the one special token of a vocabulary made here
 
 # Python's \w is a letter, a number or the underscore; the engine's own \w has combining marks too.
 WORD_OR_GAP = r"[\p{L}\p{N}_]+|[^\p{L}\p{N}_]+"
+ANY_CHARACTER = r"[\s\S]"
 LONG_STRETCH = re.compile(r"(?<!\S)\S{1000}|(?<!\s)\s{1000}")  # looked for where a stretch begins: linear
 MOST_IDS = 1 << 24  # of any vocabulary; and ten times as many as it has tokens: every id costs memory
 
@@ -62,7 +63,7 @@ def word_engine(words: list[str], vocab_size: int) -> Engine:
 def char_engine(alphabet: list[str]) -> Engine:
     """One id a character, in the order given."""
     engine = Engine(models.WordLevel({char: i for i, char in enumerate(alphabet)}, unk_token=""))
-    engine.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    engine.pre_tokenizer = pre_tokenizers.Split(Regex(ANY_CHARACTER), "isolated")
     engine.decoder = decoders.Fuse()
     return engine
 
@@ -99,6 +100,15 @@ def cuts_safely(engine: Engine) -> bool:
         for token in model["added_tokens"]
     )
     return (gpt2 or ours) and not model["normalizer"] and not reaching
+
+
+def has_pattern_of_others(engine: Engine) -> bool:
+    """Whether it cuts a text by a pattern that is none of ours: on some texts such a one may give up."""
+    if engine.pre_tokenizer is None:
+        return False
+    state: Any = engine.pre_tokenizer.__getstate__()  # JSON
+    theirs = re.findall(r'"Regex":"((?:[^"\\]|\\.)*)"', state.decode())
+    return any(json.loads(f'"{pattern}"') not in (WORD_OR_GAP, ANY_CHARACTER) for pattern in theirs)
 
 
 def kind_of(engine: Engine) -> Kind:

@@ -16,6 +16,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -34,6 +35,7 @@ from tformer.text.engines import (
     byte_symbols,
     char_engine,
     cuts_safely,
+    has_pattern_of_others,
     kind_of,
     learn_merges,
     with_end_of_text,
@@ -41,6 +43,7 @@ from tformer.text.engines import (
 )
 from tformer.text.engines import KINDS as KINDS
 from tformer.text.merges import has_merges, in_place_of_tokenizer, merges_engine
+from tformer.text.panics import panics_unprinted
 from tformer.text.pieces import CHUNK, Document, cut_safely, short_together
 from tformer.text.plain import place_in
 from tformer.text.words import WordIds, boundaries, word_ids
@@ -150,12 +153,13 @@ class Tokenizer:
         config = path / "tokenizer_config.json"
         says = read_json(config) if path.is_dir() and config.exists() else {}
         try:
-            if not file.exists() and has_merges(path):
-                engine = merges_engine(path)
-            else:
-                engine = Engine.from_str(read_whole(file, LARGEST_FILE, may_be_pipe=file == path))
-            engine.encode_special_tokens = says.get("split_special_tokens") is True
-            return cls(engine, token_text(says.get("eos_token")) or END_OF_TEXT)
+            text = None
+            if file.exists() or not has_merges(path):
+                text = read_whole(file, LARGEST_FILE, may_be_pipe=file == path)
+            with panics_unprinted():
+                engine = merges_engine(path) if text is None else Engine.from_str(text)
+                engine.encode_special_tokens = says.get("split_special_tokens") is True
+                return cls(engine, token_text(says.get("eos_token")) or END_OF_TEXT)
         except OSError as error:
             if path.is_dir():
                 raise RequestError(
@@ -291,7 +295,8 @@ class Tokenizer:
 
     def _encode_batch(self, batch: list[str]) -> Iterator[list[int]]:
         try:
-            encodings = self.engine.encode_batch_fast(batch, add_special_tokens=False)
+            with panics_unprinted() if self._may_give_up else nullcontext():
+                encodings = self.engine.encode_batch_fast(batch, add_special_tokens=False)
         except BaseException as error:  # a pattern that takes too long on a text ends in a panic
             if type(error).__name__ != "PanicException":
                 raise
@@ -299,6 +304,10 @@ class Tokenizer:
             raise RequestError("the tokenizer cannot cut this text", f"its pattern: {why}") from None
         for encoding in encodings:
             yield encoding.ids
+
+    @cached_property
+    def _may_give_up(self) -> bool:
+        return has_pattern_of_others(self.engine)
 
     def _encode_chars(self, text: str, position: int) -> np.ndarray:
         code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
