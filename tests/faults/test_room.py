@@ -2,6 +2,7 @@
 
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +30,28 @@ def test_a_run_that_is_overwritten_stays_where_there_is_no_room(here, monkeypatc
         app([*TRAIN, "--overwrite"], standalone_mode=False)
     assert {p: p.read_bytes() for p in (here / "run").rglob("*") if p.is_file()} == before
     app([*TRAIN, "--resume"], standalone_mode=False)  # it is finished, and needs none
+
+
+@pytest.mark.parametrize(("full", "command"), [("disk", "--overwrite"), ("here", "--resume")])
+def test_room_is_asked_for_where_checkpoints_will_be(full, command, here, monkeypatch):
+    """Those of a run that goes on are where its link leads; one that overwrites it has none."""
+    app(TRAIN, standalone_mode=False)
+    shutil.move("run/checkpoints", here.parent / "disk")
+    (here / "run" / "checkpoints").symlink_to(here.parent / "disk")
+
+    def usage(path):
+        return Usage(
+            10**9, 0, 0 if (here.parent / "disk" == Path(path).resolve()) == (full == "disk") else 10**9
+        )
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    more = [*TRAIN, "--steps", "8"]
+    other = {"--overwrite": "--resume", "--resume": "--overwrite"}[command]
+    before = (here / "run" / "tformer.yaml").read_bytes()
+    with pytest.raises(TformerError, match="no room for the checkpoints in run"):
+        app([*more, other], standalone_mode=False)
+    assert (here / "run" / "tformer.yaml").read_bytes() == before
+    app([*more, command], standalone_mode=False)
 
 
 def test_a_training_that_diverged_advises_what_can_be_done(here, monkeypatch):

@@ -89,9 +89,13 @@ class Run:
             os.close(self._lock)
             self._lock = None
 
-    def check_room(self, n_bytes: int) -> None:
-        """Raise TformerError where fewer bytes are free than are to be written."""
-        place = self.checkpoints if self.checkpoints.exists() else self.folder  # a link may lead elsewhere
+    def check_room(self, n_bytes: int, begins: bool) -> None:
+        """Raise TformerError where fewer bytes are free than are to be written.
+
+        The checkpoints of a run that goes on may be a link, which leads to where they are. One that `begins`
+        has its own, in its directory, and the link of a run that gives way to it goes.
+        """
+        place = self.folder if begins or not self.checkpoints.exists() else self.checkpoints
         try:
             free = shutil.disk_usage(place).free
         except OSError:  # nobody knows

@@ -93,9 +93,9 @@ class Session:
         That one stays until the new one has weights. Of a run that goes on, metrics past its step are
         dropped: they are written again.
         """
-        if self.state.step < self.config.train.steps:
-            self.check_room()
         fresh = self.run.record().is_empty
+        if self.state.step < self.config.train.steps:
+            self.check_room(overwrite or fresh)
         if overwrite or fresh:
             self.run.build()
         if fresh or overwrite or not (self.run.here / "tokenizer.json").exists():
@@ -114,13 +114,13 @@ class Session:
         origin = self.record.init_from
         return read_usage(origin_folder(origin), self.config.model, self.data.tokenizer) if origin else None
 
-    def check_room(self) -> None:
+    def check_room(self, begins: bool) -> None:
         """Raise TformerError where there is no room for what is saved first.
 
         That is two checkpoints (one, where the run has some already) and the weights beside them.
         """
         weights = self._weights_bytes
-        self.run.check_room(weights + (1 if self.state.step else 2) * STATES * weights)
+        self.run.check_room(weights + (1 if self.state.step else 2) * STATES * weights, begins)
 
     @property
     def _weights_bytes(self) -> int:
