@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 
-from tests.faults.tiny import TRAIN, edited, state, trained
+from tests.command import run
+from tests.faults.tiny import TEXT, TRAIN, edited, place, state, trained
 from tformer.cli import app
 from tformer.config import Config
 from tformer.errors import RequestError, TformerError
@@ -85,6 +86,16 @@ def test_another_tokenizer_and_another_text_are_told_together(here):
         app(MORE, standalone_mode=False)
     assert "is not the one that this run was trained with (sha256" in str(refused.value)
     assert "; the text has sha256" in str(refused.value)
+
+
+def test_a_text_from_a_pipe_is_compared_as_well(tmp_path):
+    folder = place(tmp_path / "here")
+    train = [*TRAIN[:1], "-", *TRAIN[2:]]
+    run(*train, cwd=folder, stdin=TEXT, check=0)
+    for text, differs in ((TEXT, False), ("Another text.\n" * 80, True)):
+        done = run(*train, "--resume", "--seed", "5", cwd=folder, stdin=text, check=2)
+        assert "train.seed is 0 in this run" in done.stderr
+        assert ("; the text has sha256" in done.stderr) == differs, done.stderr
 
 
 # ---------------------------------------------------------------------------- may change

@@ -37,9 +37,12 @@ def other_inputs(folder: Path, recorded: Record, sources: Sequence[str]) -> list
 
 
 def other_text(recorded: Record, sources: Sequence[str]) -> list[str]:
-    """Whether the text is not the recorded one; nothing of one that cannot be read, or not twice."""
+    """Whether the text is not the recorded one; nothing of one that cannot be read.
+
+    Standard input is read to its end: whoever asks is about to refuse the run, and reads no text.
+    """
     known = recorded.data.sha256
-    if not known or "-" in sources or not given_source(sources).is_here:
+    if not known or not ("-" in sources or given_source(sources).is_here):
         return []
     try:
         found = sha256_of(sources, recorded)
