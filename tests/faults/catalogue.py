@@ -128,7 +128,7 @@ def no_memory() -> None:
     def forward(self: object, *args: object, **options: object) -> object:
         raise MemoryError
 
-    Transformer.forward = forward  # type: ignore[method-assign,assignment]
+    Transformer.forward = Transformer.hidden = forward  # type: ignore[method-assign,assignment]
     no_pictures()
 
 
