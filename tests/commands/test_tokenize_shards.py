@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import random
@@ -19,6 +20,7 @@ import pytest
 from tformer.cli import app
 from tformer.errors import RequestError, TformerError
 from tformer.run.kept_ids import text_ids
+from tformer.show import progress
 from tformer.text import blocks, shards
 from tformer.text.corpus import load_corpus
 from tformer.text.documents import TextReading
@@ -230,6 +232,26 @@ def test_with_several_processes_a_kill_leaves_nothing_that_is_not_taken_up():
     assert kills == 3 and b"going on in ids" in said
     assert contents("ids") == contents("whole")
     assert np.array_equal(opened().ids[:], in_memory(["big.txt"], "bpe", "file"))
+
+
+def test_progress_has_rate_and_time_left_and_what_was_there_already_is_no_part_of_the_rate(
+    monkeypatch, capsys
+):
+    """By a clock that goes a second a reading: 10 MB a second, after 400 MB that were passed over in one."""
+    now = itertools.count()
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: float(next(now)))
+    with progress.bytes_progress("tokenizing", 10**9) as told:
+        told(400 * 10**6)
+        told.from_here()
+        for _ in range(10):
+            told(10 * 10**6)
+    assert capsys.readouterr().err == "tokenizing: 500 of 1,000 MB  10.0 MB/s  left 50.0 s\n"
+    begun(monkeypatch)
+    passed_over = []
+    monkeypatch.setattr(progress.ShownBytes, "from_here", lambda shown: passed_over.append(shown.done))
+    there = json.loads(Path("ids/index.json").read_text())["read"]["bytes"]
+    tformer("tokenize lines.txt --tokenizer bpe.json --out ids/ --processes 1")
+    assert len(passed_over) == 1 and there < passed_over[0] <= Path("lines.txt").stat().st_size
 
 
 # ---------------------------------------------------------------------------- what is refused

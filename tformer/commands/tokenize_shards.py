@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from tformer.files import cannot_write, write_file, write_json
 from tformer.temporary import lock
 
 if TYPE_CHECKING:
-    from tformer.text.blocks import BigFile
+    from tformer.text.blocks import BigFile, TextBlock
     from tformer.text.shards import IdsIndex
     from tformer.text.tokenizer import Tokenizer
 
@@ -65,11 +65,22 @@ def write_shards(
         else:
             writer.write_index()
         writer.begin(tokenizer.end_id if text.how != "none" else None)
-        for encoded in encode_blocks(folder, writer.remaining(text.blocks()), processes or n_processors()):
+        blocks = writer.remaining(text.blocks())
+        if before:
+            blocks = _once_begun(blocks, tell.from_here)
+        for encoded in encode_blocks(folder, blocks, processes or n_processors()):
             writer.add(encoded)
         for note in text.notes(folders):
             print(harmless(note), file=sys.stderr)
         _tell(folder, writer.finish(), json)
+
+
+def _once_begun(blocks: "Iterable[TextBlock]", begin: Callable[[], None]) -> "Iterator[TextBlock]":
+    """The same; `begin` is called when the first of them is there."""
+    for n, block in enumerate(blocks):
+        if n == 0:
+            begin()
+        yield block
 
 
 @contextmanager

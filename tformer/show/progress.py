@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -229,35 +230,41 @@ class ReadingProgress:
         return self.update
 
 
+class ShownBytes:
+    """Bytes that were read of so many, with rate and time left; called with each few more."""
+
+    def __init__(self, label: str, total: int | None, console: Console, progress: Progress):
+        self.label, self.total, self.console, self.progress = label, total, console, progress
+        self.task = progress.add_task(label, total=total)
+        self.done = 0
+        self.lately: list[tuple[float, int]] = []  # when lines were printed, and what was read then
+
+    def from_here(self) -> None:
+        """What was read until now was passed over: it says nothing of rate and time left."""
+        self.lately = [(time.perf_counter(), self.done)]
+        self.progress.reset(self.task, total=self.total, completed=self.done)
+
+    def __call__(self, more: int) -> None:
+        self.done, now = self.done + more, time.perf_counter()
+        self.progress.update(self.task, completed=self.done)
+        if not self.lately:
+            self.lately = [(now, self.done)]
+        if self.console.is_terminal or now - self.lately[-1][0] < LINE_EVERY:
+            return
+        then, before = self.lately[0]
+        self.lately = [*self.lately[-5:], (now, self.done)]
+        rate, total = (self.done - before) / (now - then), self.total
+        of = f" of {total / 1e6:,.0f}" if total else ""
+        left = f"  left {duration((total - self.done) / max(rate, 1.0))}" if total else ""
+        say(f"{self.label}: {self.done / 1e6:,.0f}{of} MB  {rate / 1e6:,.1f} MB/s{left}")
+
+
 @contextmanager
-def bytes_progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Bytes that were read of so many, with rate and time left; it is told of each few more."""
+def bytes_progress(label: str, total: int | None) -> Iterator[ShownBytes]:
+    """What shows how many bytes were read, while the block runs."""
     console = err()
+    columns = _columns_of_bytes(label)
     with _shown(
-        Progress(
-            *_columns_of_bytes(label),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     ) as progress:
-        task = progress.add_task(label, total=total)
-        done = 0
-        lately: list[tuple[float, int]] = []  # when lines were printed, and what was read then
-
-        def update(more: int) -> None:
-            nonlocal done
-            done, now = done + more, time.perf_counter()
-            progress.update(task, completed=done)
-            if not lately:
-                lately.append((now, done))
-            if console.is_terminal or now - lately[-1][0] < LINE_EVERY:
-                return
-            then, before = lately[0]
-            lately[:] = [*lately[-5:], (now, done)]
-            rate = (done - before) / (now - then)
-            of = f" of {total / 1e6:,.0f}" if total else ""
-            left = f"  left {duration((total - done) / max(rate, 1.0))}" if total else ""
-            say(f"{label}: {done / 1e6:,.0f}{of} MB  {rate / 1e6:,.1f} MB/s{left}")
-
-        yield update
+        yield ShownBytes(label, total, console, progress)
