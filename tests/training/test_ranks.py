@@ -108,7 +108,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def losses(run: Path) -> list[float]:
-    return [line["loss"] for line in metrics(run)]
+    return [line["loss"] for line in metrics(run) if "loss" in line]
 
 
 def alone(folder: Path, *words: object, data: str = "text.txt") -> list[float]:

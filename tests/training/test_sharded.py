@@ -142,6 +142,23 @@ def test_a_beginning_that_nothing_beats_is_kept_by_all_in_parts(tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["--no-shard", "--shard"])
+def test_patience_with_weights_to_begin_from_goes_on_in_another_number_of_processes(tmp_path, how):
+    """Nothing beats the beginning: the second evaluation ends it, by one process after the first by two."""
+    alone(tmp_path, "--steps", 40)
+    (tmp_path / "alone").rename(tmp_path / "begun")
+    words = ["--init-from", tmp_path / "begun", "--patience", 2, "--lr", 1, "--set", "train.eval_every=1"]
+    words += ["--set", "train.warmup_steps=0", "--set", "train.decay_fraction=0"]
+    alone(tmp_path, *words, "--steps", 9)
+    assert [line["step"] for line in lines(tmp_path / "alone")] == [0, 1, 2]
+    (tmp_path / "alone").rename(tmp_path / "whole")
+    code, _, err = side_by_side(tmp_path, 2, *words, how, "--steps", 1, "--out", "alone")
+    assert code == 0, err
+    alone(tmp_path, *words, "--steps", 9, "--resume")
+    check_same_lines(tmp_path / "alone", tmp_path / "whole")
+
+
 def tell_of_parts() -> NoReturn:
     """Train two steps as one of several processes, and leave what it has and sends in a file."""
     sent = []
