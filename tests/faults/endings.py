@@ -87,6 +87,11 @@ class Ending:
         """As the contract has it: 128 + the signal, and not a word."""
         return self.code == 128 + self.signal and not self.said
 
+    def is_told_that_it_is_finished(self) -> bool:
+        """Of a training whose steps are taken: it draws and saves what is left, and then says so."""
+        last = self.said.rstrip().rpartition("\n")[2]
+        return self.code == 128 + self.signal and last.endswith("is finished: there is nothing to resume")
+
 
 def endings(arguments: list[str], cwd: Path, kind: str, every: int = 1) -> list[Ending]:
     """What becomes of the copies of `tformer ARGUMENTS` that are told to end, at imports or at calls."""

@@ -40,7 +40,11 @@ def test_a_signal_in_the_middle_of_an_import_ends_the_command_at_once(name, here
     arguments, every = COMMANDS[name]
     found = endings(arguments, here, "import", every)
     assert len(found) > 10
-    assert [ending for ending in found if not ending.is_silent()] == []
+    others = [ending for ending in found if not ending.is_silent()]
+    if name == "train":  # its last imports are those of the pictures
+        others = [ending for ending in others if not ending.is_told_that_it_is_finished()]
+        assert found[-1].is_told_that_it_is_finished()
+    assert others == []
 
 
 @pytest.mark.timeout(300)
