@@ -14,7 +14,7 @@ from tests.passages import write_passages
 from tests.training.test_ranks import LONG, metrics, side_by_side
 from tformer import ranks
 from tformer.run import checkpoint
-from tformer.training import optim, passages
+from tformer.training import optim
 
 SOON = 60  # seconds
 
@@ -90,25 +90,33 @@ def test_one_that_is_stopped_is_waited_for_no_longer_than_the_timeout(tmp_path, 
     assert time.monotonic() - began < SOON
 
 
-def works_by_itself_for_long() -> None:
-    """Passages that take longer than the timeout, of which each is told."""
-    ranks.TIMEOUT = timedelta(seconds=5)
-    score = passages.lambada
+# Passages that take longer than the timeout, of which each is told.
+WORKS_BY_ITSELF_FOR_LONG = """
+import time
+from datetime import timedelta
+from tformer import ranks
+from tformer.training import passages
 
-    def slowly(model, asked, precision, progress=lambda *_: None):
-        for done in range(8):
-            time.sleep(1)
-            progress(done, 8)
-        return score(model, asked, precision, progress)
+ranks.TIMEOUT = timedelta(seconds=12)
+score = passages.lambada
 
-    passages.lambada = slowly
+def slowly(model, asked, precision, progress=lambda *_: None):
+    for done in range(15):
+        time.sleep(1)
+        progress(done, 15)
+    return score(model, asked, precision, progress)
+
+passages.lambada = slowly
+from tformer.__main__ import program
+program()
+"""
 
 
 @pytest.mark.slow
 def test_the_others_wait_for_the_first_as_long_as_it_scores_passages(tmp_path):
     write_passages(tmp_path / "p.jsonl", ["not to be", "to suffer"])
     words = ("--steps", 3, "--set", "train.eval_every=2", "--eval-data", "p.jsonl", "--out", "run")
-    code, _, err = side_by_side(tmp_path, 2, *words, prepare=works_by_itself_for_long)
+    code, _, err = side_by_side(tmp_path, 2, *words, anew=WORKS_BY_ITSELF_FOR_LONG)
     assert code == 0, err
     assert "next_word_loss" in metrics(tmp_path / "run")[-1]
 

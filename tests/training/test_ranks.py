@@ -81,8 +81,12 @@ def side_by_side(
     *words: object,
     prepare: Callable[[], object] = lambda: None,
     data: str = "text.txt",
+    anew: str = "",
 ) -> tuple[int, str, str]:
-    """The same without torchrun's own process, in copies of this one, which need not import torch again."""
+    """The same without torchrun's own process, in copies of this one, which need not import torch again.
+
+    `anew` is what new processes run in their place, where threads of this one would be missed.
+    """
     (folder / "text.txt").write_text(TEXT)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -93,7 +97,14 @@ def side_by_side(
         environment = ENVIRONMENT | address | own | {"LOCAL_WORLD_SIZE": str(processes)}
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         arguments = ["train", data, *TINY, *map(str, words)]
-        started.append(copy(arguments, folder, environment, prepare=prepare, **streams))
+        if anew:
+            command, environment = (
+                [sys.executable, "-c", anew, *arguments],
+                environment | {"PYTHONPATH": str(ROOT)},
+            )
+            started.append(subprocess.Popen(command, cwd=folder, env=environment, **streams))
+        else:
+            started.append(copy(arguments, folder, environment, prepare=prepare, **streams))
     try:
         said = [process.communicate(timeout=100) for process in started]
     finally:
